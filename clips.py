@@ -1,0 +1,427 @@
+"""Reads and checks class maps, clip CSVs and WAV headers, once, into a table of clips.
+
+Apart from `inputs.py` so that the `make_*` tools, which share these readers, start
+without TensorFlow. Every problem of every file is found before the first is reported.
+"""
+
+import concurrent.futures
+import csv
+import dataclasses
+import os
+import pathlib
+import struct
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+import hparams as hparams_lib
+
+BYTES_PER_SAMPLE = 2  # 16-bit PCM
+HEADER_THREADS = 16  # Headers wait for the disk, not for the processor.
+
+# What WAVE headers hold: Microsoft's "Multiple Channel Audio Data and WAVE Files".
+FORMAT_PCM = 0x0001
+FORMAT_EXTENSIBLE = 0xFFFE
+FORMAT_NAMES = {0x0003: "floating point", 0x0006: "A-law", 0x0007: "mu-law"}
+# The 14 bytes that follow the format code in the GUIDs of WAVE_FORMAT_EXTENSIBLE.
+GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
+# Written by programs that stream to a pipe and cannot go back to fill in the size.
+UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF)
+FORMAT_CHUNK_BYTES = 40  # The longest form, WAVE_FORMAT_EXTENSIBLE's.
+
+EXPECTED_WAV = "expected a 16-bit PCM WAV file, 44.1 kHz, mono"
+FILE_COLUMN = "fname"
+LABEL_COLUMNS = ("labels", "label")
+
+
+class InputProblems(ValueError):
+    """All that is wrong with the input files, one problem a line."""
+
+    def __init__(self, problems: Sequence[str]):
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of a clip CSV: its number, the clip's name and labels, and all fields."""
+
+    line: int
+    fname: str
+    labels: tuple[str, ...]
+    fields: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """A table of N clips whose headers have been read.
+
+    Attributes:
+      paths: N paths of WAV files.
+      data_offsets: int64 [N], where the samples start in the file, in bytes.
+      num_samples: int64 [N], samples at 44.1 kHz.
+      labels: float32 [N, C], 1.0 for each class that the clip is labelled with, else
+        0.0.
+    """
+
+    paths: list[str]
+    data_offsets: np.ndarray
+    num_samples: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, indices: np.ndarray) -> "Clips":
+        """The clips at the given positions, in that order."""
+        return Clips(
+            paths=[self.paths[index] for index in indices],
+            data_offsets=self.data_offsets[indices],
+            num_samples=self.num_samples[indices],
+            labels=self.labels[indices],
+        )
+
+    @property
+    def hours(self) -> float:
+        """Hours of audio."""
+        return float(self.num_samples.sum()) / hparams_lib.SAMPLE_RATE / 3600
+
+
+def read_class_map(path: str) -> list[str]:
+    """Reads `index,name` lines, indices 0 to n-1 in order, into n class names.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      InputProblems: lines that are not of that form, gaps, names given twice.
+    """
+    names, problems = [], []
+    for line, fields in _csv_lines(path, "--class_map_path"):
+        where = f"{path}:{line}"
+        if len(fields) != 2 or not fields[1].strip():
+            problems.append(f"{where}: expected index,name but got {','.join(fields)}")
+            continue
+        index, name = fields[0].strip(), fields[1].strip()
+        if index != str(len(names)):
+            problems.append(f"{where}: expected index {len(names)}, but got '{index}'")
+        if name in names:
+            problems.append(f"{where}: class {name} is there twice")
+        names.append(name)
+    if problems:
+        raise InputProblems(problems)
+    if not names:
+        raise InputProblems([f"{path}: empty; expected index,name lines"])
+    return names
+
+
+def read_rows(path: str, flag: str = "") -> tuple[list[str], list[Row]]:
+    """Reads a CSV of clips with their labels.
+
+    The header names the columns: `fname` and `labels` (comma-separated inside quotes),
+    or the older `fname,aso_ids,label`; further columns are kept but not looked at.
+
+    Returns:
+      The header, and the rows.
+
+    Raises:
+      FileNotFoundError: there is no such file; the message names the flag.
+      InputProblems: the file is not such a CSV; all its bad lines are listed.
+    """
+    lines = _csv_lines(path, flag)
+    return parse_rows(lines, path)
+
+
+def parse_rows(
+    lines: Sequence[tuple[int, list[str]]], path: str
+) -> tuple[list[str], list[Row]]:
+    """As `read_rows`, from (line number, fields); the path is for messages."""
+    if not lines:
+        raise InputProblems([f"{path}: empty; expected a header fname,labels"])
+    header = [name.strip() for name in lines[0][1]]
+    label_column = next((name for name in LABEL_COLUMNS if name in header), None)
+    if FILE_COLUMN not in header or label_column is None:
+        raise InputProblems(
+            [
+                f"{path}:{lines[0][0]}: expected a header with fname and labels, "
+                f"but got {','.join(header)}"
+            ]
+        )
+    fname_at, labels_at = header.index(FILE_COLUMN), header.index(label_column)
+    rows, problems, seen = [], [], {}
+    for line, fields in lines[1:]:
+        where = f"{path}:{line}"
+        if len(fields) != len(header):
+            problems.append(
+                f"{where}: expected {len(header)} fields as in the header, but got "
+                f"{len(fields)}; several labels of a clip stand inside quotes"
+            )
+            continue
+        fname = fields[fname_at].strip()
+        labels = tuple(filter(None, (s.strip() for s in fields[labels_at].split(","))))
+        problem = _name_problem(fname)
+        if not problem and fname in seen:
+            problem = f"clip {fname} is there twice, first in line {seen[fname]}"
+        if not problem and not labels:
+            problem = f"clip {fname} has no labels; expected at least one"
+        if problem:
+            problems.append(f"{where}: {problem}")
+        seen.setdefault(fname, line)
+        rows.append(Row(line, fname, labels, tuple(fields)))
+    if problems:
+        raise InputProblems(problems)
+    if not rows:
+        raise InputProblems([f"{path}: no clips below the header"])
+    return header, rows
+
+
+def _name_problem(fname: str) -> str:
+    if not fname:
+        return "the clip has no name"
+    if "\0" in fname or any(
+        os.path.isabs(p) for p in (fname, fname.replace("\\", "/"))
+    ):
+        return f"clip {fname!r} must be named relative to the folder of clips"
+    if ".." in fname.replace("\\", "/").split("/"):
+        return f"clip {fname!r} may not lie outside the folder of clips (..)"
+    return ""
+
+
+def _csv_lines(path: str, flag: str) -> list[tuple[int, list[str]]]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return csv_lines(file, path)
+    except FileNotFoundError:
+        prefix = f"{flag}: " if flag else ""
+        raise FileNotFoundError(f"{prefix}there is no file {path}") from None
+    except OSError as error:
+        raise OSError(f"{flag}: cannot read {path}: {error.strerror}") from None
+
+
+def csv_lines(file: Iterable[str], path: str) -> list[tuple[int, list[str]]]:
+    """The lines of a CSV that are not blank, as (line number, fields)."""
+    reader = csv.reader(file, strict=True)
+    lines = []
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                lines.append((reader.line_num, fields))
+    except (csv.Error, UnicodeDecodeError) as error:
+        line = reader.line_num + 1
+        raise InputProblems([f"{path}:{line}: not a CSV in UTF-8: {error}"]) from None
+    return lines
+
+
+def read_clips(
+    *, csv_path: str, clip_dir: str, class_map_path: str, flag_prefix: str
+) -> tuple[list[str], Clips]:
+    """Reads and checks a labelled set of N clips: class map, CSV, every WAV header.
+
+    Args:
+      csv_path: CSV of clips and labels.
+      clip_dir: folder that the names in the CSV are relative to.
+      class_map_path: class map with all the labels.
+      flag_prefix: "train" or "eval", to name the flags in messages.
+
+    Returns:
+      The C class names, and the table of clips in the order of the CSV.
+
+    Raises:
+      InputProblems: with all problems of all these files.
+    """
+    problems, class_names, rows = [], None, []
+    if not os.path.isdir(clip_dir):
+        problems.append(f"--{flag_prefix}_clip_dir: there is no folder {clip_dir}")
+    try:
+        class_names = read_class_map(class_map_path)
+    except (InputProblems, OSError) as error:
+        problems.append(str(error))
+    try:
+        _, rows = read_rows(csv_path, f"--{flag_prefix}_csv_path")
+    except (InputProblems, OSError) as error:
+        problems.append(str(error))
+    class_index = {name: index for index, name in enumerate(class_names or [])}
+    if class_names is not None:
+        problems.extend(
+            f"{csv_path}:{row.line}: label {label} of {row.fname} is not in the class "
+            f"map {class_map_path}"
+            for row in rows
+            for label in row.labels
+            if label not in class_index
+        )
+    headers = []
+    if os.path.isdir(clip_dir):
+        paths = [os.path.join(clip_dir, row.fname) for row in rows]
+        headers = read_wav_headers(paths)
+        problems.extend(
+            f"{csv_path}:{row.line}: {header}"
+            for row, header in zip(rows, headers, strict=True)
+            if isinstance(header, ValueError)
+        )
+    if problems:
+        raise InputProblems(problems)
+    labels = np.zeros([len(rows), len(class_names)], np.float32)
+    for index, row in enumerate(rows):
+        labels[index, [class_index[label] for label in row.labels]] = 1.0
+    return class_names, make_clips(paths, headers, labels)
+
+
+def make_clips(
+    paths: Sequence[str], headers: Sequence[tuple[int, int]], labels: np.ndarray
+) -> Clips:
+    """Puts N paths, headers (offset in bytes, samples) and labels [N, C] in a table."""
+    table = np.array(headers, np.int64).reshape(-1, 2)
+    return Clips(list(paths), table[:, 0], table[:, 1], labels)
+
+
+def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | ValueError]:
+    """Reads many headers in parallel; a file that cannot be used gives its error."""
+
+    def read_one(path: str) -> tuple[int, int] | ValueError:
+        try:
+            return read_wav_header(path)
+        except ValueError as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(HEADER_THREADS) as pool:
+        return list(pool.map(read_one, paths, chunksize=64))
+
+
+def read_wav_header(path: str) -> tuple[int, int]:
+    """Finds the samples of a 16-bit PCM, 44.1 kHz, mono RIFF/WAVE file.
+
+    Chunks before and after the samples, odd-sized chunks with or without their pad
+    byte, bytes after the last chunk, WAVE_FORMAT_EXTENSIBLE and the sizes that pipes
+    leave (0 and 2**32-1: up to the end of the file) are all fine.
+
+    Returns:
+      Where the samples start, in bytes, and how many there are.
+
+    Raises:
+      ValueError: what is wrong with the file, what was expected; the message has the
+        path.
+    """
+    try:
+        if os.path.isdir(path):
+            raise _bad_wav(path, "is a folder")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return _find_samples(file, size, path)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _bad_wav(path: str, what: str) -> ValueError:
+    return ValueError(f"{path}: {what}; {EXPECTED_WAV}")
+
+
+def _find_samples(file, size: int, path: str) -> tuple[int, int]:
+    """Walks the chunks from `fmt ` to `data`; see `read_wav_header`."""
+    if size == 0:
+        raise _bad_wav(path, "the file is empty")
+    riff, _, wave = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
+    if riff in (b"RF64", b"RIFX", b"BW64"):
+        raise _bad_wav(path, f"is of the kind {riff.decode()}, not RIFF")
+    if riff != b"RIFF" or wave != b"WAVE":
+        raise _bad_wav(path, "is not a WAV file")
+    position, have_format = 12, False
+    while (chunk := _read_chunk_header(file, position, size)) is not None:
+        name, chunk_size = chunk
+        start = position + 8
+        if name == b"fmt ":
+            _check_format(file.read(min(chunk_size, FORMAT_CHUNK_BYTES)), path)
+            have_format = True
+        elif name == b"data":
+            if not have_format:
+                raise _bad_wav(
+                    path, "has its samples before their format (no fmt chunk)"
+                )
+            return start, _num_samples(file, start, chunk_size, size, path)
+        position = _next_chunk(file, start + chunk_size, chunk_size, size)
+    missing = "samples (no data chunk)" if have_format else "format (no fmt chunk)"
+    raise _bad_wav(path, f"has no {missing}, or is cut off")
+
+
+def _read_chunk_header(file, position: int, size: int) -> tuple[bytes, int] | None:
+    if position + 8 > size:
+        return None
+    file.seek(position)
+    return struct.unpack("<4sI", file.read(8))
+
+
+def _is_chunk(file, position: int, size: int) -> bool:
+    """Whether a chunk seems to start there: printable name, size within the file."""
+    header = _read_chunk_header(file, position, size)
+    if header is None:
+        return False
+    name, chunk_size = header
+    printable = all(0x20 <= byte < 0x7F for byte in name)
+    return name == b"data" or (printable and position + 8 + chunk_size <= size)
+
+
+def _next_chunk(file, end: int, chunk_size: int, size: int) -> int:
+    """Where the chunk after one that ends at `end` starts: behind a pad byte at odd
+    sizes.
+
+    Some programs leave the pad byte out, so the place without it is taken where only
+    there a chunk seems to start.
+    """
+    if chunk_size % 2 == 0:
+        return end
+    padded = end + 1
+    if not _is_chunk(file, padded, size) and _is_chunk(file, end, size):
+        return end
+    return padded
+
+
+def _check_format(chunk: bytes, path: str) -> None:
+    if len(chunk) < 16:
+        raise _bad_wav(path, f"has a fmt chunk of only {len(chunk)} bytes")
+    code, channels, rate, _, _, bits = struct.unpack("<HHIIHH", chunk[:16])
+    if code == FORMAT_EXTENSIBLE:
+        if len(chunk) < FORMAT_CHUNK_BYTES or chunk[26:40] != GUID_TAIL:
+            raise _bad_wav(path, "has an extensible format that is not PCM")
+        code = struct.unpack("<H", chunk[24:26])[0]
+    if code != FORMAT_PCM:
+        raise _bad_wav(path, f"is {FORMAT_NAMES.get(code, f'of format {code:#06x}')}")
+    if bits != 8 * BYTES_PER_SAMPLE:
+        raise _bad_wav(path, f"has {bits} bits a sample")
+    if rate != hparams_lib.SAMPLE_RATE:
+        raise _bad_wav(path, f"has a rate of {rate} Hz")
+    if channels != 1:
+        raise _bad_wav(path, f"has {channels} channels")
+
+
+def _num_samples(file, start: int, chunk_size: int, size: int, path: str) -> int:
+    available = size - start
+    if chunk_size in UNKNOWN_SIZES:
+        # An honest 0 has nothing behind it, or other chunks.
+        if chunk_size == 0 and _is_chunk(file, start, size):
+            return 0
+        chunk_size = available
+    if chunk_size > available:
+        raise _bad_wav(
+            path,
+            f"is cut off: its header promises {chunk_size} bytes of samples, "
+            f"the file holds {available}",
+        )
+    return chunk_size // BYTES_PER_SAMPLE
+
+
+def list_wavs(clip_dir: str) -> list[str]:
+    """The sorted names of the `*.wav` entries of a folder.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+      ValueError: there is no such file in it.
+    """
+    if not os.path.isdir(clip_dir):
+        raise FileNotFoundError(f"--inference_clip_dir: there is no folder {clip_dir}")
+    names = sorted(
+        p.name for p in pathlib.Path(clip_dir).iterdir() if p.suffix == ".wav"
+    )
+    if not names:
+        raise ValueError(
+            f"--inference_clip_dir: there are no *.wav files in {clip_dir}"
+        )
+    return names

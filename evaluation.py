@@ -1,0 +1,242 @@
+"""Evaluates checkpoints by lwlrap as training writes them. Called in --mode eval."""
+
+import csv
+import dataclasses
+import io
+import os
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+import checkpoints
+import inputs
+import model
+from clips import Clips, read_clips
+from hparams import Hparams, trained_hparams, write_whole
+from lwlrap import Lwlrap
+
+PARTIAL_SHARE = 0.05  # of the clips, for the quick scalar
+PARTIAL_NAME = "Lwlrap-5%"
+SHUFFLE_SEED = 0  # One order for all checkpoints, so that their partial values compare.
+RUNNING_PRINT_SECONDS = 30
+POLL_SECONDS = 2
+SUMMARY_FILE = "lwlrap.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The checkpoints of an evaluator: every k-th, and of those every n-th."""
+
+    every_k: int = 1
+    shard: int = 0
+    num_shards: int = 1
+
+    def of(self, prefixes: Sequence[str]) -> list[str]:
+        """Those of a list of checkpoints, oldest first, that are this evaluator's."""
+        return list(prefixes[:: self.every_k][self.shard :: self.num_shards])
+
+
+def evaluate(
+    *,
+    model_name: str,
+    hparam_overrides: Mapping[str, Any],
+    class_map_path: str,
+    eval_clip_dir: str,
+    eval_csv_path: str,
+    train_dir: str,
+    eval_dir: str,
+    share: Share,
+    timeout_secs: float,
+) -> None:
+    """Evaluates all checkpoints of train_dir, oldest first, then waits for new ones.
+
+    Writes `eval-N.txt`, `lwlrap.csv` and TensorBoard's events into eval_dir. See
+    runner.py for the flags of these names.
+
+    Args:
+      share: which checkpoints are this evaluator's.
+      timeout_secs: how long to wait for a new checkpoint; 0: not at all; negative: for
+        ever.
+
+    Raises:
+      ValueError, OSError: inputs that cannot be used; what to do about it.
+      FloatingPointError: a score is not finite.
+    """
+    class_names, clips = read_clips(
+        csv_path=eval_csv_path,
+        clip_dir=eval_clip_dir,
+        class_map_path=class_map_path,
+        flag_prefix="eval",
+    )
+    clips = clips.take(np.random.default_rng(SHUFFLE_SEED).permutation(len(clips)))
+    _report_empty_classes(clips, class_names)
+    os.makedirs(eval_dir, exist_ok=True)
+    evaluator, evaluated = None, 0
+    for prefix in _pending_checkpoints(train_dir, eval_dir, share, timeout_secs):
+        if evaluator is None:
+            hparams = trained_hparams(
+                train_dir,
+                model_name=model_name,
+                overrides=hparam_overrides,
+                class_names=class_names,
+            )
+            evaluator = _Evaluator(model_name, hparams, clips, class_names, eval_dir)
+        try:
+            evaluator.evaluate_checkpoint(prefix)
+            evaluated += 1
+        except checkpoints.CheckpointError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+    if not checkpoints.list_checkpoints(train_dir):
+        raise ValueError(f"--train_dir: there is no whole checkpoint in {train_dir}")
+    print(
+        f"{evaluated} checkpoints evaluated; results are in {eval_dir}", file=sys.stderr
+    )
+
+
+def _report_empty_classes(clips: Clips, class_names: Sequence[str]) -> None:
+    empty = [class_names[index] for index in np.flatnonzero(~clips.labels.any(axis=0))]
+    if empty:
+        print(
+            f"note: no clip is labelled {', '.join(empty)}; such classes are listed "
+            f"with 0 and count nothing",
+            file=sys.stderr,
+        )
+
+
+def _marker_path(eval_dir: str, step: int) -> pathlib.Path:
+    return pathlib.Path(eval_dir) / f"eval-{step}.txt"
+
+
+def _pending_checkpoints(
+    train_dir: str, eval_dir: str, share: Share, timeout_secs: float
+) -> Iterator[str]:
+    """Yields this evaluator's checkpoints without a marker, oldest first, and waits.
+
+    One that still has no marker when it comes up again could not be read; it is yielded
+    again only when its file has changed.
+    """
+    tried: dict[str, float] = {}
+    waiting_since = None
+    while True:
+        for prefix in share.of(checkpoints.list_checkpoints(train_dir)):
+            marker = _marker_path(eval_dir, checkpoints.checkpoint_step(prefix))
+            written = checkpoints.time_written(prefix)
+            if not marker.exists() and tried.get(prefix) != written:
+                tried[prefix] = written
+                waiting_since = None
+                yield prefix
+                break
+        else:
+            now = time.monotonic()
+            if waiting_since is None:
+                waiting_since = now
+                if timeout_secs:
+                    print(f"waiting for a checkpoint in {train_dir}", file=sys.stderr)
+            if 0 <= timeout_secs <= now - waiting_since:
+                return
+            time.sleep(POLL_SECONDS)
+
+
+class _Evaluator:
+    """The clips, their features and a network, for all checkpoints to come."""
+
+    def __init__(
+        self,
+        model_name: str,
+        hparams: Hparams,
+        clips: Clips,
+        class_names: Sequence[str],
+        eval_dir: str,
+    ):
+        self._clips = clips
+        self._class_names = class_names
+        self._eval_dir = eval_dir
+        self._network = model.define_model(
+            model_name, num_classes=len(class_names), hparams=hparams, seed=0
+        )
+        self._batches = inputs.clip_input(clips, hparams)
+        self._writer = tf.summary.create_file_writer(eval_dir)
+
+    def evaluate_checkpoint(self, prefix: str) -> None:
+        """Scores every clip with a checkpoint, prints lwlrap, and writes it.
+
+        Raises:
+          CheckpointError: the checkpoint cannot be read.
+        """
+        checkpoints.restore(prefix, self._network.variables)
+        step = checkpoints.checkpoint_step(prefix)
+        started = time.monotonic()
+        lwlrap, partial = self._score(step)
+        seconds = time.monotonic() - started
+        print(
+            f"step {step}, all {len(self._clips)} clips in {seconds:.1f} s:\n{lwlrap}",
+            flush=True,
+        )
+        with self._writer.as_default(step=step):
+            tf.summary.scalar("Lwlrap", lwlrap.overall_lwlrap())
+            tf.summary.scalar(PARTIAL_NAME, partial)
+            self._writer.flush()
+        write_whole(_marker_path(self._eval_dir, step), f"{lwlrap}\n")
+        _write_summary(self._eval_dir, self._class_names)
+
+    def _score(self, step: int) -> tuple[Lwlrap, float]:
+        """The metric over all clips, and overall after the first PARTIAL_SHARE."""
+        num_clips = len(self._clips)
+        num_partial = max(1, int(PARTIAL_SHARE * num_clips))
+        lwlrap, partial = Lwlrap(self._class_names), 0.0
+        last_printed = time.monotonic()
+        for position, scores in self._clip_scores():
+            lwlrap.accumulate(self._clips.labels[[position]], scores[np.newaxis])
+            done = position + 1
+            if done == num_partial:
+                partial = lwlrap.overall_lwlrap()
+            if time.monotonic() - last_printed > RUNNING_PRINT_SECONDS:
+                print(
+                    f"step {step}, {done} of {num_clips} clips:\n{lwlrap}", flush=True
+                )
+                last_printed = time.monotonic()
+        return lwlrap, partial
+
+    def _clip_scores(self) -> Iterator[tuple[int, np.ndarray]]:
+        try:
+            for position, scores in model.clip_scores(self._network, self._batches):
+                if not np.isfinite(scores).all():
+                    raise FloatingPointError(
+                        f"the scores of {self._clips.paths[position]} are not finite; "
+                        f"the checkpoint is broken"
+                    )
+                yield position, scores
+        except tf.errors.OpError as error:
+            raise ValueError(inputs.clip_error(error)) from None
+
+
+def _read_marker(path: pathlib.Path) -> dict[str, str]:
+    """The values in a marker by class name, and the one named `overall`."""
+    text = path.read_text(encoding="utf-8")
+    values = dict(re.findall(r"^Lwlrap\((.*)\) = (\S+)$", text, re.MULTILINE))
+    values["overall"] = re.search(r"^Overall lwlrap = (\S+)$", text, re.MULTILINE)[1]
+    return values
+
+
+def _write_summary(eval_dir: str, class_names: Sequence[str]) -> None:
+    """Writes all markers, also other evaluators', as one table, a row a step."""
+    with checkpoints.locked(eval_dir):
+        markers = {
+            int(match[1]): path
+            for path in pathlib.Path(eval_dir).iterdir()
+            if (match := re.fullmatch(r"eval-(\d+)\.txt", path.name))
+        }
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["step", "overall", *class_names])
+        for step in sorted(markers):
+            values = _read_marker(markers[step])
+            row = [values.get(name, "") for name in ("overall", *class_names)]
+            table.writerow([step, *row])
+        write_whole(pathlib.Path(eval_dir) / SUMMARY_FILE, text.getvalue())

@@ -1,0 +1,324 @@
+"""Every hyperparameter once: default, unit, range and the value that turns it off.
+
+Names, defaults and order are those of the DCASE 2019 Task 2 baseline (`parse_hparams`
+in its model.py). What training used is kept beside its checkpoints in `hparams.json`,
+so that evaluation and inference need not be told again. This module needs no
+TensorFlow.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+SAMPLE_RATE = 44100  # Hz, of every clip: the only rate of the data set.
+HPARAMS_FILE = "hparams.json"
+MODEL_NAMES = ("mobilenet-v1",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Allowed:
+    """The values a hyperparameter may take: the words for a message, and the test."""
+
+    text: str
+    test: Callable[[Any], bool]
+
+
+POSITIVE = Allowed("above 0", lambda value: value > 0)
+NOT_NEGATIVE = Allowed("0 or more", lambda value: value >= 0)
+FRACTION = Allowed("from 0 to 1", lambda value: 0 <= value <= 1)
+SWITCH = Allowed("0 or 1", lambda value: value in (0, 1))
+
+
+def _up_to(high: float) -> Allowed:
+    return Allowed(f"above 0, at most {high:g}", lambda value: 0 < value <= high)
+
+
+def _one_of(*names: str) -> Allowed:
+    return Allowed(" or ".join(names), lambda value: value in names)
+
+
+def _hparam(default: Any, unit: str, allowed: Allowed, meaning: str) -> Any:
+    metadata = {"unit": unit, "allowed": allowed, "meaning": meaning}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hparams:
+    """The hyperparameters of features, model and training; values are checked when
+    made.
+
+    Raises:
+      ValueError: a value is outside its range, or two contradict each other.
+    """
+
+    stft_window_seconds: float = _hparam(
+        0.025, "s", _up_to(1), "Window of the Short-Time Fourier Transform"
+    )
+    stft_hop_seconds: float = _hparam(
+        0.010, "s", _up_to(1), "Hop of the Short-Time Fourier Transform"
+    )
+    mel_bands: int = _hparam(96, "bands", _up_to(1024), "Bands of the mel spectrogram")
+    mel_min_hz: float = _hparam(
+        20.0, "Hz", NOT_NEGATIVE, "Lower edge of the lowest mel band"
+    )
+    mel_max_hz: float = _hparam(
+        20000.0, "Hz", _up_to(SAMPLE_RATE / 2), "Upper edge of the highest mel band"
+    )
+    mel_log_offset: float = _hparam(
+        0.001,
+        "magnitude",
+        POSITIVE,
+        "Added to the mel spectrogram before the logarithm",
+    )
+    example_window_seconds: float = _hparam(
+        1.0, "s", _up_to(60), "Length of an example"
+    )
+    example_hop_seconds: float = _hparam(
+        0.5, "s", _up_to(60), "From the start of one example to the next"
+    )
+    batch_size: int = _hparam(64, "examples", POSITIVE, "Examples in a batch")
+    global_pool: str = _hparam(
+        "mean", "", _one_of("mean", "max"), "Pooling over time and frequency"
+    )
+    dropout: float = _hparam(
+        0.0, "", FRACTION, "Probability to KEEP an activation; 0: no dropout layer"
+    )
+    lsmooth: float = _hparam(0.0, "", FRACTION, "Label smoothing towards 0.5; 0: none")
+    weights_init_stddev: float = _hparam(
+        0.0,
+        "",
+        NOT_NEGATIVE,
+        "Deviation of the truncated normal that weights start from; 0: Xavier uniform",
+    )
+    bn: int = _hparam(1, "", SWITCH, "Batch norm after every convolution; 0: biases")
+    bndecay: float = _hparam(
+        0.9997, "per step", FRACTION, "Decay of batch norm's moving averages"
+    )
+    bneps: float = _hparam(0.001, "", POSITIVE, "Batch norm's epsilon")
+    warmstart: int = _hparam(
+        0, "", SWITCH, "Start from the weights of --warmstart_checkpoint"
+    )
+    opt: str = _hparam("adam", "", _one_of("adam", "sgd"), "Optimizer")
+    lr: float = _hparam(1e-4, "", NOT_NEGATIVE, "Learning rate")
+    adam_eps: float = _hparam(1e-8, "", POSITIVE, "Adam's epsilon")
+    lrdecay: float = _hparam(
+        0.0,
+        "",
+        FRACTION,
+        "Factor on the learning rate every decay_epochs; 0: constant rate",
+    )
+    decay_epochs: float = _hparam(
+        2.5,
+        "epochs",
+        POSITIVE,
+        "Epochs from one decay of the learning rate to the next",
+    )
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check_value(field, getattr(self, field.name))
+        if self.mel_min_hz >= self.mel_max_hz:
+            raise ValueError(
+                f"hyperparameter mel_min_hz must be below mel_max_hz, but "
+                f"{self.mel_min_hz:g} Hz is not below {self.mel_max_hz:g} Hz"
+            )
+        for name, size, unit in (
+            ("stft_window_seconds", self.stft_window_samples, "sample"),
+            ("stft_hop_seconds", self.stft_hop_samples, "sample"),
+            ("example_window_seconds", self.example_window_frames, "frame"),
+            ("example_hop_seconds", self.example_hop_frames, "frame"),
+        ):
+            if size < 1:
+                raise ValueError(
+                    f"hyperparameter {name} must come to at least 1 {unit}, but "
+                    f"{getattr(self, name):g} s comes to none"
+                )
+
+    @property
+    def stft_window_samples(self) -> int:
+        """Samples in an STFT window."""
+        return round(SAMPLE_RATE * self.stft_window_seconds)
+
+    @property
+    def stft_hop_samples(self) -> int:
+        """Samples from one STFT window to the next."""
+        return round(SAMPLE_RATE * self.stft_hop_seconds)
+
+    @property
+    def fft_length(self) -> int:
+        """The power of two that holds an STFT window."""
+        return 1 << (self.stft_window_samples - 1).bit_length()
+
+    @property
+    def example_window_frames(self) -> int:
+        """STFT frames in an example."""
+        return round(self.example_window_seconds / self.stft_hop_seconds)
+
+    @property
+    def example_hop_frames(self) -> int:
+        """STFT frames from the start of one example to the next."""
+        return round(self.example_hop_seconds / self.stft_hop_seconds)
+
+    def num_frames(self, num_samples: np.ndarray | int) -> np.ndarray | int:
+        """STFT frames of clips of so many samples; short clips are padded to 1."""
+        beyond_first = np.maximum(num_samples - self.stft_window_samples, 0)
+        return 1 + beyond_first // self.stft_hop_samples
+
+    def num_examples(self, num_samples: np.ndarray | int) -> np.ndarray | int:
+        """Examples of clips of so many samples: the frames over the hop, rounded up."""
+        return -(-self.num_frames(num_samples) // self.example_hop_frames)
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Hparams)}
+
+
+def _check_value(field: dataclasses.Field, value: Any) -> None:
+    allowed = field.metadata["allowed"]
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if not (finite and allowed.test(value)):
+        raise ValueError(
+            f"hyperparameter {field.name} must be {allowed.text}, but got {value}"
+        )
+
+
+def parse_overrides(text: str) -> dict[str, Any]:
+    """Parses `name=value,name=value` into the values given, each of its own type.
+
+    Raises:
+      ValueError: an unknown name, one given twice, a wrong type or a value out of
+        range.
+    """
+    overrides = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals:
+            raise ValueError(f"--hparams takes name=value pairs, but got '{pair}'")
+        if name not in FIELDS:
+            raise ValueError(
+                f"--hparams: there is no hyperparameter '{name}'; "
+                f"there are {', '.join(FIELDS)}"
+            )
+        if name in overrides:
+            raise ValueError(f"--hparams: {name} is given twice")
+        field = FIELDS[name]
+        try:
+            overrides[name] = field.type(value)
+        except ValueError:
+            kind = {int: "a whole number", float: "a number"}[field.type]
+            raise ValueError(
+                f"--hparams: {name} must be {kind}, but got '{value}'"
+            ) from None
+    Hparams(**overrides)
+    return overrides
+
+
+def parse_hparams(text: str) -> Hparams:
+    """The defaults with the `name=value` pairs of a --hparams flag over them."""
+    return Hparams(**parse_overrides(text))
+
+
+def non_defaults(hparams: Hparams) -> dict[str, Any]:
+    """The values that are not the default, by name."""
+    return {
+        name: getattr(hparams, name)
+        for name, field in FIELDS.items()
+        if getattr(hparams, name) != field.default
+    }
+
+
+def write_hparams(
+    directory: str,
+    *,
+    model_name: str,
+    hparams: Hparams,
+    class_names: Sequence[str],
+) -> None:
+    """Writes what a training run uses to `hparams.json`, whole or not at all."""
+    record = {
+        "model": model_name,
+        "hparams": dataclasses.asdict(hparams),
+        "class_names": list(class_names),
+    }
+    write_whole(
+        pathlib.Path(directory) / HPARAMS_FILE, json.dumps(record, indent=2) + "\n"
+    )
+
+
+def trained_hparams(
+    directory: str,
+    *,
+    model_name: str,
+    overrides: Mapping[str, Any],
+    class_names: Sequence[str],
+) -> Hparams:
+    """The hyperparameters for using the checkpoints in a directory.
+
+    Those they were trained with, from the `hparams.json` beside them, under the values
+    given on the command line. A directory without that file (one of the original's)
+    gives the defaults under the values given. A value given that differs from the
+    trained one is a warning on stderr.
+
+    Raises:
+      ValueError: the file is damaged, or of another model or other classes.
+    """
+    path = pathlib.Path(directory) / HPARAMS_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Hparams(**overrides)
+    try:
+        record = json.loads(text)
+        trained = Hparams(**record["hparams"])
+        trained_model, trained_names = record["model"], record["class_names"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if trained_model != model_name:
+        raise ValueError(f"{path} is of a model {trained_model}, not {model_name}")
+    if trained_names != list(class_names):
+        raise ValueError(
+            f"--class_map_path: the class map differs from the one trained with, which "
+            f"is in {path}: {_first_difference(trained_names, class_names)}"
+        )
+    for name, value in overrides.items():
+        if value != getattr(trained, name) and name != "warmstart":
+            print(
+                f"warning: --hparams: {name}={value} from the command line is used, "
+                f"not the {getattr(trained, name)} of {path}",
+                file=sys.stderr,
+            )
+    return dataclasses.replace(trained, **overrides)
+
+
+def _first_difference(trained: Sequence[str], given: Sequence[str]) -> str:
+    if len(trained) != len(given):
+        return f"{len(trained)} classes were trained, {len(given)} are given"
+    index = next(i for i, pair in enumerate(zip(trained, given)) if pair[0] != pair[1])
+    return f"class {index} is {given[index]}, but was {trained[index]}"
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a text file that appears whole or not at all, even when killed."""
+    path = pathlib.Path(path)
+    descriptor, temporary = tempfile.mkstemp(
+        prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+    )
+    try:
+        with open(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 hides it from others.
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise

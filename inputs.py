@@ -1,0 +1,304 @@
+"""The input pipeline: from WAV files to log mel examples and labels, all in TensorFlow
+ops.
+
+As in the baseline's inputs.py, features are computed on the fly inside tf.data. Read
+from top to bottom as a clip flows: file -> waveform -> log mel spectrogram -> examples
+-> batches.
+
+Letters for shapes: N clips, E examples, T frames, F mel bands, C classes, S samples.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from clips import BYTES_PER_SAMPLE, Clips
+from hparams import SAMPLE_RATE, Hparams
+
+INT16_SCALE = 1 / 32768  # int16 samples to [-1, 1), as tf.audio.decode_wav does.
+# Examples in the buffer that mixes them across clips: 768 MB at 38.4 kB each.
+EXAMPLE_SHUFFLE_BUFFER = 20000
+PREFETCH_BATCHES = 4
+# Sets of features up to this size are kept in memory between passes (evaluation).
+CACHE_BYTES = 2 * 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamStart:
+    """Where a training stream starts: the pass over the data, and the clip in it."""
+
+    epoch: int = 0
+    clip: int = 0
+
+
+def clip_to_waveform(
+    path: tf.Tensor, data_offset: tf.Tensor, num_samples: tf.Tensor
+) -> tf.Tensor:
+    """Reads the samples of a WAV file whose header has been read.
+
+    Args:
+      path: string, the WAV file.
+      data_offset: int64, where its samples start, in bytes.
+      num_samples: int64, S, how many there are, 16-bit.
+
+    Returns:
+      float32 [S], from -1.0 to 32767/32768.
+
+    Raises:
+      tf.errors.OpError: the file has vanished or become shorter; the message names it.
+    """
+    contents = tf.io.read_file(path)
+    num_bytes = BYTES_PER_SAMPLE * num_samples
+    whole = tf.debugging.Assert(
+        tf.cast(tf.strings.length(contents), tf.int64) >= data_offset + num_bytes,
+        ["clip is cut off since its header was read:", path],
+    )
+    dependencies = [] if whole is None else [whole]
+    with tf.control_dependencies(dependencies):
+        samples = tf.strings.substr(contents, data_offset, num_bytes)
+    waveform = tf.io.decode_raw(samples, tf.int16)
+    return tf.cast(waveform, tf.float32) * INT16_SCALE
+
+
+def waveform_to_log_mel_spectrogram(waveform: tf.Tensor, hparams: Hparams) -> tf.Tensor:
+    """Computes the log mel spectrogram of a waveform at 44.1 kHz.
+
+    The magnitude (not the power) of the STFT with a Hann window (periodic; symmetric
+    where the window has an odd number of samples, as tf.signal.hann_window has it), no
+    padding at the ends, mel bands as tf.signal.linear_to_mel_weight_matrix lays them,
+    and the logarithm.
+
+    Args:
+      waveform: float32 [S] in [-1, 1]. Where it is shorter than one window, it is
+        filled up with zeros to one (the baseline gives no frames at all, and then NaN
+        scores).
+      hparams: STFT and mel hyperparameters.
+
+    Returns:
+      float32 [T, F], natural logarithm of magnitude plus mel_log_offset.
+    """
+    window = hparams.stft_window_samples
+    missing = tf.maximum(window - tf.size(waveform), 0)
+    waveform = tf.pad(waveform, [[0, missing]])
+    # frames has shape [T, window].
+    frames = _frame_waveform(waveform, window, hparams.stft_hop_samples)
+    frames *= tf.signal.hann_window(window)
+    first_bin, mel_matrix = _mel_matrix(hparams)
+    bins = slice(first_bin, first_bin + mel_matrix.shape[0])
+    # magnitudes has shape [T, bins], without those bins that reach no mel band.
+    magnitudes = tf.abs(tf.signal.rfft(frames, [hparams.fft_length])[:, bins])
+    # mel has shape [T, F].
+    mel = tf.matmul(magnitudes, mel_matrix)
+    return tf.math.log(mel + hparams.mel_log_offset)
+
+
+def _frame_waveform(waveform: tf.Tensor, window: int, hop: int) -> tf.Tensor:
+    """tf.signal.frame for a waveform [S], S >= window, bit for bit: [T, window].
+
+    tf.signal.frame gathers sample by sample where window and hop share no factor, as
+    1102 and 441 do. Rows of one hop, and the rows shifted by one, two, ... set side by
+    side, are the same frames in contiguous copies.
+    """
+    num_frames = 1 + (tf.size(waveform) - window) // hop
+    rows_a_frame = -(-window // hop)
+    num_rows = num_frames + rows_a_frame - 1
+    total = num_rows * hop
+    waveform = tf.pad(waveform, [[0, tf.maximum(total - tf.size(waveform), 0)]])
+    rows = tf.reshape(waveform[:total], [num_rows, hop])
+    parts = []
+    for shift in range(rows_a_frame):
+        width = min(hop, window - shift * hop)
+        parts.append(rows[shift : shift + num_frames, :width])
+    return tf.concat(parts, axis=1)
+
+
+def _mel_matrix(hparams: Hparams) -> tuple[int, tf.Tensor]:
+    """The mel matrix without its empty rows: the first bin, and float32 [bins, F]."""
+    with tf.init_scope():  # Once, when the pipeline is built; not for every clip.
+        matrix = tf.signal.linear_to_mel_weight_matrix(
+            num_mel_bins=hparams.mel_bands,
+            num_spectrogram_bins=hparams.fft_length // 2 + 1,
+            sample_rate=SAMPLE_RATE,
+            lower_edge_hertz=hparams.mel_min_hz,
+            upper_edge_hertz=hparams.mel_max_hz,
+        ).numpy()
+    used = np.flatnonzero(matrix.any(axis=1))
+    first, last = (used[0], used[-1]) if used.size else (0, 0)
+    return int(first), tf.constant(matrix[first : last + 1])
+
+
+def log_mel_spectrogram_to_examples(
+    log_mel_spectrogram: tf.Tensor, hparams: Hparams
+) -> tf.Tensor:
+    """Cuts a log mel spectrogram [T, F] into E overlapping examples.
+
+    As in the original: the last examples are filled up with 0.0, which is loud in the
+    log domain (silence is log(0.001) = -6.9). E is T over the hop in frames, rounded
+    up.
+
+    Returns:
+      float32 [E, frames of an example, F].
+    """
+    examples = tf.signal.frame(
+        log_mel_spectrogram,
+        frame_length=hparams.example_window_frames,
+        frame_step=hparams.example_hop_frames,
+        pad_end=True,
+        pad_value=0.0,
+        axis=0,
+    )
+    return tf.ensure_shape(
+        examples, [None, hparams.example_window_frames, hparams.mel_bands]
+    )
+
+
+def waveform_to_examples(waveform: tf.Tensor, hparams: Hparams) -> tf.Tensor:
+    """float32 [S] at 44.1 kHz to float32 [E, frames, F]: the two functions above."""
+    return log_mel_spectrogram_to_examples(
+        waveform_to_log_mel_spectrogram(waveform, hparams), hparams
+    )
+
+
+def clip_to_log_mel_examples(
+    path: tf.Tensor, data_offset: tf.Tensor, num_samples: tf.Tensor, hparams: Hparams
+) -> tf.Tensor:
+    """From a WAV file whose header has been read to float32 [E, frames, F]."""
+    return waveform_to_examples(
+        clip_to_waveform(path, data_offset, num_samples), hparams
+    )
+
+
+def clip_order(num_clips: int, *, seed: int, epoch: tf.Tensor | int) -> tf.Tensor:
+    """The order of the clips in a pass over the data, int32 [N]."""
+    return tf.random.experimental.stateless_shuffle(
+        tf.range(num_clips), seed=[seed, epoch]
+    )
+
+
+def stream_start(
+    clips: Clips, hparams: Hparams, *, seed: int, num_examples_seen: int
+) -> StreamStart:
+    """Where a stream goes on after so many examples: the first clip not wholly seen.
+
+    Counted in the order in which clips enter the shuffle buffer, so that up to a
+    buffer's worth of examples around that place may come twice or not at all in that
+    pass.
+    """
+    per_clip = hparams.num_examples(clips.num_samples)
+    epoch, rest = divmod(num_examples_seen, int(per_clip.sum()))
+    order = clip_order(len(clips), seed=seed, epoch=epoch).numpy()
+    clip = int(np.searchsorted(np.cumsum(per_clip[order]), rest, side="right"))
+    return StreamStart(epoch, clip)
+
+
+def train_input(
+    clips: Clips,
+    hparams: Hparams,
+    *,
+    seed: int,
+    deterministic: bool = False,
+    start: StreamStart = StreamStart(),
+) -> tf.data.Dataset:
+    """An endless dataset of training batches.
+
+    The clips are shuffled anew in every pass; their examples are mixed across clips,
+    and across the border of two passes, so that the stream never waits for a buffer to
+    refill. Each pass has each clip once.
+
+    Args:
+      clips: the N clips to train on, with labels.
+      hparams: feature hyperparameters and batch_size.
+      seed: of the order of clips and examples.
+      deterministic: whether one seed always gives the same batches.
+      start: where in the stream to start.
+
+    Returns:
+      Dataset of (features float32 [batch_size, frames, F], labels float32 [batch_size,
+      C]).
+
+    Raises:
+      tf.errors.OpError: while it runs, where a clip cannot be read; the message names
+      it.
+    """
+    paths = tf.constant(clips.paths)
+    data_offsets = tf.constant(clips.data_offsets)
+    num_samples = tf.constant(clips.num_samples)
+    labels = tf.constant(clips.labels)
+
+    def epoch_to_clips(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = clip_order(len(clips), seed=seed, epoch=epoch)
+        first = tf.where(epoch == start.epoch, start.clip, 0)
+        return tf.data.Dataset.from_tensor_slices(order[first:])
+
+    def clip_to_labeled_examples(clip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """From a clip's position to [E, frames, F], and its labels for each: [E, C]."""
+        examples = clip_to_log_mel_examples(
+            paths[clip], data_offsets[clip], num_samples[clip], hparams
+        )
+        multi_hot = tf.tile(labels[clip][tf.newaxis], [tf.shape(examples)[0], 1])
+        return examples, multi_hot
+
+    num_examples = int(hparams.num_examples(clips.num_samples).sum())
+    epochs = tf.data.Dataset.range(start.epoch, np.iinfo(np.int32).max)
+    epochs = epochs.map(lambda epoch: tf.cast(epoch, tf.int32))
+    dataset = epochs.flat_map(epoch_to_clips)
+    dataset = dataset.map(
+        clip_to_labeled_examples,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=deterministic,
+    )
+    dataset = dataset.unbatch()
+    dataset = dataset.shuffle(min(EXAMPLE_SHUFFLE_BUFFER, num_examples), seed=seed)
+    dataset = dataset.batch(hparams.batch_size, drop_remainder=True)
+    return dataset.prefetch(PREFETCH_BATCHES)
+
+
+def clip_input(
+    clips: Clips, hparams: Hparams, *, skip_unreadable: bool = False
+) -> tf.data.Dataset:
+    """A dataset of the examples of clips in their order, in batches that span clips.
+
+    Args:
+      clips: the N clips.
+      hparams: feature hyperparameters and batch_size.
+      skip_unreadable: whether a clip that cannot be read gives no examples, instead of
+        an error that names it.
+
+    Returns:
+      Dataset of (features float32 [B, frames, F], int32 [B] the positions of the clips
+      that the examples are from), B = batch_size but in the last batch. Kept in memory
+      between passes where it is smaller than CACHE_BYTES.
+    """
+
+    def clip_to_examples(index, path, data_offset, num_samples):
+        examples = clip_to_log_mel_examples(path, data_offset, num_samples, hparams)
+        return examples, tf.repeat(index, tf.shape(examples)[0])
+
+    dataset = tf.data.Dataset.from_tensor_slices(
+        (
+            tf.range(len(clips)),
+            tf.constant(clips.paths, tf.string),
+            clips.data_offsets,
+            clips.num_samples,
+        )
+    )
+    dataset = dataset.map(
+        clip_to_examples, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    if skip_unreadable:
+        dataset = dataset.ignore_errors()
+    dataset = dataset.unbatch().batch(hparams.batch_size)
+    num_values = hparams.num_examples(clips.num_samples).sum() * (
+        hparams.example_window_frames * hparams.mel_bands
+    )
+    if num_values * np.float32().nbytes <= CACHE_BYTES and not skip_unreadable:
+        dataset = dataset.cache()
+    return dataset.prefetch(PREFETCH_BATCHES)
+
+
+def clip_error(error: tf.errors.OpError) -> str:
+    """What went wrong with a clip inside tf.data, in one line that names the clip."""
+    lines = str(error.message).splitlines()
+    told = next((line for line in lines if "clip is cut off" in line), lines[0])
+    return f"a clip can no longer be read: {told}"

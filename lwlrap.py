@@ -1,0 +1,107 @@
+"""Label-weighted label-ranking average precision (lwlrap), the metric of the challenge.
+
+For each label of each clip: the precision of the ranked list of classes down to that
+label. lwlrap is the mean over all labels of all clips, each counting the same; so it is
+also the mean of the per-class values weighted by how many labels each class has. NumPy
+only.
+
+Source: the DCASE 2019 Task 2 description and the baseline's evaluation.py. Equal to
+sklearn.metrics.label_ranking_average_precision_score with the number of labels as the
+sample weight, where no scores tie and every clip has a label.
+
+Ties: the original sorts with an unstable sort, so that its ties depend on the
+processor. Here a stable ascending sort is reversed: of equal scores the class with the
+higher index ranks first. Clips without labels count nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+def positive_class_precisions(
+    scores: np.ndarray, truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The precision at each label of each clip.
+
+    Args:
+      scores: float [N, C], any finite values; higher ranks first.
+      truth: bool or number [N, C], nonzero for the labels of each clip.
+
+    Returns:
+      The class of each label, int [labels], and the precision of the ranking down to
+      it, the share of labels among all classes ranked as high or higher, float64
+      [labels] in (0, 1].
+    """
+    ranking = np.argsort(scores, axis=1, kind="stable")[:, ::-1]
+    hits = np.take_along_axis(np.asarray(truth) != 0, ranking, axis=1)
+    precisions = np.cumsum(hits, axis=1) / np.arange(1, scores.shape[1] + 1)
+    return ranking[hits], precisions[hits]
+
+
+class Lwlrap:
+    """Accumulates clips, and gives lwlrap per class and overall at any time.
+
+    Args:
+      class_map: C class names, by index.
+    """
+
+    def __init__(self, class_map: Sequence[str] | Mapping[int, str]):
+        self.num_classes = len(class_map)
+        self.total_num_samples = 0
+        self._class_map = class_map
+        self._cumulative_precision = np.zeros(self.num_classes)
+        self._cumulative_count = np.zeros(self.num_classes, np.int64)
+
+    def accumulate(self, batch_truth: np.ndarray, batch_scores: np.ndarray) -> None:
+        """Adds N clips.
+
+        Args:
+          batch_truth: bool or number [N, C], nonzero for the labels of each clip.
+          batch_scores: float [N, C], scores of the same clips.
+
+        Raises:
+          ValueError: the shapes differ, or a score is not finite.
+        """
+        truth, scores = np.asarray(batch_truth), np.asarray(batch_scores)
+        expected = (len(scores), self.num_classes) if scores.ndim == 2 else ()
+        if truth.shape != scores.shape or scores.shape != expected:
+            raise ValueError(
+                f"truth and scores must both have shape [N, {self.num_classes}], but "
+                f"have {list(truth.shape)} and {list(scores.shape)}"
+            )
+        if not np.isfinite(scores).all():
+            sample = int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])
+            raise ValueError(
+                f"scores must be finite, but those of sample "
+                f"{self.total_num_samples + sample} are not"
+            )
+        classes, precisions = positive_class_precisions(scores, truth)
+        np.add.at(self._cumulative_precision, classes, precisions)
+        np.add.at(self._cumulative_count, classes, 1)
+        self.total_num_samples += len(scores)
+
+    def per_class_lwlrap(self) -> np.ndarray:
+        """float64 [C] in [0, 1]: mean precision at each class's labels, or 0."""
+        return self._cumulative_precision / np.maximum(1, self._cumulative_count)
+
+    def per_class_weight(self) -> np.ndarray:
+        """float64 [C] in [0, 1]: each class's share of all labels; 0 before any."""
+        return self._cumulative_count / max(1, self._cumulative_count.sum())
+
+    def overall_lwlrap(self) -> float:
+        """lwlrap in [0, 1]; 0 before any label."""
+        return float(np.sum(self.per_class_lwlrap() * self.per_class_weight()))
+
+    def __str__(self) -> str:
+        """A line for each class, best first, and one for the overall value."""
+        named = zip(
+            self.per_class_lwlrap(),
+            [self._class_map[index] for index in range(self.num_classes)],
+            strict=True,
+        )
+        lines = [
+            f"Lwlrap({name}) = {value:.6f}"
+            for value, name in sorted(named, reverse=True)
+        ]
+        return "\n".join([*lines, f"Overall lwlrap = {self.overall_lwlrap():.6f}"])

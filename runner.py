@@ -1,0 +1,386 @@
+"""Trains, evaluates and applies an audio tagger.
+
+The three modes, in the order in which they are used:
+
+1. `--mode train` learns from a folder of WAV clips and a CSV of their labels, and
+   writes checkpoints and TensorBoard's loss into --train_dir.
+2. `--mode eval`, at the same time or later, scores every checkpoint in --train_dir on
+   labelled clips, and writes lwlrap per class and overall into --eval_dir.
+3. `--mode inference` scores a folder of clips with a checkpoint, and writes a CSV as
+   Kaggle takes it.
+
+`--help` lists the flags by mode. An error is one line (or one line a problem) on stderr
+and exit status 1.
+"""
+
+import itertools
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+
+import hparams as hparams_lib
+
+
+class Flag(NamedTuple):
+    """A flag: its name, default (whose type is the flag's), help and lowest value."""
+
+    name: str
+    default: str | int | None
+    help: str
+    low: int | None = None
+
+
+ALL_MODES = "All modes"
+TRAIN = "--mode train"
+TRAIN_AND_EVAL = "--mode train and --mode eval"
+EVAL = "--mode eval"
+INFERENCE = "--mode inference"
+FLAGS = {
+    ALL_MODES: (
+        Flag("mode", "", "What to do: train, eval or inference."),
+        Flag("model", "mobilenet-v1", "Name of the model; there is mobilenet-v1."),
+        Flag(
+            "hparams", "", "Hyperparameters as name=value,name=value; see the README."
+        ),
+        Flag("class_map_path", "", "CSV of index,name lines, one for each class."),
+    ),
+    TRAIN_AND_EVAL: (
+        Flag(
+            "train_dir",
+            "",
+            "Folder of checkpoints and TensorBoard's events; where it holds "
+            "checkpoints, training resumes from the newest.",
+        ),
+    ),
+    TRAIN: (
+        Flag("train_clip_dir", "", "Folder of the WAV clips to train on."),
+        Flag("train_csv_path", "", "CSV of the clips to train on and their labels."),
+        Flag(
+            "epoch_num_batches",
+            0,
+            "Batches in an epoch, for lrdecay; 0: count them from the WAV headers.",
+            0,
+        ),
+        Flag(
+            "warmstart_checkpoint",
+            "",
+            "model.ckpt-N, or a train_dir (its newest), to take weights from; with "
+            "--hparams warmstart=1.",
+        ),
+        Flag(
+            "warmstart_include_scopes",
+            "",
+            "Comma-separated regular expressions, matched from the start of variables' "
+            "names: the variables to warm-start. Empty: all.",
+        ),
+        Flag(
+            "warmstart_exclude_scopes",
+            "",
+            "Likewise, the variables not to warm-start, of those included. Empty: "
+            "none.",
+        ),
+        Flag(
+            "max_steps",
+            0,
+            "Stop after so many steps in all; 0: 1000 passes over the data.",
+            0,
+        ),
+        Flag(
+            "checkpoint_steps",
+            100,
+            "A checkpoint every so many steps; also at step 0 and at the end.",
+            1,
+        ),
+        Flag("summary_steps", 10, "TensorBoard's scalars every so many steps.", 1),
+        Flag(
+            "seed",
+            None,
+            "Runs with one seed give the same losses and weights on one machine.",
+            0,
+        ),
+    ),
+    EVAL: (
+        Flag("eval_clip_dir", "", "Folder of the WAV clips to evaluate on."),
+        Flag("eval_csv_path", "", "CSV of the clips to evaluate on and their labels."),
+        Flag("eval_dir", "", "Folder for the results and TensorBoard's events."),
+        Flag("eval_every_k", 1, "Look at every k-th checkpoint.", 1),
+        Flag(
+            "eval_shard",
+            "0/1",
+            "i/n: this evaluator takes every n-th checkpoint, i from 0 to n-1.",
+        ),
+        Flag(
+            "eval_timeout_secs",
+            600,
+            "Seconds to wait for a new checkpoint; 0: evaluate what is there and "
+            "leave; -1: wait for ever.",
+            -1,
+        ),
+    ),
+    INFERENCE: (
+        Flag("inference_clip_dir", "", "Folder whose *.wav clips to score."),
+        Flag(
+            "inference_checkpoint",
+            "",
+            "model.ckpt-N, or a train_dir (its newest), or several of them, "
+            "comma-separated: their scores are averaged.",
+        ),
+        Flag("predictions_csv_path", "", "CSV to write the scores to."),
+    ),
+}
+MODES = {
+    "train": (ALL_MODES, TRAIN_AND_EVAL, TRAIN),
+    "eval": (ALL_MODES, TRAIN_AND_EVAL, EVAL),
+    "inference": (ALL_MODES, INFERENCE),
+}
+REQUIRED = {
+    "train": ("class_map_path", "train_clip_dir", "train_csv_path", "train_dir"),
+    "eval": (
+        "class_map_path",
+        "eval_clip_dir",
+        "eval_csv_path",
+        "train_dir",
+        "eval_dir",
+    ),
+    "inference": (
+        "class_map_path",
+        "inference_clip_dir",
+        "inference_checkpoint",
+        "predictions_csv_path",
+    ),
+}
+HELP_WIDTH = 88
+SIGNAL_STATUS = 128  # added to a signal's number, as shells do
+SIGINT = 2
+
+
+def define_flags() -> flags.FlagValues:
+    """Declares the flags of the table FLAGS, and --help."""
+    values = flags.FlagValues()
+    flags.DEFINE_boolean("help", False, "Show this help.", flag_values=values)
+    for flag in itertools.chain(*FLAGS.values()):
+        if isinstance(flag.default, str):
+            flags.DEFINE_string(flag.name, flag.default, flag.help, flag_values=values)
+        else:
+            flags.DEFINE_integer(
+                flag.name, flag.default, flag.help, flag.low, flag_values=values
+            )
+    return values
+
+
+def help_text() -> str:
+    """All flags with their defaults, by mode."""
+    lines = [__doc__.strip(), ""]
+    for title, group in FLAGS.items():
+        lines.append(f"{title}:")
+        for flag in group:
+            default = "" if flag.default in (None, "") else f"={flag.default}"
+            lines.append(f"  --{flag.name}{default}")
+            indent = " " * 6
+            lines += textwrap.wrap(
+                flag.help, HELP_WIDTH, initial_indent=indent, subsequent_indent=indent
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def check_flags(values: flags.FlagValues, arguments: Sequence[str]) -> dict[str, Any]:
+    """Checks what can be known before any file is read.
+
+    Args:
+      values: the parsed flags.
+      arguments: what was left after parsing.
+
+    Returns:
+      The hyperparameters given.
+
+    Raises:
+      ValueError: a flag is missing, contradicts another or has a wrong value; names it.
+    """
+    if arguments:
+        raise ValueError(f"flags start with --, but got '{arguments[0]}'")
+    if values.mode not in MODES:
+        raise ValueError(
+            f"--mode must be one of {', '.join(MODES)}, but got '{values.mode}'"
+        )
+    if values.model not in hparams_lib.MODEL_NAMES:
+        raise ValueError(
+            f"--model must be one of {', '.join(hparams_lib.MODEL_NAMES)}, "
+            f"but got '{values.model}'"
+        )
+    for name in REQUIRED[values.mode]:
+        if not values[name].value:
+            raise ValueError(f"--mode {values.mode} needs --{name}")
+    overrides = hparams_lib.parse_overrides(values.hparams)
+    if values.mode == "train":
+        _check_warmstart(values, bool(overrides.get("warmstart")))
+    if values.mode == "eval":
+        parse_shard(values.eval_shard)
+    return overrides
+
+
+def _check_warmstart(values: flags.FlagValues, warmstart: bool) -> None:
+    if warmstart and not values.warmstart_checkpoint:
+        raise ValueError("--hparams warmstart=1 needs --warmstart_checkpoint")
+    if warmstart:
+        return
+    for flag in FLAGS[TRAIN]:
+        if flag.name.startswith("warmstart_") and values[flag.name].value:
+            raise ValueError(f"--{flag.name} needs --hparams warmstart=1")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Parses the i/n of --eval_shard.
+
+    Raises:
+      ValueError: it is not two whole numbers with 0 <= i < n.
+    """
+    shard, slash, num_shards = text.partition("/")
+    if not (slash and shard.isdecimal() and num_shards.isdecimal()):
+        raise ValueError(f"--eval_shard must be i/n, such as 0/4, but got '{text}'")
+    if int(shard) >= int(num_shards):
+        raise ValueError(
+            f"--eval_shard i/n must have i from 0 to n-1, but got '{text}'"
+        )
+    return int(shard), int(num_shards)
+
+
+def warn_of_idle_flags(values: flags.FlagValues) -> None:
+    """Says which of the flags given have no effect in this mode."""
+    idle = [FLAGS[title] for title in FLAGS if title not in MODES[values.mode]]
+    for flag in itertools.chain(*idle):
+        if values[flag.name].present:
+            print(
+                f"warning: --{flag.name} has no effect in --mode {values.mode}",
+                file=sys.stderr,
+            )
+
+
+def split_list(text: str) -> list[str]:
+    """The parts of a comma-separated flag; none of an empty one."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def set_environment() -> None:
+    """Sets what TensorFlow reads when it is imported; what the user has set stays.
+
+    oneDNN, which TensorFlow switches on by itself on some processors only, makes a
+    training step on a CPU about twice as fast.
+    """
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow without the lines that it logs before it can be told not to.
+
+    A trainer and an evaluator may share a GPU, so each takes memory only as it needs
+    it.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "w") as devnull:
+            os.dup2(devnull.fileno(), 2)
+        import tensorflow as tf
+
+        for device in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(device, True)
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def run_train(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
+    """Calls train.train with the flags; returns the exit status."""
+    import train
+
+    stopped_by = train.train(
+        model_name=values.model,
+        hparam_overrides=overrides,
+        class_map_path=values.class_map_path,
+        train_clip_dir=values.train_clip_dir,
+        train_csv_path=values.train_csv_path,
+        train_dir=values.train_dir,
+        epoch_num_batches=values.epoch_num_batches,
+        warmstart_checkpoint=values.warmstart_checkpoint,
+        warmstart_include_scopes=split_list(values.warmstart_include_scopes),
+        warmstart_exclude_scopes=split_list(values.warmstart_exclude_scopes),
+        max_steps=values.max_steps,
+        checkpoint_steps=values.checkpoint_steps,
+        summary_steps=values.summary_steps,
+        seed=values.seed,
+    )
+    return SIGNAL_STATUS + stopped_by if stopped_by else 0
+
+
+def run_eval(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
+    """Calls evaluation.evaluate with the flags; returns the exit status."""
+    import evaluation
+
+    shard, num_shards = parse_shard(values.eval_shard)
+    evaluation.evaluate(
+        model_name=values.model,
+        hparam_overrides=overrides,
+        class_map_path=values.class_map_path,
+        eval_clip_dir=values.eval_clip_dir,
+        eval_csv_path=values.eval_csv_path,
+        train_dir=values.train_dir,
+        eval_dir=values.eval_dir,
+        share=evaluation.Share(values.eval_every_k, shard, num_shards),
+        timeout_secs=values.eval_timeout_secs,
+    )
+    return 0
+
+
+def run_inference(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
+    """Calls inference.predict with the flags; returns the exit status."""
+    import inference
+
+    problems = inference.predict(
+        model_name=values.model,
+        hparam_overrides=overrides,
+        class_map_path=values.class_map_path,
+        inference_clip_dir=values.inference_clip_dir,
+        inference_checkpoints=split_list(values.inference_checkpoint),
+        predictions_csv_path=values.predictions_csv_path,
+    )
+    if problems:
+        print(
+            f"error: {len(problems)} clips could not be read and have the score 0 in "
+            f"every class:",
+            *problems,
+            sep="\n",
+            file=sys.stderr,
+        )
+    return 1 if problems else 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the program with its command-line arguments; returns the exit status."""
+    values = define_flags()
+    try:
+        rest = values([sys.argv[0], *arguments], known_only=False)[1:]
+        if values.help:
+            print(help_text())
+            return 0
+        overrides = check_flags(values, rest)
+        warn_of_idle_flags(values)
+        set_environment()
+        start_tensorflow()
+        run = {"train": run_train, "eval": run_eval, "inference": run_inference}
+        return run[values.mode](values, overrides)
+    except (flags.Error, ValueError, FloatingPointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        return SIGNAL_STATUS + SIGINT
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

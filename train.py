@@ -1,0 +1,394 @@
+"""Trains the model on labelled clips. Called by runner.py in --mode train."""
+
+import functools
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+import checkpoints
+import hparams as hparams_lib
+import inputs
+import model
+from clips import Clips, read_clips
+from hparams import Hparams
+
+DEFAULT_PASSES = 1000  # over the data, where --max_steps is 0
+RATE_STEPS = 10  # The throughput is printed every so many steps.
+MAX_SEED = 2**31
+
+
+class Trainer:
+    """The network, its optimizer and the step, and what one training step does to them.
+
+    Attributes:
+      variables: all variables of a checkpoint, by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        model_name: str,
+        num_classes: int,
+        hparams: Hparams,
+        epoch_num_batches: int,
+        seed: int,
+    ):
+        self.hparams = hparams
+        self.network = model.define_model(
+            model_name, num_classes=num_classes, hparams=hparams, seed=seed
+        )
+        self.optimizer = model.define_optimizer(self.network, hparams)
+        self.global_step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.variables = {
+            **self.network.variables,
+            **self.optimizer.variables,
+            checkpoints.GLOBAL_STEP: self.global_step,
+        }
+        self._epoch_num_batches = epoch_num_batches
+        self.seed = seed
+        self.train_step = tf.function(self._train_step, reduce_retracing=True)
+
+    def _train_step(
+        self, features: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Takes a step on a batch, features [E, T, F] and labels [E, C].
+
+        Returns:
+          The loss before the step, and the learning rate that the step was taken at.
+        """
+        trainable = self.network.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = self.network.logits(
+                features, training=True, dropout_seed=[self.seed, self.global_step]
+            )
+            loss = model.smoothed_cross_entropy(labels, logits, self.hparams)
+        gradients = tape.gradient(loss, trainable)
+        rate = model.learning_rate(
+            self.global_step, self.hparams, epoch_num_batches=self._epoch_num_batches
+        )
+        self.optimizer.apply(gradients, rate)
+        self.global_step.assign_add(1)
+        return loss, rate
+
+
+class _StopSignals:
+    """Notes SIGINT and SIGTERM, so that the loop can save and leave after a step."""
+
+    def __init__(self):
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = number
+
+
+def train(
+    *,
+    model_name: str,
+    hparam_overrides: Mapping[str, Any],
+    class_map_path: str,
+    train_clip_dir: str,
+    train_csv_path: str,
+    train_dir: str,
+    epoch_num_batches: int,
+    warmstart_checkpoint: str,
+    warmstart_include_scopes: Sequence[str],
+    warmstart_exclude_scopes: Sequence[str],
+    max_steps: int,
+    checkpoint_steps: int,
+    summary_steps: int,
+    seed: int | None,
+) -> int:
+    """Trains until max_steps, or a signal; see runner.py for the flags of these names.
+
+    Returns:
+      The number of the signal that stopped it, or 0.
+
+    Raises:
+      ValueError, OSError: inputs or checkpoints that cannot be used; what to do about
+        it.
+      FloatingPointError: the loss or a weight is no longer finite.
+    """
+    class_names, clips = read_clips(
+        csv_path=train_csv_path,
+        clip_dir=train_clip_dir,
+        class_map_path=class_map_path,
+        flag_prefix="train",
+    )
+    os.makedirs(train_dir, exist_ok=True)
+    with checkpoints.locked(train_dir, wait=False):
+        checkpoints.delete_unfinished(train_dir)
+        hparams = _resolve_hparams(train_dir, model_name, hparam_overrides, class_names)
+        num_examples = int(hparams.num_examples(clips.num_samples).sum())
+        epoch_num_batches = epoch_num_batches or num_examples // hparams.batch_size
+        if not max_steps:
+            max_steps = max(1, DEFAULT_PASSES * num_examples // hparams.batch_size)
+        _print_facts(clips, hparams, num_examples, epoch_num_batches, max_steps)
+        trainer = Trainer(
+            model_name=model_name,
+            num_classes=len(class_names),
+            hparams=hparams,
+            epoch_num_batches=epoch_num_batches,
+            seed=_set_seed(seed),
+        )
+        warm_start = functools.partial(
+            _warm_start,
+            trainer,
+            warmstart_checkpoint,
+            warmstart_include_scopes,
+            warmstart_exclude_scopes,
+        )
+        _start(trainer, train_dir, warm_start)
+        hparams_lib.write_hparams(
+            train_dir, model_name=model_name, hparams=hparams, class_names=class_names
+        )
+        return _loop(
+            trainer,
+            _batches(trainer, clips, deterministic=seed is not None),
+            train_dir=train_dir,
+            max_steps=max_steps,
+            checkpoint_steps=checkpoint_steps,
+            summary_steps=summary_steps,
+        )
+
+
+def _set_seed(seed: int | None) -> int:
+    """Makes TensorFlow repeatable for a seed that is given; else draws one."""
+    if seed is None:
+        return random.randrange(MAX_SEED)
+    tf.config.experimental.enable_op_determinism()
+    return seed
+
+
+def _resolve_hparams(
+    train_dir: str,
+    model_name: str,
+    overrides: Mapping[str, Any],
+    class_names: Sequence[str],
+) -> Hparams:
+    """Those given; where training resumes, over those that it began with."""
+    if not checkpoints.list_checkpoints(train_dir):
+        return Hparams(**overrides)
+    return hparams_lib.trained_hparams(
+        train_dir, model_name=model_name, overrides=overrides, class_names=class_names
+    )
+
+
+def _print_facts(
+    clips: Clips,
+    hparams: Hparams,
+    num_examples: int,
+    epoch_num_batches: int,
+    max_steps: int,
+) -> None:
+    print(
+        f"{len(clips)} clips, {clips.hours:.2f} hours, {clips.labels.shape[1]} "
+        f"classes, "
+        f"{num_examples} examples; {epoch_num_batches} batches of {hparams.batch_size} "
+        f"an epoch; training to step {max_steps}",
+        file=sys.stderr,
+    )
+    values = hparams_lib.non_defaults(hparams)
+    listed = ", ".join(f"{name}={value}" for name, value in values.items())
+    print(f"hyperparameters: {listed or 'all at their defaults'}", file=sys.stderr)
+
+
+def _start(trainer: Trainer, train_dir: str, warm_start: Callable[[], None]) -> None:
+    """Gives the variables the values to start from, and says which.
+
+    In this order:
+    1. Resume from the newest whole checkpoint in train_dir.
+    2. Else warm-start from another run's weights.
+    3. Else start from scratch.
+    """
+    if checkpoints.list_checkpoints(train_dir):
+        _resume(trainer, train_dir)
+    elif trainer.hparams.warmstart:
+        warm_start()
+    else:
+        print("starting from scratch", file=sys.stderr)
+
+
+def _resume(trainer: Trainer, train_dir: str) -> None:
+    """Restores the newest checkpoint that can be read."""
+    prefixes = checkpoints.list_checkpoints(train_dir)
+    for prefix in reversed(prefixes):
+        try:
+            lacking = checkpoints.restore(
+                prefix,
+                trainer.variables,
+                may_lack=list(trainer.optimizer.variables),
+            )
+        except checkpoints.UnreadableError as error:
+            if prefix == prefixes[0]:
+                raise
+            print(f"warning: {error}; trying the one before", file=sys.stderr)
+            continue
+        print(f"resuming from {prefix}", file=sys.stderr)
+        if lacking:
+            print(
+                f"warning: {prefix} has no state of the optimizer for {len(lacking)} "
+                f"variables; it starts anew",
+                file=sys.stderr,
+            )
+        return
+
+
+def _warm_start(
+    trainer: Trainer,
+    checkpoint: str,
+    include_scopes: Sequence[str],
+    exclude_scopes: Sequence[str],
+) -> None:
+    """Takes the trainable variables that the scopes choose, and prints which."""
+    prefix = checkpoints.find_checkpoint(checkpoint, "--warmstart_checkpoint")
+    trainable = trainer.network.trainable_variables
+    plan = checkpoints.plan_warm_start(
+        {name: tuple(variable.shape) for name, variable in trainable.items()},
+        checkpoints.shapes(prefix),
+        include_scopes=include_scopes,
+        exclude_scopes=exclude_scopes,
+    )
+    checkpoints.restore(prefix, {name: trainable[name] for name in plan.restored})
+    print(plan.report(prefix), file=sys.stderr)
+
+
+def _batches(trainer: Trainer, clips: Clips, *, deterministic: bool) -> tf.data.Dataset:
+    """The stream of batches, from where the steps already done have left it."""
+    batch_size = trainer.hparams.batch_size
+    start = inputs.stream_start(
+        clips,
+        trainer.hparams,
+        seed=trainer.seed,
+        num_examples_seen=int(trainer.global_step) * batch_size,
+    )
+    return inputs.train_input(
+        clips,
+        trainer.hparams,
+        seed=trainer.seed,
+        deterministic=deterministic,
+        start=start,
+    )
+
+
+def _loop(
+    trainer: Trainer,
+    batches: tf.data.Dataset,
+    *,
+    train_dir: str,
+    max_steps: int,
+    checkpoint_steps: int,
+    summary_steps: int,
+) -> int:
+    """Steps, prints, summarises and saves; returns the signal that stopped it, or 0."""
+    step = int(trainer.global_step)
+    if step >= max_steps:
+        print(f"already at step {step}, --max_steps is {max_steps}", file=sys.stderr)
+        return 0
+    saved_step = step
+    if step == 0:
+        _save(trainer, train_dir)
+    writer = tf.summary.create_file_writer(train_dir)
+    report = _Report(step, trainer.hparams.batch_size)
+    iterator = iter(batches)
+    batch = _next_batch(iterator)  # Fills the shuffle buffer.
+    print("first batch is ready", file=sys.stderr)
+    with _StopSignals() as stop, writer.as_default():
+        while True:
+            loss, rate = trainer.train_step(*batch)
+            step += 1
+            report.print_previous(loss)
+            if step % summary_steps == 0:
+                report.print_last()
+                tf.summary.scalar("loss", loss, step=step)
+                tf.summary.scalar("learning_rate", rate, step=step)
+            last = step >= max_steps or stop.received is not None
+            if last or step % checkpoint_steps == 0:
+                report.print_last()
+                _save(trainer, train_dir)
+                saved_step = step
+                writer.flush()
+            if last:
+                break
+            batch = _next_batch(iterator)
+    reason = (
+        f"stopped by {signal.Signals(stop.received).name}" if stop.received else "done"
+    )
+    print(
+        f"{reason} at step {step}; checkpoint {checkpoints.NAME}-{saved_step} is in "
+        f"{train_dir}",
+        file=sys.stderr,
+    )
+    return stop.received or 0
+
+
+def _next_batch(iterator: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    try:
+        return next(iterator)
+    except tf.errors.OpError as error:
+        raise ValueError(inputs.clip_error(error)) from None
+
+
+def _save(trainer: Trainer, train_dir: str) -> None:
+    for name, variable in trainer.variables.items():
+        if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
+            raise FloatingPointError(
+                f"step {int(trainer.global_step)}: {name} is no longer finite; the "
+                f"checkpoints in {train_dir} are good; a lower lr may help"
+            )
+    checkpoints.save(train_dir, trainer.variables, int(trainer.global_step))
+
+
+class _Report:
+    """Prints each step's loss, one step late so that no step waits for its number."""
+
+    def __init__(self, step: int, batch_size: int):
+        self._step = step
+        self._batch_size = batch_size
+        self._loss: tf.Tensor | None = None
+        self._rate_since = time.monotonic()
+        self._rate_step = step
+
+    def print_previous(self, loss: tf.Tensor) -> None:
+        """Prints the step before, and takes note of this one's loss."""
+        self.print_last()
+        self._step += 1
+        self._loss = loss
+
+    def print_last(self) -> None:
+        """Prints what is not printed yet.
+
+        Raises:
+          FloatingPointError: the loss is not finite.
+        """
+        if self._loss is None:
+            return
+        loss, self._loss = float(self._loss), None
+        line = f"step {self._step}: loss {loss:.6f}"
+        if self._step % RATE_STEPS == 0:
+            now = time.monotonic()
+            steps_a_second = (self._step - self._rate_step) / (now - self._rate_since)
+            self._rate_since, self._rate_step = now, self._step
+            line += f", {steps_a_second * self._batch_size:.1f} examples/s"
+        print(line, flush=True)
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f"step {self._step}: the loss is {loss}; training stops, and the last "
+                f"checkpoint is kept; a lower lr may help"
+            )
