@@ -187,7 +187,8 @@ def _open(prefix: str) -> Iterator[Any]:
         yield tf.train.load_checkpoint(prefix)
     except CheckpointError:
         raise
-    except (tf.errors.OpError, OSError, RuntimeError, ValueError) as error:
+    except (tf.errors.OpError, OSError, LookupError, RuntimeError, ValueError) as error:
+        # TensorFlow's reader turns some of its errors into Python's own.
         reason = str(getattr(error, "message", error)).splitlines()[0]
         raise UnreadableError(f"checkpoint {prefix} cannot be read: {reason}") from None
 

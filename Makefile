@@ -1,0 +1,59 @@
+# make demo   sets up, then trains, evaluates and applies a tagger on synthetic clips
+# make test   sets up, then runs the tests
+# make lint   checks the style of the code
+# make clean  removes what these have made
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO = demo
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test lint clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/.run: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
+	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+demo: $(VENV)/.run
+	rm -rf $(DEMO)
+	$(RUN) make_demo_data.py $(DEMO)
+	$(RUN) make_class_map.py < $(DEMO)/train_curated.csv > $(DEMO)/class_map.csv
+	$(RUN) make_validation_split.py $(DEMO)/train_curated.csv --out_dir $(DEMO) \
+	    --fraction 0.2
+	$(RUN) runner.py --mode train \
+	    --class_map_path $(DEMO)/class_map.csv \
+	    --train_clip_dir $(DEMO)/train_curated \
+	    --train_csv_path $(DEMO)/train_curated_train.csv \
+	    --train_dir $(DEMO)/train_dir \
+	    --hparams batch_size=16,lr=1e-3,bndecay=0.9 \
+	    --max_steps 120 --checkpoint_steps 40 --seed 1
+	$(RUN) runner.py --mode eval \
+	    --class_map_path $(DEMO)/class_map.csv \
+	    --eval_clip_dir $(DEMO)/train_curated \
+	    --eval_csv_path $(DEMO)/train_curated_validation.csv \
+	    --train_dir $(DEMO)/train_dir \
+	    --eval_dir $(DEMO)/eval_dir \
+	    --eval_timeout_secs 0
+	$(RUN) runner.py --mode inference \
+	    --class_map_path $(DEMO)/class_map.csv \
+	    --inference_clip_dir $(DEMO)/test \
+	    --inference_checkpoint $(DEMO)/train_dir \
+	    --predictions_csv_path $(DEMO)/submission.csv
+	@tail -n 1 $(DEMO)/eval_dir/eval-120.txt
+	@echo "Submission: $(DEMO)/submission.csv"
+
+test: $(VENV)/.dev
+	$(RUN) -m pytest
+
+lint: $(VENV)/.dev
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,146 @@
+"""What the tests share: clips of known content, references, and a small trained run."""
+
+import os
+import pathlib
+import wave
+
+import numpy as np
+import pytest
+
+import runner
+
+runner.set_environment()  # As users run it; before anything imports TensorFlow.
+
+REFERENCE_VARIABLE = "TAGGER_REFERENCE_DIR"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+ALT_HPARAMS = (
+    "stft_window_seconds=0.032,stft_hop_seconds=0.016,mel_bands=64,mel_min_hz=125,"
+    "mel_max_hz=7500,mel_log_offset=0.01,example_window_seconds=0.96,"
+    "example_hop_seconds=0.48"
+)
+# Small examples, so that a training step takes a fraction of a second.
+SMALL_HPARAMS = (
+    "batch_size=4,mel_bands=16,example_window_seconds=0.2,example_hop_seconds=0.1,"
+    "bndecay=0.9,lr=1e-3"
+)
+
+
+def write_wav(path: pathlib.Path, samples: np.ndarray) -> str:
+    """Writes int16 samples as a plain 44.1 kHz mono WAV."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 44100, 0, "NONE", ""))
+        file.writeframes(np.asarray(samples, "<i2").tobytes())
+    return str(path)
+
+
+def seeded_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The weights that golden/seeded_network.npz was made with, by variable name."""
+    rng = np.random.default_rng(20190)
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        kind = name.split("/")[-1]
+        if kind == "moving_variance":
+            return rng.uniform(0.5, 2, shape)
+        if kind == "gamma":
+            return rng.uniform(0.5, 1.5, shape)
+        if kind == "depthwise_weights":
+            return np.sqrt(2 / 9) * rng.normal(size=shape)
+        if kind == "weights":
+            return np.sqrt(2 / np.prod(shape[:-1])) * rng.normal(size=shape)
+        return 0.1 * rng.normal(size=shape)
+
+    return {name: draw(name, shapes[name]).astype("f4") for name in sorted(shapes)}
+
+
+@pytest.fixture(scope="session")
+def reference() -> pathlib.Path:
+    """The folder of large references; tests that need it are skipped where it is not."""
+    default = ROOT / ".." / "shared" / "reference"
+    folder = pathlib.Path(os.environ.get(REFERENCE_VARIABLE, default))
+    if not folder.is_dir():
+        pytest.skip(f"no references in {folder}; set {REFERENCE_VARIABLE}")
+    return folder
+
+
+class Dataset:
+    """Twelve clips of two kinds, silence with a tone and silence with noise, as files."""
+
+    def __init__(self, root: pathlib.Path):
+        rng = np.random.default_rng(1)
+        self.clip_dir = root / "clips"
+        self.clip_dir.mkdir()
+        self.csv_path = root / "clips.csv"
+        self.class_map_path = root / "class_map.csv"
+        self.class_map_path.write_text("0,Noise\n1,Tone\n")
+        rows = ["fname,labels"]
+        for index in range(12):
+            size = int(rng.integers(8000, 30000))
+            tone = 9000 * np.sin(np.arange(size) * rng.uniform(0.05, 0.2))
+            noise = 3000 * rng.normal(size=size)
+            samples, labels = [(tone, "Tone"), (noise, "Noise"), (tone + noise, "")][
+                index % 3
+            ]
+            write_wav(self.clip_dir / f"{index:02d}.wav", np.clip(samples, -3e4, 3e4))
+            rows.append(f'{index:02d}.wav,"{labels or "Noise,Tone"}"')
+        self.csv_path.write_text("\n".join(rows) + "\n")
+
+    def train_flags(self, train_dir: pathlib.Path, **flags: object) -> list[str]:
+        """Arguments for --mode train."""
+        return [
+            "--mode=train",
+            f"--class_map_path={self.class_map_path}",
+            f"--train_clip_dir={self.clip_dir}",
+            f"--train_csv_path={self.csv_path}",
+            f"--train_dir={train_dir}",
+            *[f"--{name}={value}" for name, value in flags.items()],
+        ]
+
+    def eval_flags(
+        self, train_dir: pathlib.Path, eval_dir: pathlib.Path, **flags: object
+    ) -> list[str]:
+        """Arguments for --mode eval, without waiting."""
+        return [
+            "--mode=eval",
+            f"--class_map_path={self.class_map_path}",
+            f"--eval_clip_dir={self.clip_dir}",
+            f"--eval_csv_path={self.csv_path}",
+            f"--train_dir={train_dir}",
+            f"--eval_dir={eval_dir}",
+            *[f"--{k}={v}" for k, v in ({"eval_timeout_secs": 0} | flags).items()],
+        ]
+
+    def inference_flags(
+        self, checkpoint: object, csv_path: pathlib.Path, **flags: object
+    ) -> list[str]:
+        """Arguments for --mode inference."""
+        return [
+            "--mode=inference",
+            f"--class_map_path={self.class_map_path}",
+            f"--inference_clip_dir={flags.pop('clip_dir', self.clip_dir)}",
+            f"--inference_checkpoint={checkpoint}",
+            f"--predictions_csv_path={csv_path}",
+            *[f"--{name}={value}" for name, value in flags.items()],
+        ]
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Dataset:
+    """Small labelled clips on disk."""
+    return Dataset(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture(scope="session")
+def trained(dataset, tmp_path_factory) -> pathlib.Path:
+    """A train_dir with checkpoints 0, 2, 4 and 5 of a seeded run; not to be changed."""
+    train_dir = tmp_path_factory.mktemp("trained") / "run"
+    flags = dataset.train_flags(
+        train_dir,
+        hparams=SMALL_HPARAMS,
+        max_steps=5,
+        checkpoint_steps=2,
+        summary_steps=1,
+        seed=3,
+    )
+    assert runner.main(flags) == 0
+    return train_dir

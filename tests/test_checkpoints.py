@@ -1,0 +1,292 @@
+"""Checkpoints: format, atomicity, retention, restoring, warm starts, locks."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import checkpoints
+import model
+from checkpoints import CheckpointError, UnreadableError
+from hparams import Hparams
+
+
+def variables_of(**values) -> dict[str, tf.Variable]:
+    variables = {name.replace("__", "/"): tf.Variable(v) for name, v in values.items()}
+    variables["global_step"] = tf.Variable(0, dtype=tf.int64)
+    return variables
+
+
+def test_a_checkpoint_comes_back(tmp_path):
+    saved = variables_of(Conv__weights=[1.0, 2.0], beta1_power=0.5)
+    saved["global_step"].assign(7)
+    prefix = checkpoints.save(tmp_path, saved, 7)
+    assert prefix == str(tmp_path / "model.ckpt-7")
+    restored = variables_of(Conv__weights=[0.0, 0.0], beta1_power=0.0)
+    assert checkpoints.restore(prefix, restored) == []
+    for name, variable in saved.items():
+        np.testing.assert_array_equal(restored[name], variable)
+    assert sorted(os.listdir(tmp_path)) == [
+        "checkpoint",
+        "model.ckpt-7.data-00000-of-00001",
+        "model.ckpt-7.index",
+    ]
+
+
+def test_the_state_file_is_relative_and_tensorflow_reads_it(tmp_path):
+    for step in (0, 100):
+        checkpoints.save(tmp_path / ".", variables_of(x=1.0), step)
+    text = (tmp_path / "checkpoint").read_text()
+    assert 'all_model_checkpoint_paths: "model.ckpt-0"' in text
+    assert str(tmp_path) not in text
+    moved = tmp_path.with_name(tmp_path.name + "-moved")
+    tmp_path.rename(moved)
+    assert tf.train.latest_checkpoint(moved) == str(moved / "model.ckpt-100")
+
+
+def all_variables(seed: int = 0) -> tuple[dict[str, tf.Variable], model.MobileNet]:
+    network = model.MobileNet(num_classes=80, hparams=Hparams(), seed=seed)
+    adam = model.define_optimizer(network, Hparams())
+    step = tf.Variable(12, dtype=tf.int64)
+    return {**network.variables, **adam.variables, "global_step": step}, network
+
+
+def test_checkpoints_pass_to_tensorflow_1s_saver_and_back(tmp_path):
+    """A graph with a Saver, as the original has, restores ours, and we restore its."""
+    ours, _ = all_variables(seed=4)
+    assert len(ours) == 306
+    prefix = checkpoints.save(tmp_path, ours, 12)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        theirs = {
+            name: tf.compat.v1.get_variable(
+                name, variable.shape, variable.dtype, use_resource=False
+            )
+            for name, variable in ours.items()
+        }
+        saver = tf.compat.v1.train.Saver()
+        saver.restore(session, prefix)
+        values = session.run(theirs)
+        session.run([v.assign(v + tf.ones_like(v)) for v in theirs.values()])
+        saver.save(session, str(tmp_path / "model.ckpt"), global_step=13)
+    for name, variable in ours.items():
+        np.testing.assert_array_equal(values[name], variable)
+    assert checkpoints.list_checkpoints(tmp_path)[-1] == str(tmp_path / "model.ckpt-13")
+    assert checkpoints.restore(str(tmp_path / "model.ckpt-13"), ours) == []
+    for name, variable in ours.items():
+        np.testing.assert_array_equal(variable, values[name] + 1)
+
+
+def test_checkpoints_are_listed_by_number_and_only_if_whole(tmp_path):
+    for step in (100, 20, 3):
+        checkpoints.save(tmp_path, variables_of(x=1.0), step)
+    (tmp_path / "model.ckpt-4.index").touch()
+    (tmp_path / "model.ckpt-5.data-00000-of-00001").touch()
+    (tmp_path / ".saving-6-1").mkdir()
+    (tmp_path / "other.index").touch()
+    names = [os.path.basename(p) for p in checkpoints.list_checkpoints(tmp_path)]
+    assert names == ["model.ckpt-3", "model.ckpt-20", "model.ckpt-100"]
+    assert checkpoints.list_checkpoints(tmp_path / "none") == []
+    checkpoints.delete_unfinished(tmp_path)
+    assert not (tmp_path / ".saving-6-1").exists()
+
+
+def test_find_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="--flag: there is no whole checkpoint"):
+        checkpoints.find_checkpoint(str(tmp_path), "--flag")
+    with pytest.raises(CheckpointError, match="--flag: there is no checkpoint"):
+        checkpoints.find_checkpoint(str(tmp_path / "model.ckpt-1"), "--flag")
+    for step in (9, 10):
+        prefix = checkpoints.save(tmp_path, variables_of(x=1.0), step)
+    assert checkpoints.find_checkpoint(str(tmp_path), "--flag") == prefix
+    assert checkpoints.find_checkpoint(prefix, "--flag") == prefix
+    assert checkpoints.find_checkpoint(prefix + ".index", "--flag") == prefix
+
+
+def test_names_of_checkpoints():
+    assert checkpoints.checkpoint_step("a/b/model.ckpt-1200") == 1200
+    with pytest.raises(CheckpointError, match="model.ckpt-N, but got x/model.ckpt"):
+        checkpoints.checkpoint_step("x/model.ckpt")
+
+
+def test_old_checkpoints_go_but_for_one_every_quarter_of_an_hour(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "MAX_TO_KEEP", 2)
+    for step in range(6):
+        prefix = checkpoints.save(tmp_path, variables_of(x=1.0), step)
+        os.utime(prefix + ".index", (600 * step, 600 * step))
+    # Written at 0, 10, 20, 30, 40, 50 minutes: 40 and 50 are new, 0, 20 are a quarter
+    # of an hour apart, 30 is not, and 10 was none.
+    steps = [
+        checkpoints.checkpoint_step(p) for p in checkpoints.list_checkpoints(tmp_path)
+    ]
+    assert steps == [0, 2, 4, 5]
+
+
+def test_damaged_checkpoints_are_unreadable_and_change_nothing(tmp_path):
+    prefix = checkpoints.save(tmp_path, variables_of(a=np.ones(999), b=2.0), 1)
+    data = pathlib.Path(prefix + ".data-00000-of-00001")
+    restored = variables_of(a=np.zeros(999), b=0.0)
+    whole = data.read_bytes()
+    damages = [whole[:500], bytes([whole[0] ^ 255]) + whole[1:], b""]
+    for damage in damages:
+        data.write_bytes(damage)
+        with pytest.raises(UnreadableError, match="model.ckpt-1 cannot be read"):
+            checkpoints.restore(prefix, restored)
+        assert not restored["a"].numpy().any()
+        assert restored["b"].numpy() == 0
+    data.write_bytes(whole)
+    pathlib.Path(prefix + ".index").write_bytes(b"nonsense")
+    with pytest.raises(UnreadableError):
+        checkpoints.restore(prefix, restored)
+    data.unlink()
+    with pytest.raises(UnreadableError):
+        checkpoints.restore(prefix, restored)
+
+
+def test_what_a_checkpoint_may_and_may_not_lack(tmp_path):
+    prefix = checkpoints.save(tmp_path, variables_of(a=1.0), 1)
+    wanted = variables_of(a=0.0, a__Adam=5.0)
+    with pytest.raises(CheckpointError, match="lacks 1 of 3 variables, a/Adam"):
+        checkpoints.restore(prefix, wanted)
+    assert checkpoints.restore(prefix, wanted, may_lack=["a/Adam"]) == ["a/Adam"]
+    assert wanted["a"].numpy() == 1
+    assert wanted["a/Adam"].numpy() == 5
+
+
+def test_another_shape_names_the_variable(tmp_path):
+    prefix = checkpoints.save(tmp_path, variables_of(fc__weights=[1.0]), 1)
+    with pytest.raises(CheckpointError, match=r"fc/weights has shape \[1\] .* \[2\]"):
+        checkpoints.restore(prefix, variables_of(fc__weights=[1.0, 2.0]))
+
+
+def test_a_folder_that_cannot_be_written_is_an_oserror(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot write checkpoint model.ckpt-1 in"):
+        checkpoints.save(tmp_path / "file", variables_of(x=1.0), 1)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path):
+    """A limit on file sizes stands for the disk: it makes writes fail half-way."""
+    program = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(pathlib.Path(checkpoints.__file__).parent)!r})
+import numpy as np, tensorflow as tf, checkpoints
+def save(step):
+    variables = {{"x": tf.Variable(np.ones(50000)), "global_step": tf.Variable(step)}}
+    checkpoints.save({str(tmp_path)!r}, variables, step)
+save(1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+try:
+    save(2)
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "cannot write checkpoint model.ckpt-2" in done.stdout
+    assert [p.name for p in tmp_path.iterdir() if "2" in p.name] == []
+    checkpoints.restore(
+        checkpoints.find_checkpoint(str(tmp_path), "--flag"),
+        {"x": tf.Variable(np.zeros(50000))},
+    )
+
+
+SHAPES = {
+    "Conv/weights": (3, 3, 1, 16),
+    "Conv/BatchNorm/gamma": (16,),
+    "Conv_1/weights": (1, 1, 16, 64),
+    "Conv_10/weights": (1, 1, 64, 64),
+    "SeparableConv2d_1/depthwise_weights": (3, 3, 64, 1),
+    "fully_connected/weights": (64, 10),
+    "fully_connected/biases": (10,),
+}
+EVERYTHING = list(SHAPES)
+FULLY_CONNECTED = ["fully_connected/weights", "fully_connected/biases"]
+CONVOLUTIONS = [name for name in SHAPES if name not in FULLY_CONNECTED]
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "restored"),
+    [
+        ([], [], EVERYTHING),
+        ([], ["fully_connected"], CONVOLUTIONS),
+        (["fully_connected"], [], FULLY_CONNECTED),
+        # From the start of the name: Conv matches Conv_1 and Conv_10 too.
+        (["Conv"], [], [name for name in SHAPES if name.startswith("Conv")]),
+        (["Conv/"], [], ["Conv/weights", "Conv/BatchNorm/gamma"]),
+        (["Conv_1/"], [], ["Conv_1/weights"]),
+        (["Conv_1"], [], ["Conv_1/weights", "Conv_10/weights"]),
+        # Not in the middle of it: weights alone would match no name.
+        ([".*weights"], [], [name for name in SHAPES if name.endswith("weights")]),
+        (["Conv/", "fully_connected"], [], [*EVERYTHING[:2], *FULLY_CONNECTED]),
+        # Includes first, then excludes.
+        (["Conv"], ["Conv_1", ".*/BatchNorm"], ["Conv/weights"]),
+        (["(Conv|SeparableConv2d)_1/"], [], [EVERYTHING[2], EVERYTHING[4]]),
+    ],
+)
+def test_scopes_choose_variables(include, exclude, restored):
+    plan = checkpoints.plan_warm_start(
+        SHAPES, SHAPES, include_scopes=include, exclude_scopes=exclude
+    )
+    assert plan.restored == restored
+    assert set(plan.left) == set(SHAPES) - set(restored)
+
+
+OTHER_CLASSES = SHAPES | {"fully_connected/weights": (64, 80)}
+
+
+@pytest.mark.parametrize(
+    ("stored", "include", "exclude", "message"),
+    [
+        (SHAPES, ["Convolution"], [], "--warmstart_include_scopes: 'Convolution'"),
+        (SHAPES, [], ["weights"], "--warmstart_exclude_scopes: 'weights' matches no"),
+        (SHAPES, ["Conv("], [], "'Conv\\(' is not a regular expression"),
+        (SHAPES, ["Conv/"], ["Conv"], "nothing to restore"),
+        ({"other": (1,)}, [], [], "nothing to restore"),
+        (OTHER_CLASSES, [], [], "--warmstart_exclude_scopes=fully_connected"),
+    ],
+)
+def test_warm_starts_that_cannot_be_name_the_flag(stored, include, exclude, message):
+    with pytest.raises(ValueError, match=message):
+        checkpoints.plan_warm_start(
+            SHAPES, stored, include_scopes=include, exclude_scopes=exclude
+        )
+
+
+def test_excluding_mends_another_number_of_classes():
+    plan = checkpoints.plan_warm_start(
+        SHAPES,
+        OTHER_CLASSES,
+        include_scopes=[],
+        exclude_scopes=["fully_connected"],
+    )
+    assert plan.restored == CONVOLUTIONS
+
+
+def test_the_report_says_what_was_left_and_why():
+    stored = {name: shape for name, shape in SHAPES.items() if "gamma" not in name}
+    report = checkpoints.plan_warm_start(
+        SHAPES, stored, include_scopes=["Conv", "f"], exclude_scopes=["Conv_1/"]
+    ).report("run/model.ckpt-9")
+    assert report.splitlines() == [
+        "warm start from run/model.ckpt-9: 4 of 7 trainable variables restored",
+        "  restored: Conv, Conv_10, fully_connected",
+        "  left, not in the checkpoint: Conv",
+        "  left, in --warmstart_exclude_scopes: Conv_1",
+        "  left, not in --warmstart_include_scopes: SeparableConv2d_1",
+        "  not taken from any checkpoint: moving averages, optimizer state, step",
+    ]
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    with checkpoints.locked(tmp_path, wait=False):
+        second = checkpoints.locked(tmp_path, wait=False)
+        with pytest.raises(CheckpointError, match="another process is training in"):
+            second.__enter__()
+    with checkpoints.locked(tmp_path, wait=False):
+        pass

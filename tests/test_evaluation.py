@@ -1,0 +1,164 @@
+"""Evaluation: markers, events, shares, restarts, and unreadable checkpoints."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import evaluation
+import runner
+
+
+def run_eval(dataset, train_dir, eval_dir, **flags) -> int:
+    return runner.main(dataset.eval_flags(train_dir, eval_dir, **flags))
+
+
+def markers(eval_dir) -> list[str]:
+    return sorted(path.name for path in eval_dir.glob("eval-*.txt"))
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A train_dir that a test may change."""
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    return copy
+
+
+def test_every_checkpoint_gets_a_marker_events_and_a_row(
+    dataset, run, tmp_path, capsys
+):
+    eval_dir = tmp_path / "eval"
+    assert run_eval(dataset, run, eval_dir) == 0
+    assert markers(eval_dir) == [f"eval-{step}.txt" for step in (0, 2, 4, 5)]
+    lines = (eval_dir / "eval-5.txt").read_text().splitlines()
+    assert [line.split(" = ")[0] for line in lines[-1:]] == ["Overall lwlrap"]
+    assert {line.split(" = ")[0] for line in lines[:-1]} == {
+        "Lwlrap(Noise)",
+        "Lwlrap(Tone)",
+    }
+    assert "\n".join(lines) in capsys.readouterr().out
+    with (eval_dir / "lwlrap.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "2", "4", "5"]
+    assert list(rows[0]) == ["step", "overall", "Noise", "Tone"]
+    assert rows[-1]["overall"] == lines[-1].split(" = ")[1]
+    events = EventAccumulator(str(eval_dir)).Reload()
+    assert [event.step for event in events.Tensors("Lwlrap-5%")] == [0, 2, 4, 5]
+    value = tf.make_ndarray(events.Tensors("Lwlrap")[-1].tensor_proto)
+    assert float(value) == pytest.approx(float(rows[-1]["overall"]), abs=1e-6)
+
+
+def test_a_restart_skips_what_has_a_marker(dataset, run, tmp_path, capsys):
+    eval_dir = tmp_path / "eval"
+    eval_dir.mkdir()
+    for step in (0, 2, 5):
+        (eval_dir / f"eval-{step}.txt").write_text("Overall lwlrap = 0.500000\n")
+    assert run_eval(dataset, run, eval_dir) == 0
+    output = capsys.readouterr()
+    assert "step 4, all 12 clips" in output.out
+    assert "step 5" not in output.out
+    assert "1 checkpoints evaluated" in output.err
+    assert "4,0." in (eval_dir / "lwlrap.csv").read_text()
+    assert "5,0.500000,," in (eval_dir / "lwlrap.csv").read_text()
+
+
+def test_shards_share_the_work_and_the_table_is_whole(dataset, run, tmp_path):
+    eval_dir = tmp_path / "eval"
+    assert run_eval(dataset, run, eval_dir, eval_shard="1/2") == 0
+    assert markers(eval_dir) == ["eval-2.txt", "eval-5.txt"]
+    assert run_eval(dataset, run, eval_dir, eval_shard="0/2") == 0
+    assert len((eval_dir / "lwlrap.csv").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (evaluation.Share(), "abcdefg"),
+        (evaluation.Share(3, 0, 1), "adg"),
+        (evaluation.Share(1, 0, 2), "aceg"),
+        (evaluation.Share(1, 1, 2), "bdf"),
+        (evaluation.Share(2, 1, 2), "cg"),
+        (evaluation.Share(9, 1, 2), ""),
+    ],
+)
+def test_shares(share, expected):
+    assert "".join(share.of(list("abcdefg"))) == expected
+
+
+def test_an_unreadable_checkpoint_is_told_and_skipped(dataset, run, tmp_path, capsys):
+    with open(run / "model.ckpt-2.data-00000-of-00001", "r+b") as file:
+        file.truncate(100)
+    eval_dir = tmp_path / "eval"
+    assert run_eval(dataset, run, eval_dir) == 0
+    assert markers(eval_dir) == [f"eval-{step}.txt" for step in (0, 4, 5)]
+    errors = capsys.readouterr().err
+    assert errors.count("skipped: checkpoint") == 1
+    assert "model.ckpt-2 cannot be read" in errors
+
+
+def test_new_checkpoints_are_waited_for(run, tmp_path, monkeypatch):
+    arriving = {}
+    for step in (4, 5):
+        for path in run.glob(f"model.ckpt-{step}.*"):
+            arriving.setdefault(step, []).append((path, path.read_bytes()))
+            path.unlink()
+    clock = [0.0]
+
+    def sleep(seconds):
+        clock[0] += seconds
+        if clock[0] >= 8 and arriving:
+            for path, contents in arriving.pop(min(arriving)):
+                path.write_bytes(contents)
+
+    monkeypatch.setattr(evaluation.time, "sleep", sleep)
+    monkeypatch.setattr(evaluation.time, "monotonic", lambda: clock[0])
+    found = []
+    for prefix in evaluation._pending_checkpoints(
+        str(run), str(tmp_path), evaluation.Share(), timeout_secs=60
+    ):
+        found.append(prefix[-1])
+        (tmp_path / f"eval-{prefix[-1]}.txt").touch()
+    assert "".join(found) == "0245"
+    assert 68 <= clock[0] < 90  # It left a minute after the last.
+
+
+def test_a_folder_without_checkpoints_is_an_error(dataset, tmp_path, capsys):
+    assert run_eval(dataset, tmp_path / "none", tmp_path / "eval") == 1
+    assert "--train_dir: there is no whole checkpoint" in capsys.readouterr().err
+
+
+def test_another_class_map_is_an_error(dataset, run, tmp_path, capsys):
+    other = tmp_path / "map.csv"
+    other.write_text("0,Tone\n1,Noise\n")
+    flags = dataset.eval_flags(run, tmp_path / "eval")
+    assert runner.main([*flags, f"--class_map_path={other}"]) == 1
+    assert "class 0 is Tone, but was Noise" in capsys.readouterr().err
+
+
+def test_scores_that_are_not_finite_stop_with_the_clip(dataset, run, tmp_path, capsys):
+    import checkpoints
+
+    prefix = str(run / "model.ckpt-5")
+    reader = tf.train.load_checkpoint(prefix)
+    values = {n: tf.Variable(reader.get_tensor(n)) for n in checkpoints.shapes(prefix)}
+    values["fully_connected/biases"].assign([np.nan, 0])
+    checkpoints.save(run, values, 5)
+    assert run_eval(dataset, run, tmp_path / "eval") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "are not finite" in error
+    assert ".wav" in error
+    assert "eval-5.txt" not in markers(tmp_path / "eval")
+
+
+def test_classes_without_clips_are_told(dataset, run, tmp_path, capsys):
+    one_class = tmp_path / "one.csv"
+    one_class.write_text("fname,labels\n00.wav,Tone\n03.wav,Tone\n")
+    flags = dataset.eval_flags(run, tmp_path / "eval", eval_every_k=9)
+    assert runner.main([*flags, f"--eval_csv_path={one_class}"]) == 0
+    assert "no clip is labelled Noise" in capsys.readouterr().err
+    marker = (tmp_path / "eval" / "eval-0.txt").read_text()
+    assert "Lwlrap(Noise) = 0.000000" in marker

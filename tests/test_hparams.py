@@ -1,0 +1,181 @@
+"""Hyperparameters: defaults, derived sizes, parsing, and hparams.json."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import hparams
+from hparams import Hparams
+
+
+def test_defaults_are_the_baselines():
+    assert dataclasses.asdict(Hparams()) == {
+        "stft_window_seconds": 0.025,
+        "stft_hop_seconds": 0.010,
+        "mel_bands": 96,
+        "mel_min_hz": 20,
+        "mel_max_hz": 20000,
+        "mel_log_offset": 0.001,
+        "example_window_seconds": 1.0,
+        "example_hop_seconds": 0.5,
+        "batch_size": 64,
+        "global_pool": "mean",
+        "dropout": 0.0,
+        "lsmooth": 0.0,
+        "weights_init_stddev": 0.0,
+        "bn": 1,
+        "bndecay": 0.9997,
+        "bneps": 0.001,
+        "warmstart": 0,
+        "opt": "adam",
+        "lr": 1e-4,
+        "adam_eps": 1e-8,
+        "lrdecay": 0.0,
+        "decay_epochs": 2.5,
+    }
+
+
+def test_derived_sizes():
+    default = Hparams()
+    assert default.stft_window_samples == 1102  # 1102.5 rounds to even
+    assert default.stft_hop_samples == 441
+    assert default.fft_length == 2048
+    assert default.example_window_frames == 100
+    assert default.example_hop_frames == 50
+    odd = Hparams(stft_window_seconds=0.032, stft_hop_seconds=0.016)
+    assert (odd.stft_window_samples, odd.stft_hop_samples) == (1411, 706)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "num_frames", "num_examples"),
+    [
+        (0, 1, 1),
+        (1, 1, 1),
+        (1101, 1, 1),
+        (1102, 1, 1),
+        (1102 + 440, 1, 1),
+        (1102 + 441, 2, 1),
+        (1102 + 441 * 49, 50, 1),
+        (1102 + 441 * 50, 51, 2),
+        (15 * 44100, 1498, 30),
+    ],
+)
+def test_frames_and_examples_of_a_clip(num_samples, num_frames, num_examples):
+    default = Hparams()
+    assert default.num_frames(num_samples) == num_frames
+    assert default.num_examples(num_samples) == num_examples
+    assert default.num_examples(np.array([num_samples])) == [num_examples]
+
+
+def test_overrides_have_their_types():
+    assert hparams.parse_overrides("lr=3, batch_size=32,global_pool=max,") == {
+        "lr": 3.0,
+        "batch_size": 32,
+        "global_pool": "max",
+    }
+    assert hparams.parse_overrides("") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lrr=1", "no hyperparameter 'lrr'"),
+        ("lr", "name=value"),
+        ("lr=1,lr=2", "twice"),
+        ("lr=fast", "lr must be a number"),
+        ("lr=nan", "lr must be 0 or more"),
+        ("lr=-1", "lr must be 0 or more, but got -1.0"),
+        ("batch_size=1.5", "batch_size must be a whole number"),
+        ("batch_size=0", "batch_size must be above 0"),
+        ("global_pool=median", "mean or max, but got median"),
+        ("opt=rmsprop", "adam or sgd"),
+        ("bn=2", "0 or 1"),
+        ("dropout=1.1", "from 0 to 1"),
+        ("mel_max_hz=22051", "at most 22050"),
+        ("mel_min_hz=8000,mel_max_hz=8000", "mel_min_hz must be below mel_max_hz"),
+        ("stft_hop_seconds=1e-9", "at least 1 sample"),
+        ("example_hop_seconds=0.001", "at least 1 frame"),
+        ("example_window_seconds=1e9", "at most 60"),
+    ],
+)
+def test_bad_hparams_are_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        hparams.parse_hparams(text)
+
+
+def _read(directory, overrides, names=("Bark", "Meow")):
+    return hparams.trained_hparams(
+        directory, model_name="mobilenet-v1", overrides=overrides, class_names=names
+    )
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    hparams.write_hparams(
+        tmp_path,
+        model_name="mobilenet-v1",
+        hparams=Hparams(mel_bands=64, lr=0.01),
+        class_names=["Bark", "Meow"],
+    )
+    return tmp_path
+
+
+def test_trained_values_are_taken(run_dir, capsys):
+    assert _read(run_dir, {}) == Hparams(mel_bands=64, lr=0.01)
+    assert _read(run_dir, {"mel_bands": 64}) == Hparams(mel_bands=64, lr=0.01)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_command_line_wins_and_says_so(run_dir, capsys):
+    assert _read(run_dir, {"mel_bands": 32}) == Hparams(mel_bands=32, lr=0.01)
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1
+    assert "mel_bands=32" in warning
+    assert "64" in warning
+
+
+def test_without_the_file_defaults_hold(tmp_path):
+    assert _read(tmp_path, {"lr": 1.0}) == Hparams(lr=1.0)
+
+
+def test_another_class_map_is_an_error(run_dir):
+    with pytest.raises(ValueError, match="class 1 is Moo, but was Meow"):
+        _read(run_dir, {}, names=["Bark", "Moo"])
+    with pytest.raises(ValueError, match="2 classes were trained, 3 are given"):
+        _read(run_dir, {}, names=["Bark", "Meow", "Moo"])
+
+
+def test_another_model_is_an_error(run_dir):
+    path = run_dir / "hparams.json"
+    path.write_text(path.read_text().replace("mobilenet-v1", "resnet"))
+    with pytest.raises(ValueError, match="resnet"):
+        _read(run_dir, {})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"hparams": {"x": 1}}'])
+def test_a_damaged_file_is_an_error(tmp_path, text):
+    (tmp_path / "hparams.json").write_text(text)
+    with pytest.raises(ValueError, match="is damaged"):
+        _read(tmp_path, {})
+
+
+def test_the_file_is_plain_json(run_dir):
+    record = json.loads((run_dir / "hparams.json").read_text())
+    assert record["hparams"]["mel_bands"] == 64
+    assert record["class_names"] == ["Bark", "Meow"]
+
+
+def test_write_whole_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "x.csv"
+    hparams.write_whole(path, "old\n")
+
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(hparams.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        hparams.write_whole(path, "new\n")
+    assert path.read_text() == "old\n"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.csv"]

@@ -1,0 +1,131 @@
+"""Inference: rows, scores, averages, and clips that cannot be read."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import SMALL_HPARAMS, write_wav
+
+import checkpoints
+import clips
+import inputs
+import model
+import runner
+from hparams import parse_hparams
+
+
+def read(path) -> tuple[list[str], list[str], np.ndarray]:
+    with path.open(newline="") as file:
+        header, *rows = list(csv.reader(file))
+    return header, [r[0] for r in rows], np.array([r[1:] for r in rows], float)
+
+
+def test_a_row_of_mean_scores_for_every_clip(dataset, trained, tmp_path):
+    out = tmp_path / "submission.csv"
+    assert runner.main(dataset.inference_flags(trained, out)) == 0
+    header, names, scores = read(out)
+    assert header == ["fname", "Noise", "Tone"]
+    assert names == [f"{index:02d}.wav" for index in range(12)]
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert "e" not in out.read_text().splitlines()[1].split(",", 1)[1]
+    hparams = parse_hparams(SMALL_HPARAMS)
+    network = model.MobileNet(num_classes=2, hparams=hparams, seed=0)
+    checkpoints.restore(str(trained / "model.ckpt-5"), network.variables)
+    for name, row in zip(names, scores, strict=True):
+        path = str(dataset.clip_dir / name)
+        offset, size = clips.read_wav_header(path)
+        examples = inputs.clip_to_log_mel_examples(
+            path, np.int64(offset), np.int64(size), hparams
+        )
+        expected = tf.reduce_mean(tf.sigmoid(network.logits(examples)), axis=0)
+        np.testing.assert_allclose(row, expected, atol=1e-6)
+
+
+def test_several_checkpoints_are_averaged(dataset, trained, tmp_path):
+    paths = [trained / "model.ckpt-0", trained / "model.ckpt-5"]
+    parts = []
+    for number, path in enumerate(paths):
+        out = tmp_path / f"{number}.csv"
+        assert runner.main(dataset.inference_flags(path, out)) == 0
+        parts.append(read(out)[2])
+    out = tmp_path / "both.csv"
+    both = ",".join(map(str, paths))
+    assert runner.main(dataset.inference_flags(both, out)) == 0
+    np.testing.assert_allclose(read(out)[2], np.mean(parts, axis=0), rtol=1e-12)
+
+
+def test_broken_clips_have_the_score_zero_and_are_listed(
+    dataset, trained, tmp_path, capsys
+):
+    folder = tmp_path / "test"
+    folder.mkdir()
+    for name in ("01.wav", "05.wav"):
+        shutil.copy(dataset.clip_dir / name, folder / name)
+    (folder / "00_text.wav").write_text("not audio")
+    (folder / "02_folder.wav").mkdir()
+    (folder / "notes.txt").write_text("left out")
+    write_wav(folder / "09_empty.wav", np.zeros(0))
+    out = tmp_path / "submission.csv"
+    assert runner.main(dataset.inference_flags(trained, out, clip_dir=folder)) == 1
+    _, names, scores = read(out)
+    assert names == ["00_text.wav", "01.wav", "02_folder.wav", "05.wav", "09_empty.wav"]
+    np.testing.assert_array_equal(scores.any(axis=1), [False, True, False, True, True])
+    errors = capsys.readouterr().err
+    assert "2 clips could not be read" in errors
+    assert "00_text.wav: is not a WAV file" in errors
+    assert "02_folder.wav: is a folder" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_clip_that_breaks_after_its_header_was_read(
+    dataset, trained, tmp_path, capsys, monkeypatch
+):
+    folder = tmp_path / "test"
+    shutil.copytree(dataset.clip_dir, folder)
+    read_wav_headers = clips.read_wav_headers
+
+    def read_and_cut(paths):
+        headers = read_wav_headers(paths)
+        with open(folder / "04.wav", "r+b") as file:
+            file.truncate(100)
+        return headers
+
+    monkeypatch.setattr("inference.read_wav_headers", read_and_cut)
+    out = tmp_path / "submission.csv"
+    assert runner.main(dataset.inference_flags(trained, out, clip_dir=folder)) == 1
+    _, names, scores = read(out)
+    np.testing.assert_array_equal(scores.any(axis=1), [n != "04.wav" for n in names])
+    assert "04.wav: could no longer be read" in capsys.readouterr().err
+
+
+def test_all_clips_broken_still_give_rows(dataset, trained, tmp_path):
+    folder = tmp_path / "test"
+    folder.mkdir()
+    (folder / "a.wav").touch()
+    out = tmp_path / "submission.csv"
+    assert runner.main(dataset.inference_flags(trained, out, clip_dir=folder)) == 1
+    assert out.read_text() == "fname,Noise,Tone\na.wav,0.0,0.0\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inference_checkpoint": "none"}, "--inference_checkpoint: there is no"),
+        ({"predictions_csv_path": "none/x.csv"}, "--predictions_csv_path: there is no"),
+        ({"predictions_csv_path": "."}, "--predictions_csv_path: . is a folder"),
+        ({"inference_clip_dir": "none"}, "--inference_clip_dir: there is no folder"),
+        ({"class_map_path": "none.csv"}, "--class_map_path: there is no file none.csv"),
+        ({"hparams": "bn=0"}, "lacks 27 of 56 variables"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(
+    dataset, trained, tmp_path, capsys, monkeypatch, change, message
+):
+    monkeypatch.chdir(tmp_path)
+    flags = dataset.inference_flags(trained, tmp_path / "x.csv")
+    flags += [f"--{name}={value}" for name, value in change.items()]
+    assert runner.main(flags) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "x.csv").exists()

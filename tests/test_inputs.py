@@ -1,0 +1,238 @@
+"""The input pipeline, eagerly and inside tf.data."""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ALT_HPARAMS, GOLDEN, write_wav
+
+import clips as clips_lib
+import inputs
+from hparams import Hparams, parse_hparams
+
+CASES = {"features": Hparams(), "features_alt": parse_hparams(ALT_HPARAMS)}
+NAMES = ("harmonics_0p3s", "hop_boundary_151_frames", "noise_burst_1p7s")
+# From the log of float32 FFTs: tonal clips have bands as quiet as rounding errors.
+TOLERANCE = {"noise_burst_1p7s": 1e-4}
+TONAL_TOLERANCE = 1e-2
+
+
+def table_of(paths, labels=None) -> clips_lib.Clips:
+    headers = [clips_lib.read_wav_header(str(path)) for path in paths]
+    labels = np.zeros([len(paths), 2], np.float32) if labels is None else labels
+    return clips_lib.make_clips([str(path) for path in paths], headers, labels)
+
+
+def oracle(samples: np.ndarray, hparams: Hparams) -> np.ndarray:
+    """The documented formulas in float64 NumPy: int16 [S] to [E, frames, F]."""
+    window, hop = hparams.stft_window_samples, hparams.stft_hop_samples
+    waveform = samples.astype(np.float64) / 32768
+    waveform = np.pad(waveform, (0, max(0, window - waveform.size)))
+    starts = np.arange(1 + (waveform.size - window) // hop) * hop
+    frames = waveform[starts[:, np.newaxis] + np.arange(window)]
+    period = window - window % 2  # Symmetric where the length is odd.
+    if window % 2:
+        period = window - 1
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / period)
+    magnitude = np.abs(np.fft.rfft(frames * hann, hparams.fft_length))
+
+    def mel(hertz):
+        return 1127 * np.log(1 + hertz / 700)
+
+    bins = mel(np.arange(hparams.fft_length // 2 + 1) * 44100 / hparams.fft_length)
+    low, high = mel(hparams.mel_min_hz), mel(hparams.mel_max_hz)
+    edges = np.linspace(low, high, hparams.mel_bands + 2)
+    matrix = np.zeros([bins.size, hparams.mel_bands])
+    for band in range(hparams.mel_bands):
+        left, centre, right = edges[band : band + 3]
+        rising, falling = (
+            (bins - left) / (centre - left),
+            (right - bins) / (right - centre),
+        )
+        matrix[:, band] = np.maximum(0, np.minimum(rising, falling))
+    matrix[0] = 0  # DC is in no band.
+    log_mel = np.log(magnitude @ matrix + hparams.mel_log_offset)
+    size, step = hparams.example_window_frames, hparams.example_hop_frames
+    count = -(-len(log_mel) // step)
+    padded = np.zeros([(count - 1) * step + size, hparams.mel_bands])
+    padded[: len(log_mel)] = log_mel
+    return np.stack([padded[i * step : i * step + size] for i in range(count)])
+
+
+def examples_of(samples: np.ndarray, hparams: Hparams) -> np.ndarray:
+    waveform = tf.constant(np.asarray(samples, np.float32) / 32768)
+    return inputs.waveform_to_examples(waveform, hparams).numpy()
+
+
+@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_features_agree_with_golden_ones_eagerly_and_in_tf_data(tmp_path, kind, name):
+    golden = np.load(GOLDEN / "features.npz")
+    table = table_of([write_wav(tmp_path / "c.wav", golden[f"clips/{name}"])])
+    eager = inputs.clip_to_log_mel_examples(
+        table.paths[0], table.data_offsets[0], table.num_samples[0], CASES[kind]
+    )
+    (batch,) = list(inputs.clip_input(table, CASES[kind]))
+    for examples in (eager.numpy(), batch[0].numpy()):
+        expected = golden[f"{kind}/{name}"]
+        assert examples.shape == expected.shape
+        tolerance = TOLERANCE.get(name, TONAL_TOLERANCE)
+        np.testing.assert_allclose(examples, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("size", [0, 1, 1101, 1102, 1103, 1543, 23152, 44100, 50000])
+def test_features_agree_with_the_formulas_at_every_length(kind, size):
+    samples = np.random.default_rng(size).normal(0, 5000, size).astype(np.int16)
+    hparams = CASES[kind]
+    examples = examples_of(samples, hparams)
+    assert len(examples) == hparams.num_examples(size)
+    np.testing.assert_allclose(examples, oracle(samples, hparams), rtol=0, atol=1e-4)
+
+
+def test_silence_is_the_log_of_the_offset_and_padding_is_zero():
+    examples = examples_of(np.zeros(44100), Hparams())
+    frames = Hparams().num_frames(44100)
+    np.testing.assert_allclose(examples[0, :frames], np.log(0.001), rtol=1e-6)
+    np.testing.assert_array_equal(examples[0, frames:], 0)
+
+
+def test_a_sine_is_loudest_in_its_band():
+    time = np.arange(44100) / 44100
+    examples = examples_of(20000 * np.sin(2 * np.pi * 440 * time), Hparams())
+
+    def mel(hertz):
+        return 1127 * np.log(1 + hertz / 700)
+
+    width = (mel(20000) - mel(20)) / 97
+    band = (mel(440) - mel(20)) / width - 1
+    assert abs(examples[0, 50].argmax() - band) <= 1
+
+
+@pytest.mark.parametrize(
+    ("window", "hop", "size"),
+    [(1102, 441, 9999), (1411, 706, 5000), (100, 300, 1001), (8, 8, 64), (5, 2, 5)],
+)
+def test_framing_is_that_of_tf_signal_bit_for_bit(window, hop, size):
+    waveform = tf.random.stateless_normal([size], [1, 2])
+    expected = tf.signal.frame(waveform, window, hop)
+    actual = inputs._frame_waveform(waveform, window, hop)
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_samples_are_those_of_tensorflows_decoder(tmp_path):
+    path = write_wav(tmp_path / "c.wav", np.array([-32768, -1, 0, 1, 32767]))
+    expected, _ = tf.audio.decode_wav(tf.io.read_file(path))
+    waveform = inputs.clip_to_waveform(path, np.int64(44), np.int64(5))
+    np.testing.assert_array_equal(waveform, tf.squeeze(expected))
+
+
+@pytest.fixture
+def tagged(tmp_path) -> clips_lib.Clips:
+    """Seven clips of other lengths, each labelled with its own class."""
+    rng = np.random.default_rng(0)
+    paths = [
+        write_wav(tmp_path / f"{i}.wav", rng.integers(-9000, 9000, 3000 + 7000 * i))
+        for i in range(7)
+    ]
+    return table_of(paths, np.eye(7, dtype=np.float32))
+
+
+SMALL = parse_hparams(
+    "batch_size=4,mel_bands=8,example_window_seconds=0.1,example_hop_seconds=0.05"
+)
+
+
+def labels_of(dataset: tf.data.Dataset, num_batches: int) -> list[int]:
+    batches = dataset.take(num_batches)
+    return [int(i) for _, labels in batches for i in labels.numpy().argmax(axis=1)]
+
+
+def test_each_clip_comes_once_in_every_pass(tagged):
+    per_clip = SMALL.num_examples(tagged.num_samples)
+    total = int(per_clip.sum())
+    # The buffer holds one pass, so that after three passes two are sure to be out
+    # whole.
+    dataset = inputs.train_input(tagged, SMALL, seed=1)
+    counts = collections.Counter(labels_of(dataset, 40 * total // SMALL.batch_size))
+    for clip, per_pass in enumerate(per_clip):
+        assert abs(counts[clip] - 40 * per_pass) <= 2 * per_pass + SMALL.batch_size
+
+
+def test_the_order_of_a_pass_has_each_clip_once_and_changes():
+    orders = [inputs.clip_order(50, seed=3, epoch=e).numpy() for e in range(3)]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(50))
+    assert not (orders[0] == orders[1]).all()
+    np.testing.assert_array_equal(orders[1], inputs.clip_order(50, seed=3, epoch=1))
+
+
+def test_one_seed_gives_the_same_batches(tagged):
+    def batches(seed):
+        dataset = inputs.train_input(tagged, SMALL, seed=seed, deterministic=True)
+        return [features.numpy() for features, _ in dataset.take(9)]
+
+    np.testing.assert_array_equal(batches(5), batches(5))
+    assert not np.array_equal(batches(5), batches(6))
+
+
+def test_batches_are_whole_and_labels_go_with_features(tagged):
+    by_label = {}
+    for clip in range(7):
+        table = tagged.take(np.array([clip]))
+        (batch,) = inputs.clip_input(
+            table, Hparams(**{**vars(SMALL), "batch_size": 99})
+        )
+        by_label[clip] = batch[0].numpy()
+    for features, labels in inputs.train_input(tagged, SMALL, seed=1).take(20):
+        assert features.shape == (4, 10, 8)
+        for example, label in zip(features.numpy(), labels.numpy(), strict=True):
+            assert label.sum() == 1
+            distances = np.abs(by_label[int(label.argmax())] - example).max(axis=(1, 2))
+            assert distances.min() == 0
+
+
+def test_a_stream_goes_on_in_its_pass(tagged):
+    per_clip = SMALL.num_examples(tagged.num_samples)
+    total = int(per_clip.sum())
+    order = inputs.clip_order(7, seed=2, epoch=1).numpy()
+
+    def start(seen):
+        return inputs.stream_start(tagged, SMALL, seed=2, num_examples_seen=seen)
+
+    assert start(0) == inputs.StreamStart(0, 0)
+    assert start(total) == inputs.StreamStart(1, 0)
+    assert start(total + per_clip[order[0]] - 1) == inputs.StreamStart(1, 0)
+    assert start(total + per_clip[order[0]]) == inputs.StreamStart(1, 1)
+    whole = inputs.StreamStart(1, 4)
+    counts = collections.Counter()
+    dataset = inputs.train_input(tagged, SMALL, seed=2, start=whole)
+    # Unshuffled, the first clips of the stream are the last three of that pass.
+    counts.update(labels_of(dataset, 2 * total // 4))
+    for clip in order[:4]:
+        assert counts[clip] <= 2 * per_clip[clip]
+
+
+def test_clip_input_keeps_order_and_fills_batches(tagged):
+    batches = [(f.numpy(), p.numpy()) for f, p in inputs.clip_input(tagged, SMALL)]
+    per_clip = SMALL.num_examples(tagged.num_samples)
+    assert [len(features) for features, _ in batches[:-1]] == [4] * (len(batches) - 1)
+    positions = np.concatenate([positions for _, positions in batches])
+    np.testing.assert_array_equal(positions, np.repeat(np.arange(7), per_clip))
+
+
+def test_a_clip_that_becomes_shorter_or_vanishes_is_named(tagged):
+    with open(tagged.paths[3], "r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        list(inputs.clip_input(tagged, SMALL))
+    assert "cut off" in inputs.clip_error(error.value)
+    assert tagged.paths[3] in inputs.clip_error(error.value)
+    tf.io.gfile.remove(tagged.paths[1])
+    with pytest.raises(tf.errors.NotFoundError) as error:
+        list(inputs.clip_input(tagged, SMALL))
+    assert tagged.paths[1] in inputs.clip_error(error.value)
+    batches = inputs.clip_input(tagged, SMALL, skip_unreadable=True)
+    positions = {int(p) for _, positions in batches for p in positions}
+    assert positions == {0, 2, 4, 5, 6}

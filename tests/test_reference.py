@@ -1,0 +1,137 @@
+"""Agreement with what the original baseline computes, on large references."""
+
+import csv
+import shutil
+import wave
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ALT_HPARAMS, seeded_weights
+
+import checkpoints
+import clips
+import inputs
+import model
+import runner
+from hparams import Hparams, parse_hparams
+
+NOISY = ("noise", "silence", "square", "one_", "hop_")  # Without bands near the offset.
+
+
+def features_of(path, hparams) -> np.ndarray:
+    offset, size = clips.read_wav_header(str(path))
+    waveform = inputs.clip_to_waveform(str(path), np.int64(offset), np.int64(size))
+    return inputs.waveform_to_examples(waveform, hparams).numpy()
+
+
+@pytest.mark.parametrize("kind", ["features", "features_alt"])
+def test_features(reference, kind):
+    hparams = Hparams() if kind == "features" else parse_hparams(ALT_HPARAMS)
+    paths = sorted((reference / kind).glob("*.npy"))
+    assert len(paths) >= 12
+    for path in paths:
+        expected = np.load(path)
+        actual = features_of(reference / "clips" / f"{path.stem}.wav", hparams)
+        tight = any(part in path.stem for part in NOISY)
+        np.testing.assert_allclose(
+            actual, expected, rtol=0, atol=1e-4 if tight else 1e-2, err_msg=path.stem
+        )
+
+
+def test_features_are_nearer_to_float64_than_the_originals(reference):
+    for path in (reference / "features").glob("*.npy"):
+        expected = np.load(path)
+        original = np.load(reference / "features_original" / path.name)
+        actual = features_of(reference / "clips" / f"{path.stem}.wav", Hparams())
+        assert np.abs(actual - expected).max() <= np.abs(original - expected).max()
+
+
+def original_network(reference) -> model.MobileNet:
+    network = model.MobileNet(num_classes=10, hparams=Hparams(), seed=0)
+    prefix = str(reference / "tf1_checkpoint" / "model.ckpt-700")
+    assert checkpoints.restore(prefix, network.variables) == []
+    return network
+
+
+def test_network_with_the_originals_checkpoint(reference):
+    network = original_network(reference)
+    for path in (reference / "network").glob("*.npy"):
+        features = np.load(reference / "features" / path.name).astype(np.float32)
+        scores = network.scores(features)
+        np.testing.assert_allclose(scores, np.load(path), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [("mean_bn", ""), ("max_nobn", "global_pool=max,bn=0")]
+)
+def test_network_with_seeded_weights(reference, key, text):
+    network = model.MobileNet(num_classes=80, hparams=parse_hparams(text), seed=0)
+    shapes = {name: tuple(v.shape) for name, v in network.variables.items()}
+    for name, value in seeded_weights(shapes).items():
+        network.variables[name].assign(value)
+    expected = np.load(reference / "seeded_network.npz")
+    for name in expected:
+        if name.startswith(key):
+            features = np.load(reference / "features" / f"{name.split('/')[1]}.npy")
+            scores = network.scores(features.astype(np.float32))
+            np.testing.assert_allclose(scores, expected[name], rtol=0, atol=1e-5)
+
+
+def test_inference_from_the_originals_checkpoint(reference, tmp_path):
+    """The command, on those reference clips of fold 1 that are at hand."""
+    with (reference / "predictions_fold1_ckpt700.csv").open(newline="") as file:
+        header, *rows = list(csv.reader(file))
+    expected = {row[0]: np.array(row[1:], float) for row in rows}
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for path in (reference / "clips").glob("*.wav"):
+        if path.name in expected:
+            shutil.copy(path, folder)
+    out = tmp_path / "submission.csv"
+    arguments = {
+        "mode": "inference",
+        "class_map_path": reference / "class_map.csv",
+        "inference_clip_dir": folder,
+        "inference_checkpoint": reference / "tf1_checkpoint" / "model.ckpt-700",
+        "predictions_csv_path": out,
+    }
+    assert runner.main([f"--{k}={v}" for k, v in arguments.items()]) == 0
+    with out.open(newline="") as file:
+        ours_header, *ours = list(csv.reader(file))
+    assert ours_header == header
+    assert ours
+    for name, *scores in ours:
+        np.testing.assert_allclose(
+            np.array(scores, float), expected[name], rtol=0, atol=1e-4
+        )
+
+
+def test_resuming_from_the_originals_checkpoint(reference, tmp_path, capsys):
+    """A train_dir of the original's goes on; its optimizer's slots were left out."""
+    run = tmp_path / "run"
+    shutil.copytree(reference / "tf1_checkpoint", run)
+    for path in run.iterdir():
+        path.chmod(0o644)
+    run.chmod(0o755)
+    folder = reference / "clips"
+    (tmp_path / "train.csv").write_text(
+        "fname,labels\n1-110389-A.wav,Bark\n4-182395-A.wav,Chainsaw\n"
+    )
+    with wave.open(str(folder / "1-110389-A.wav")) as file:
+        assert file.getframerate() == 44100
+    arguments = {
+        "mode": "train",
+        "class_map_path": reference / "class_map.csv",
+        "train_clip_dir": folder,
+        "train_csv_path": tmp_path / "train.csv",
+        "train_dir": run,
+        "hparams": "batch_size=4",
+        "max_steps": 701,
+    }
+    assert runner.main([f"--{k}={v}" for k, v in arguments.items()]) == 0
+    errors = capsys.readouterr().err
+    assert "resuming from" in errors
+    assert "no state of the optimizer for 168 variables" in errors
+    step = tf.train.load_variable(str(run / "model.ckpt-701"), "global_step")
+    assert step == 701

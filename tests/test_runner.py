@@ -1,0 +1,131 @@
+"""The command line: flags, errors, help, and the tables in the README."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+import hparams
+import runner
+
+TRAIN = (
+    "--mode=train --class_map_path=m --train_clip_dir=d --train_csv_path=c "
+    "--train_dir=t "
+)
+EVAL = (
+    "--mode=eval --class_map_path=m --eval_clip_dir=d --eval_csv_path=c "
+    "--train_dir=t --eval_dir=e "
+)
+INFERENCE = (
+    "--mode=inference --class_map_path=m --inference_clip_dir=d "
+    "--inference_checkpoint=k --predictions_csv_path=p "
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "--mode must be one of train, eval, inference, but got ''"),
+        ("--mode=fly", "but got 'fly'"),
+        ("--mod=train", "Unknown command line flag 'mod'"),
+        (TRAIN + "extra", "'extra'"),
+        (TRAIN + "--max_steps=many", "--max_steps"),
+        (TRAIN + "--max_steps=-1", "--max_steps"),
+        (TRAIN + "--checkpoint_steps=0", "--checkpoint_steps"),
+        (TRAIN + "--model=resnet", "--model must be one of mobilenet-v1"),
+        (TRAIN + "--hparams=lr=-1", "lr must be 0 or more, but got -1.0"),
+        (TRAIN + "--hparams=warmstart=1", "needs --warmstart_checkpoint"),
+        (TRAIN + "--warmstart_checkpoint=k", "needs --hparams warmstart=1"),
+        (
+            TRAIN + "--warmstart_exclude_scopes=k --hparams=warmstart=0",
+            "--warmstart_exclude_scopes needs --hparams warmstart=1",
+        ),
+        (TRAIN.replace("--train_dir=t", ""), "needs --train_dir"),
+        (EVAL.replace("--eval_csv_path=c", ""), "needs --eval_csv_path"),
+        (EVAL + "--eval_shard=2/2", "--eval_shard"),
+        (EVAL + "--eval_shard=half", "--eval_shard must be i/n"),
+        (EVAL + "--eval_every_k=0", "--eval_every_k"),
+        (EVAL + "--eval_timeout_secs=-2", "--eval_timeout_secs"),
+        (INFERENCE.replace("--class_map_path=m", ""), "needs --class_map_path"),
+    ],
+)
+def test_wrong_flags_are_one_line_that_names_them(arguments, message, capsys):
+    assert runner.main(arguments.split()) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    assert message in output.err
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--mode=train"])
+def test_help_and_wrong_flags_need_no_tensorflow_and_little_time(arguments):
+    program = f"""
+import sys, runner
+status = runner.main([{arguments!r}])
+loaded = {{"tensorflow", "inputs", "train", "numpy.testing"}} & set(sys.modules)
+sys.exit(9 if loaded else status)
+"""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == (0 if arguments == "--help" else 1), done.stderr
+    assert time.monotonic() - started < 2
+
+
+def test_help_shows_every_flag_under_its_mode(capsys):
+    assert runner.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for title, group in runner.FLAGS.items():
+        section = text.split(f"\n{title}:\n")[1].split("\n\n")[0]
+        for flag in group:
+            assert f"  --{flag.name}" in section
+    assert "--checkpoint_steps=100" in text
+
+
+def test_flags_of_another_mode_are_told(capsys):
+    assert runner.main((INFERENCE + "--seed=3").split()) == 1
+    errors = capsys.readouterr().err
+    assert "warning: --seed has no effect in --mode inference" in errors
+    assert "--class_map_path: there is no file m" in errors
+
+
+def test_what_the_user_sets_in_the_environment_stays(monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    runner.set_environment()
+    assert runner.os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
+
+
+def readme_table(title: str) -> list[list[str]]:
+    """The rows of the first table after a heading of the README."""
+    text = (ROOT / "README.md").read_text()
+    section = re.split(rf"^#+ {title}$", text, flags=re.MULTILINE)[1]
+    lines = re.search(r"(?:^\|.*\|\n)+", section, re.MULTILINE)[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_readme_lists_every_flag_with_its_default():
+    listed = {row[0]: row[1:] for row in readme_table("Flags")}
+    expected = {}
+    for title, group in runner.FLAGS.items():
+        for flag in group:
+            default = "" if flag.default in ("", None) else f"`{flag.default}`"
+            modes = title.removeprefix("--mode ").replace(" and --mode ", ", ")
+            expected[f"`--{flag.name}`"] = [modes.lower(), default, flag.help]
+    assert listed == expected
+
+
+def test_the_readme_lists_every_hyperparameter():
+    listed = {row[0]: row[1:] for row in readme_table("Hyperparameters")}
+    expected = {}
+    for name, field in hparams.FIELDS.items():
+        default = field.default
+        shown = default if isinstance(default, str) else f"{default:g}"
+        data = field.metadata
+        row = [f"`{shown}`", data["unit"], data["allowed"].text, data["meaning"]]
+        expected[f"`{name}`"] = row
+    assert listed == expected

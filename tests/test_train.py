@@ -1,0 +1,246 @@
+"""Training: starts, stops, resumes, repeats, and learns."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, SMALL_HPARAMS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import checkpoints
+import runner
+import train
+from hparams import parse_hparams
+
+
+def losses_of(text: str) -> dict[int, float]:
+    found = re.findall(r"^step (\d+): loss (\S+?)(?:,|$)", text, re.MULTILINE)
+    return {int(step): float(loss) for step, loss in found}
+
+
+def values_of(prefix: str) -> dict[str, np.ndarray]:
+    reader = tf.train.load_checkpoint(prefix)
+    return {name: reader.get_tensor(name) for name in checkpoints.shapes(prefix)}
+
+
+def new_trainer(text: str = SMALL_HPARAMS) -> train.Trainer:
+    return train.Trainer(
+        model_name="mobilenet-v1",
+        num_classes=2,
+        hparams=parse_hparams(text),
+        epoch_num_batches=1,
+        seed=5,
+    )
+
+
+def test_six_steps_equal_three_a_stop_and_three_more(tmp_path):
+    text = SMALL_HPARAMS + ",dropout=0.8,lrdecay=0.5,decay_epochs=2"
+    rng = np.random.default_rng(0)
+    batches = [
+        (
+            tf.constant(rng.normal(size=(4, 20, 16)), tf.float32),
+            tf.constant(rng.integers(0, 2, (4, 2)), tf.float32),
+        )
+        for _ in range(6)
+    ]
+    whole, first, second = (new_trainer(text) for _ in range(3))
+    expected = [whole.train_step(*batch) for batch in batches]
+    actual = [first.train_step(*batch) for batch in batches[:3]]
+    prefix = checkpoints.save(tmp_path, first.variables, 3)
+    checkpoints.restore(prefix, second.variables)
+    actual += [second.train_step(*batch) for batch in batches[3:]]
+    np.testing.assert_array_equal(np.array(actual), np.array(expected))
+    rates = [float(rate) for _, rate in expected]
+    np.testing.assert_allclose(rates, [1e-3, 1e-3, 5e-4, 5e-4, 25e-5, 25e-5])
+    for name, variable in whole.variables.items():
+        np.testing.assert_array_equal(second.variables[name], variable, err_msg=name)
+
+
+def test_what_a_run_leaves_behind(trained):
+    steps = [
+        checkpoints.checkpoint_step(p) for p in checkpoints.list_checkpoints(trained)
+    ]
+    assert steps == [0, 2, 4, 5]
+    record = json.loads((trained / "hparams.json").read_text())
+    assert record["class_names"] == ["Noise", "Tone"]
+    assert record["hparams"]["mel_bands"] == 16
+    assert values_of(str(trained / "model.ckpt-4"))["global_step"] == 4
+    events = EventAccumulator(str(trained)).Reload()
+    assert set(events.Tags()["tensors"]) == {"loss", "learning_rate"}
+    assert [event.step for event in events.Tensors("loss")] == [1, 2, 3, 4, 5]
+    rate = tf.make_ndarray(events.Tensors("learning_rate")[0].tensor_proto)
+    assert rate == pytest.approx(1e-3)
+
+
+def test_one_seed_gives_one_run(dataset, trained, tmp_path, capsys):
+    flags = dict(hparams=SMALL_HPARAMS, checkpoint_steps=2, seed=3)
+    again = tmp_path / "again"
+    assert runner.main(dataset.train_flags(again, max_steps=5, **flags)) == 0
+    losses = losses_of(capsys.readouterr().out)
+    assert list(losses) == [1, 2, 3, 4, 5]
+    expected, actual = (values_of(str(d / "model.ckpt-5")) for d in (trained, again))
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+
+
+def test_a_run_resumes_with_the_hyperparameters_it_began_with(
+    dataset, trained, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    assert runner.main(dataset.train_flags(run, max_steps=7, hparams="lr=1e-4")) == 0
+    output = capsys.readouterr()
+    assert f"resuming from {run}/model.ckpt-5" in output.err
+    assert "lr=0.0001 from the command line is used, not the 0.001" in output.err
+    assert list(losses_of(output.out)) == [6, 7]
+    assert checkpoints.list_checkpoints(run)[-1].endswith("model.ckpt-7")
+    record = json.loads((run / "hparams.json").read_text())
+    assert (record["hparams"]["lr"], record["hparams"]["mel_bands"]) == (1e-4, 16)
+    # Adam's slots and powers went on.
+    power = values_of(str(run / "model.ckpt-7"))["beta1_power"]
+    assert power == pytest.approx(0.9**8)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(dataset, trained, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    with open(run / "model.ckpt-5.data-00000-of-00001", "r+b") as file:
+        file.truncate(1000)
+    assert runner.main(dataset.train_flags(run, max_steps=4)) == 0
+    errors = capsys.readouterr().err
+    assert "model.ckpt-5 cannot be read" in errors
+    assert "resuming from" in errors
+    assert "already at step 4" in errors
+
+
+def test_warm_start_takes_weights_and_leaves_the_rest(
+    dataset, trained, tmp_path, capsys
+):
+    flags = dataset.train_flags(
+        tmp_path / "run",
+        hparams=SMALL_HPARAMS.replace("lr=1e-3", "warmstart=1,lr=0"),
+        warmstart_checkpoint=trained,
+        warmstart_exclude_scopes="fully_connected",
+        max_steps=1,
+        seed=8,
+    )
+    assert runner.main(flags) == 0
+    assert "81 of 83 trainable variables restored" in capsys.readouterr().err
+    source = values_of(str(trained / "model.ckpt-5"))
+    start = values_of(str(tmp_path / "run" / "model.ckpt-0"))
+    assert start["global_step"] == 0
+    assert not start["Conv/BatchNorm/moving_mean"].any()
+    assert not start["Conv/weights/Adam"].any()
+    for name in ("Conv/weights", "Conv_13/BatchNorm/beta"):
+        np.testing.assert_array_equal(start[name], source[name])
+    assert not np.array_equal(
+        start["fully_connected/weights"], source["fully_connected/weights"]
+    )
+    # Where there are checkpoints, resuming wins.
+    assert runner.main(flags) == 0
+    assert "resuming from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"warmstart_include_scopes": "Dense"},
+            "'Dense' matches no trainable variable",
+        ),
+        ({"warmstart_checkpoint": "none/model.ckpt-1"}, "--warmstart_checkpoint"),
+    ],
+)
+def test_warm_starts_that_cannot_be_are_one_line(
+    dataset, trained, tmp_path, capsys, flags, message
+):
+    flags = {"warmstart_checkpoint": trained} | flags
+    hparams = SMALL_HPARAMS + ",warmstart=1"
+    run = tmp_path / "run"
+    assert runner.main(dataset.train_flags(run, hparams=hparams, **flags)) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not checkpoints.list_checkpoints(run)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    dataset, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    flags = dataset.train_flags(
+        run, hparams=SMALL_HPARAMS.replace("lr=1e-3", "lr=1e30,opt=sgd"), max_steps=50
+    )
+    assert runner.main(flags) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(r"error: step \d+: .*", message)
+    assert [os.path.basename(p) for p in checkpoints.list_checkpoints(run)] == [
+        "model.ckpt-0"
+    ]
+
+
+def test_bad_inputs_are_all_told_and_nothing_is_written(dataset, tmp_path, capsys):
+    flags = dataset.train_flags(tmp_path / "run")
+    csv_path = tmp_path / "bad.csv"
+    csv_path.write_text("fname,labels\n00.wav,Purr\ngone.wav,Tone\n")
+    assert runner.main([*flags, f"--train_csv_path={csv_path}"]) == 1
+    errors = capsys.readouterr().err
+    assert "bad.csv:2: label Purr" in errors
+    assert "gone.wav: there is no such file" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_trainer_leaves(dataset, tmp_path, capsys):
+    with checkpoints.locked(tmp_path):
+        assert runner.main(dataset.train_flags(tmp_path, max_steps=1)) == 1
+    assert "another process is training in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_and_leaves(dataset, tmp_path, number):
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / "runner.py"),
+            *dataset.train_flags(run, hparams=SMALL_HPARAMS, checkpoint_steps=10**6),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    killer = threading.Timer(120, process.kill)  # A bound, should it never step.
+    killer.start()
+    for line in process.stdout:
+        if line.startswith("step 3:"):
+            process.send_signal(number)
+            break
+    rest, errors = process.communicate()
+    killer.cancel()
+    assert process.returncode == 128 + number
+    last = max(losses_of(rest), default=3)
+    assert f"stopped by {number.name} at step {last}" in errors
+    assert checkpoints.list_checkpoints(run)[-1].endswith(f"model.ckpt-{last}")
+    assert "Traceback" not in errors
+
+
+def test_it_learns(dataset, tmp_path, capsys):
+    """Tone and noise are told apart after some seconds of training."""
+    run, eval_dir = tmp_path / "run", tmp_path / "eval"
+    flags = dataset.train_flags(
+        run, hparams=SMALL_HPARAMS, max_steps=100, checkpoint_steps=100, seed=1
+    )
+    assert runner.main(flags) == 0
+    losses = list(losses_of(capsys.readouterr().out).values())
+    assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:5])
+    assert runner.main(dataset.eval_flags(run, eval_dir)) == 0
+    overall = float((eval_dir / "eval-100.txt").read_text().split()[-1])
+    assert overall > 0.95
