@@ -22,10 +22,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from hparams import write_whole
+
 NAME = "model.ckpt"
 DATA_SUFFIX = ".data-00000-of-00001"
 INDEX_SUFFIX = ".index"
 SAVING_PREFIX = ".saving-"  # of folders with checkpoints that are being written
+STATE_FILE = "checkpoint"  # the name that TensorFlow looks for
 LOCK_FILE = ".lock"
 GLOBAL_STEP = "global_step"
 
@@ -157,7 +160,9 @@ def save(directory: str, variables: Mapping[str, tf.Variable], step: int) -> str
 def _write_state(directory: str) -> None:
     """Lists the checkpoints for TensorFlow; relative, so that the folder can move."""
     names = [os.path.basename(prefix) for prefix in list_checkpoints(directory)]
-    tf.compat.v1.train.update_checkpoint_state(directory, names[-1], names)
+    lines = [f'model_checkpoint_path: "{names[-1]}"']
+    lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
+    write_whole(pathlib.Path(directory) / STATE_FILE, "\n".join(lines) + "\n")
 
 
 def _delete_old(directory: str) -> None:
@@ -268,7 +273,7 @@ class WarmStart:
         lines = [
             f"warm start from {prefix}: {len(self.restored)} of {total} trainable "
             f"variables restored",
-            f"  restored: {', '.join(_scopes(self.restored))}",
+            f"  restored: {', '.join(_scopes(self.restored)) if self.left else 'all'}",
         ]
         reasons = dict.fromkeys(self.left.values())
         for reason in reasons:

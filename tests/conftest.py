@@ -55,7 +55,7 @@ def seeded_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def reference() -> pathlib.Path:
-    """The folder of large references; tests that need it are skipped where it is not."""
+    """The folder of large references; without it, tests that need it are skipped."""
     default = ROOT / ".." / "shared" / "reference"
     folder = pathlib.Path(os.environ.get(REFERENCE_VARIABLE, default))
     if not folder.is_dir():
@@ -64,7 +64,7 @@ def reference() -> pathlib.Path:
 
 
 class Dataset:
-    """Twelve clips of two kinds, silence with a tone and silence with noise, as files."""
+    """Twelve clips as files: a tone, noise, or both."""
 
     def __init__(self, root: pathlib.Path):
         rng = np.random.default_rng(1)

@@ -173,7 +173,7 @@ def test_training_and_inference_agree_on_the_same_statistics():
     features = tf.random.stateless_normal([16, 100, 96], [0, 2])
     training = network.logits(features, training=True)
     inference = network.logits(features)
-    # They differ by the biased and the unbiased variance: 1/(16*42) in the last layers.
+    # They differ by the biased and unbiased variance: 1/(16*42) in the last layers.
     np.testing.assert_allclose(training, inference, rtol=0.05, atol=0.01)
 
 
