@@ -168,12 +168,12 @@ def test_batch_norm_moves_its_averages_by_the_unbiased_variance():
 
 
 def test_training_and_inference_agree_on_the_same_statistics():
-    """With no decay the moving averages are the batch's, so that both ways are alike."""
+    """With no decay the moving averages are the batch's: both ways are alike."""
     network = network_of("bndecay=0", num_classes=10)
     features = tf.random.stateless_normal([16, 100, 96], [0, 2])
     training = network.logits(features, training=True)
     inference = network.logits(features)
-    # They differ by the biased and unbiased variance: 1/(16*42) in the last layers.
+    # They differ by the biased and unbiased variance: 1/672 in the last layers.
     np.testing.assert_allclose(training, inference, rtol=0.05, atol=0.01)
 
 

@@ -1,5 +1,6 @@
 """The command line: flags, errors, help, and the tables in the README."""
 
+import os
 import re
 import subprocess
 import sys
@@ -98,6 +99,34 @@ def test_what_the_user_sets_in_the_environment_stays(monkeypatch):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     runner.set_environment()
     assert runner.os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
+
+
+def test_the_recipe_runs(tmp_path):
+    """A few steps of both acts on synthetic clips, to a submission of all classes."""
+    done = subprocess.run(
+        [ROOT / "recipes" / "published_baseline.sh", "--smoke", tmp_path],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "83 of 83 trainable variables restored" in done.stderr
+    submission = (tmp_path / "submission.csv").read_text().splitlines()
+    assert len(submission) == 13
+    assert len(submission[0].split(",")) == 81
+
+
+def test_the_recipe_has_the_published_values():
+    text = (ROOT / "recipes" / "published_baseline.sh").read_text()
+    noisy, curated = re.findall(r'--hparams "batch_size=\$batch_size,(.*)"', text)
+    assert noisy == "lr=1e-4,dropout=0.8,lsmooth=0.3,global_pool=max"
+    expected = (
+        "lr=3e-3,lrdecay=0.94,dropout=0.6,lsmooth=0.1,global_pool=max,warmstart=1"
+    )
+    assert curated == expected
+    for acts in (noisy, curated):
+        hparams.parse_hparams(acts)
 
 
 def readme_table(title: str) -> list[list[str]]:

@@ -1,0 +1,167 @@
+"""Features on all cores: ours, the original's operations, and PyTorch.
+
+    python benchmarks/features.py [--clips 200] [--rounds 5]
+
+From five-second WAV files to log mel examples, each in its own parallel pipeline, in
+one process in turn.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import tempfile
+import wave
+
+import measure
+
+import runner
+
+runner.set_environment()
+runner.start_tensorflow()
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+import torch  # noqa: E402
+
+import clips  # noqa: E402
+import inputs  # noqa: E402
+from hparams import Hparams  # noqa: E402
+from make_demo_data import write_wav  # noqa: E402
+
+SECONDS = 5
+ORIGINAL_PARALLEL_CALLS = 4  # the original's constant
+TOLERANCE = 2e-2  # between ways to compute the log of nearly nothing
+
+
+def make_clips(folder: pathlib.Path, count: int) -> list[str]:
+    """Writes noise clips and returns their paths."""
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{index:05d}.wav" for index in range(count)]
+    for path in paths:
+        write_wav(path, rng.integers(-9000, 9000, SECONDS * 44100).astype(np.int16))
+    return [str(path) for path in paths]
+
+
+def ours(paths: list[str], hparams: Hparams) -> tf.data.Dataset:
+    """Our pipeline, examples of one clip at a time."""
+    headers = [clips.read_wav_header(path) for path in paths]
+    table = clips.make_clips(paths, headers, np.zeros([len(paths), 1], np.float32))
+    dataset = tf.data.Dataset.from_tensor_slices(
+        (table.paths, table.data_offsets, table.num_samples)
+    )
+    return dataset.map(
+        lambda *clip: inputs.clip_to_log_mel_examples(*clip, hparams),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    ).prefetch(4)
+
+
+def original_examples(path: tf.Tensor, hparams: Hparams) -> tf.Tensor:
+    """The original's operations: decode_wav, tf.signal.stft, the whole mel matrix."""
+    waveform, _ = tf.audio.decode_wav(tf.io.read_file(path))
+    spectrogram = tf.abs(
+        tf.signal.stft(
+            tf.squeeze(waveform, axis=-1),
+            hparams.stft_window_samples,
+            hparams.stft_hop_samples,
+            hparams.fft_length,
+        )
+    )
+    matrix = tf.signal.linear_to_mel_weight_matrix(
+        hparams.mel_bands,
+        hparams.fft_length // 2 + 1,
+        44100,
+        hparams.mel_min_hz,
+        hparams.mel_max_hz,
+    )
+    log_mel = tf.math.log(tf.matmul(spectrogram, matrix) + hparams.mel_log_offset)
+    return tf.signal.frame(
+        log_mel,
+        hparams.example_window_frames,
+        hparams.example_hop_frames,
+        pad_end=True,
+        axis=0,
+    )
+
+
+def original(paths: list[str], hparams: Hparams) -> tf.data.Dataset:
+    """The original's pipeline."""
+    return (
+        tf.data.Dataset.from_tensor_slices(paths)
+        .map(
+            lambda path: original_examples(path, hparams),
+            num_parallel_calls=ORIGINAL_PARALLEL_CALLS,
+        )
+        .prefetch(4)
+    )
+
+
+def pytorch_examples(path: str, matrix: torch.Tensor, hparams: Hparams) -> torch.Tensor:
+    """The same in PyTorch."""
+    with wave.open(path) as file:
+        data = file.readframes(file.getnframes())
+    waveform = torch.frombuffer(bytearray(data), dtype=torch.int16).float() / 32768
+    window = hparams.stft_window_samples
+    frames = waveform.unfold(0, window, hparams.stft_hop_samples)
+    frames = frames * torch.hann_window(window, periodic=True)
+    magnitude = torch.fft.rfft(frames, hparams.fft_length).abs()
+    log_mel = torch.log(magnitude @ matrix + hparams.mel_log_offset)
+    size, hop = hparams.example_window_frames, hparams.example_hop_frames
+    count = -(-len(log_mel) // hop)
+    padding = (count - 1) * hop + size - len(log_mel)
+    log_mel = torch.nn.functional.pad(log_mel, (0, 0, 0, padding))
+    return log_mel.unfold(0, size, hop).transpose(1, 2).contiguous()
+
+
+def main() -> None:
+    """Checks that all agree, times them and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    hparams = Hparams()
+    torch.set_num_threads(1)  # A clip a thread, as many threads as cores.
+    matrix = torch.from_numpy(
+        tf.signal.linear_to_mel_weight_matrix(
+            hparams.mel_bands,
+            hparams.fft_length // 2 + 1,
+            44100,
+            hparams.mel_min_hz,
+            hparams.mel_max_hz,
+        ).numpy()
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        paths = make_clips(pathlib.Path(folder), arguments.clips)
+        datasets = {
+            "ours": ours(paths, hparams),
+            "the original's operations": original(paths, hparams),
+        }
+
+        def run_torch() -> list[torch.Tensor]:
+            with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+                return list(
+                    pool.map(
+                        lambda path: pytorch_examples(path, matrix, hparams), paths
+                    )
+                )
+
+        expected = next(iter(datasets["ours"])).numpy()
+        others = [next(iter(datasets["the original's operations"])), run_torch()[0]]
+        for other in others:
+            difference = np.abs(expected - other.numpy()).max()
+            if difference > TOLERANCE:
+                raise ValueError(f"features differ by {difference}")
+
+        def drain(dataset: tf.data.Dataset) -> int:
+            return sum(1 for _ in dataset)
+
+        contenders = {name: lambda d=d: drain(d) for name, d in datasets.items()}
+        contenders["PyTorch"] = run_torch
+        seconds = measure.take_turns(contenders, arguments.rounds)
+    print(measure.machine("tensorflow", "torch"))
+    title = f"Features, {arguments.clips} clips of {SECONDS} s; a second: of audio"
+    measure.report(title, seconds, "ours", arguments.clips * SECONDS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""A training step on a CPU: ours, plain Keras 3, and PyTorch.
+
+    python benchmarks/train_step.py [--rounds 5]
+
+The same network, batch of 64 examples [100, 96], 10 classes, Adam, in one process in
+turn. "Plain Keras" is the network as one writes it with Keras layers, in a tf.function.
+"""
+
+import argparse
+
+import measure
+
+import runner
+
+runner.set_environment()
+runner.start_tensorflow()
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+import torch  # noqa: E402
+
+import model  # noqa: E402
+import train  # noqa: E402
+from hparams import Hparams  # noqa: E402
+
+BATCH, CLASSES = 64, 10
+
+
+def ours(features: np.ndarray, labels: np.ndarray):
+    """Our training step, as --mode train takes it."""
+    trainer = train.Trainer(
+        model_name="mobilenet-v1",
+        num_classes=CLASSES,
+        hparams=Hparams(),
+        epoch_num_batches=1,
+        seed=0,
+    )
+    batch = tf.constant(features), tf.constant(labels)
+    return lambda: float(trainer.train_step(*batch)[0])
+
+
+def plain_keras(features: np.ndarray, labels: np.ndarray):
+    """The network as a Keras 3 model, with a GradientTape in a tf.function."""
+    import keras
+
+    layers = [keras.layers.Input([100, 96, 1])]
+
+    def norm():
+        layers.append(keras.layers.BatchNormalization(momentum=0.9997, epsilon=1e-3))
+        layers.append(keras.layers.ReLU())
+
+    for row in model.MOBILENET_V1:
+        if row.separable:
+            layers.append(
+                keras.layers.DepthwiseConv2D(
+                    3, row.stride, padding="same", use_bias=False
+                )
+            )
+            norm()
+        kernel, stride = (1, 1) if row.separable else (3, row.stride)
+        layers.append(
+            keras.layers.Conv2D(
+                row.depth, kernel, stride, padding="same", use_bias=False
+            )
+        )
+        norm()
+    layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(CLASSES)]
+    network = keras.Sequential(layers)
+    optimizer = keras.optimizers.Adam(1e-4, epsilon=1e-8)
+    optimizer.build(network.trainable_variables)
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(
+                y, network(x, training=True)
+            )
+            loss = tf.reduce_mean(losses)
+        variables = network.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    batch = tf.constant(features[..., np.newaxis]), tf.constant(labels)
+    return lambda: float(step(*batch))
+
+
+def torch_network() -> torch.nn.Sequential:
+    """The network in PyTorch; only the padding at strides differs."""
+    layers: list[torch.nn.Module] = []
+    depth = 1
+
+    def norm(channels: int) -> None:
+        layers.append(torch.nn.BatchNorm2d(channels, eps=1e-3, momentum=3e-4))
+        layers.append(torch.nn.ReLU())
+
+    for row in model.MOBILENET_V1:
+        if row.separable:
+            layers.append(
+                torch.nn.Conv2d(
+                    depth, depth, 3, row.stride, 1, groups=depth, bias=False
+                )
+            )
+            norm(depth)
+        kernel, stride, pad = (1, 1, 0) if row.separable else (3, row.stride, 1)
+        layers.append(
+            torch.nn.Conv2d(depth, row.depth, kernel, stride, pad, bias=False)
+        )
+        norm(row.depth)
+        depth = row.depth
+    layers += [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(depth, CLASSES))
+
+
+def pytorch(features: np.ndarray, labels: np.ndarray, layout: torch.memory_format):
+    """A PyTorch training step in eager mode, with a memory layout."""
+    network = torch_network().to(memory_format=layout)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-4, eps=1e-8)
+    x = torch.from_numpy(features[:, np.newaxis]).contiguous(memory_format=layout)
+    y = torch.from_numpy(labels)
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def main() -> None:
+    """Times all of them and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    rng = np.random.default_rng(0)
+    features = rng.normal(-3, 2, (BATCH, 100, 96)).astype(np.float32)
+    labels = (rng.random((BATCH, CLASSES)) < 0.1).astype(np.float32)
+    contenders = {
+        "ours": ours(features, labels),
+        "plain Keras 3": plain_keras(features, labels),
+        "PyTorch, channels_last": pytorch(features, labels, torch.channels_last),
+        "PyTorch": pytorch(features, labels, torch.contiguous_format),
+    }
+    seconds = measure.take_turns(contenders, rounds, warm_ups=2)
+    print(measure.machine("tensorflow", "keras", "torch"))
+    measure.report("Training step, 64 examples", seconds, "ours", BATCH)
+
+
+if __name__ == "__main__":
+    main()
