@@ -16,7 +16,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,15 +97,15 @@ def find_checkpoint(path: str, flag: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(directory: str, *, wait: bool = True) -> Iterator[None]:
-    """Holds the lock of a folder; it goes with the process, however that ends.
+def locked(directory: str) -> Iterator[None]:
+    """Holds a train_dir for one process; it goes with the process, however that ends.
 
     Raises:
-      CheckpointError: another process holds it, and wait is False.
+      CheckpointError: another process holds it.
     """
     with open(os.path.join(directory, LOCK_FILE), "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(
                 f"another process is training in {directory}; stop it, or choose "
@@ -268,24 +268,35 @@ class WarmStart:
     left: dict[str, str]
 
     def report(self, prefix: str) -> str:
-        """Says in a few lines what is restored and what is left, by scope."""
+        """Says in a few lines what is restored and what is left, and why."""
         total = len(self.restored) + len(self.left)
         lines = [
             f"warm start from {prefix}: {len(self.restored)} of {total} trainable "
             f"variables restored",
-            f"  restored: {', '.join(_scopes(self.restored)) if self.left else 'all'}",
+            f"  restored: {self._listed(self.restored) if self.left else 'all'}",
         ]
-        reasons = dict.fromkeys(self.left.values())
-        for reason in reasons:
+        for reason in dict.fromkeys(self.left.values()):
             names = [name for name, why in self.left.items() if why == reason]
-            lines.append(f"  left, {reason}: {', '.join(_scopes(names))}")
+            lines.append(f"  left, {reason}: {self._listed(names)}")
         lines.append(
             "  not taken from any checkpoint: moving averages, optimizer state, step"
         )
         return "\n".join(lines)
 
+    def _listed(self, names: Sequence[str]) -> str:
+        """Names one by one, but a scope that is in there whole by its own name."""
+        whole = set(_scopes([*self.restored, *self.left])) - set(
+            _scopes(set(self.restored).union(self.left).difference(names))
+        )
+        return ", ".join(
+            dict.fromkeys(
+                name.split("/")[0] if name.split("/")[0] in whole else name
+                for name in names
+            )
+        )
 
-def _scopes(names: Sequence[str]) -> list[str]:
+
+def _scopes(names: Iterable[str]) -> list[str]:
     """The first parts of variable names, each once."""
     return list(dict.fromkeys(name.split("/")[0] for name in names))
 
@@ -322,10 +333,11 @@ def plan_warm_start(
         elif name not in checkpoint_shapes:
             left[name] = "not in the checkpoint"
         elif checkpoint_shapes[name] != shape:
+            own_scope = name.split("/")[0] + "/"
             raise ValueError(
                 f"warm start: {name} has shape {list(checkpoint_shapes[name])} in the "
                 f"checkpoint, but {list(shape)} in the network; leave it out with "
-                f"--warmstart_exclude_scopes={name.split('/')[0]}"
+                f"--warmstart_exclude_scopes={','.join([*exclude_scopes, own_scope])}"
             )
         else:
             restored.append(name)

@@ -7,10 +7,12 @@ without TensorFlow. Every problem of every file is found before the first is rep
 import concurrent.futures
 import csv
 import dataclasses
+import io
 import os
 import pathlib
+import stat
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -126,25 +128,33 @@ def read_rows(path: str, flag: str = "") -> tuple[list[str], list[Row]]:
       FileNotFoundError: there is no such file; the message names the flag.
       InputProblems: the file is not such a CSV; all its bad lines are listed.
     """
-    lines = _csv_lines(path, flag)
-    return parse_rows(lines, path)
+    return checked_rows(_csv_lines(path, flag), path)
 
 
-def parse_rows(
+def checked_rows(
     lines: Sequence[tuple[int, list[str]]], path: str
 ) -> tuple[list[str], list[Row]]:
-    """As `read_rows`, from (line number, fields); the path is for messages."""
+    """As `read_rows`, from what `csv_lines` gives; the path is for messages."""
+    header, rows, problems = _parse_rows(lines, path)
+    if problems:
+        raise InputProblems(problems)
+    return header, rows
+
+
+def _parse_rows(
+    lines: Sequence[tuple[int, list[str]]], path: str
+) -> tuple[list[str], list[Row], list[str]]:
+    """The header, the rows whose clip has a usable name, and all that is wrong."""
     if not lines:
-        raise InputProblems([f"{path}: empty; expected a header fname,labels"])
+        return [], [], [f"{path}: empty; expected a header fname,labels"]
     header = [name.strip() for name in lines[0][1]]
     label_column = next((name for name in LABEL_COLUMNS if name in header), None)
     if FILE_COLUMN not in header or label_column is None:
-        raise InputProblems(
-            [
-                f"{path}:{lines[0][0]}: expected a header with fname and labels, "
-                f"but got {','.join(header)}"
-            ]
+        problem = (
+            f"{path}:{lines[0][0]}: expected a header with fname and labels, "
+            f"but got {','.join(header)}"
         )
+        return header, [], [problem]
     fname_at, labels_at = header.index(FILE_COLUMN), header.index(label_column)
     rows, problems, seen = [], [], {}
     for line, fields in lines[1:]:
@@ -157,20 +167,21 @@ def parse_rows(
             continue
         fname = fields[fname_at].strip()
         labels = tuple(filter(None, (s.strip() for s in fields[labels_at].split(","))))
-        problem = _name_problem(fname)
-        if not problem and fname in seen:
-            problem = f"clip {fname} is there twice, first in line {seen[fname]}"
-        if not problem and not labels:
-            problem = f"clip {fname} has no labels; expected at least one"
-        if problem:
+        if problem := _name_problem(fname):
             problems.append(f"{where}: {problem}")
+            continue
+        if fname in seen:
+            first = f"first in line {seen[fname]}"
+            problems.append(f"{where}: clip {fname} is there twice, {first}")
+        if not labels:
+            problems.append(
+                f"{where}: clip {fname} has no labels; expected at least one"
+            )
         seen.setdefault(fname, line)
         rows.append(Row(line, fname, labels, tuple(fields)))
-    if problems:
-        raise InputProblems(problems)
-    if not rows:
-        raise InputProblems([f"{path}: no clips below the header"])
-    return header, rows
+    if not rows and not problems:
+        problems.append(f"{path}: no clips below the header")
+    return header, rows, problems
 
 
 def _name_problem(fname: str) -> str:
@@ -186,27 +197,35 @@ def _name_problem(fname: str) -> str:
 
 
 def _csv_lines(path: str, flag: str) -> list[tuple[int, list[str]]]:
+    prefix = f"{flag}: " if flag else ""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return csv_lines(file, path)
+        return csv_lines(pathlib.Path(path).read_bytes(), path)
     except FileNotFoundError:
-        prefix = f"{flag}: " if flag else ""
         raise FileNotFoundError(f"{prefix}there is no file {path}") from None
     except OSError as error:
-        raise OSError(f"{flag}: cannot read {path}: {error.strerror}") from None
+        raise OSError(f"{prefix}cannot read {path}: {error.strerror}") from None
 
 
-def csv_lines(file: Iterable[str], path: str) -> list[tuple[int, list[str]]]:
-    """The lines of a CSV that are not blank, as (line number, fields)."""
-    reader = csv.reader(file, strict=True)
-    lines = []
+def csv_lines(contents: bytes, path: str) -> list[tuple[int, list[str]]]:
+    """The records of a CSV that are not blank, as (number of its first line, fields).
+
+    Raises:
+      InputProblems: it is not a CSV in UTF-8; the path is for the message.
+    """
+    try:
+        text = contents.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + contents[: error.start].count(b"\n")
+        raise InputProblems([f"{path}:{line}: not in UTF-8: {error.reason}"]) from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines, first = [], 1
     try:
         for fields in reader:
             if any(field.strip() for field in fields):
-                lines.append((reader.line_num, fields))
-    except (csv.Error, UnicodeDecodeError) as error:
-        line = reader.line_num + 1
-        raise InputProblems([f"{path}:{line}: not a CSV in UTF-8: {error}"]) from None
+                lines.append((first, fields))
+            first = reader.line_num + 1
+    except csv.Error as error:
+        raise InputProblems([f"{path}:{first}: not a CSV: {error}"]) from None
     return lines
 
 
@@ -235,7 +254,9 @@ def read_clips(
     except (InputProblems, OSError) as error:
         problems.append(str(error))
     try:
-        _, rows = read_rows(csv_path, f"--{flag_prefix}_csv_path")
+        lines = _csv_lines(csv_path, f"--{flag_prefix}_csv_path")
+        _, rows, row_problems = _parse_rows(lines, csv_path)
+        problems += row_problems
     except (InputProblems, OSError) as error:
         problems.append(str(error))
     class_index = {name: index for index, name in enumerate(class_names or [])}
@@ -282,7 +303,7 @@ def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | ValueError]
             return error
 
     with concurrent.futures.ThreadPoolExecutor(HEADER_THREADS) as pool:
-        return list(pool.map(read_one, paths, chunksize=64))
+        return list(pool.map(read_one, paths))
 
 
 def read_wav_header(path: str) -> tuple[int, int]:
@@ -300,11 +321,12 @@ def read_wav_header(path: str) -> tuple[int, int]:
         path.
     """
     try:
-        if os.path.isdir(path):
-            raise _bad_wav(path, "is a folder")
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # To open a pipe would wait for ever.
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise _bad_wav(path, f"is {what}")
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            return _find_samples(file, size, path)
+            return _find_samples(file, status.st_size, path)
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None
     except OSError as error:
@@ -319,7 +341,7 @@ def _find_samples(file, size: int, path: str) -> tuple[int, int]:
     """Walks the chunks from `fmt ` to `data`; see `read_wav_header`."""
     if size == 0:
         raise _bad_wav(path, "the file is empty")
-    riff, _, wave = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
+    riff, riff_size, wave = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
     if riff in (b"RF64", b"RIFX", b"BW64"):
         raise _bad_wav(path, f"is of the kind {riff.decode()}, not RIFF")
     if riff != b"RIFF" or wave != b"WAVE":
@@ -336,6 +358,8 @@ def _find_samples(file, size: int, path: str) -> tuple[int, int]:
                 raise _bad_wav(
                     path, "has its samples before their format (no fmt chunk)"
                 )
+            if chunk_size == 0 and 8 + riff_size == start:
+                return start, 0  # An honest 0, whatever bytes follow.
             return start, _num_samples(file, start, chunk_size, size, path)
         position = _next_chunk(file, start + chunk_size, chunk_size, size)
     missing = "samples (no data chunk)" if have_format else "format (no fmt chunk)"
@@ -395,7 +419,6 @@ def _check_format(chunk: bytes, path: str) -> None:
 def _num_samples(file, start: int, chunk_size: int, size: int, path: str) -> int:
     available = size - start
     if chunk_size in UNKNOWN_SIZES:
-        # An honest 0 has nothing behind it, or other chunks.
         if chunk_size == 0 and _is_chunk(file, start, size):
             return 0
         chunk_size = available

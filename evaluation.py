@@ -2,8 +2,8 @@
 
 import csv
 import dataclasses
+import fcntl
 import io
-import os
 import pathlib
 import re
 import sys
@@ -18,7 +18,7 @@ import checkpoints
 import inputs
 import model
 from clips import Clips, read_clips
-from hparams import Hparams, trained_hparams, write_whole
+from hparams import Hparams, make_folder, trained_hparams, write_whole
 from lwlrap import Lwlrap
 
 PARTIAL_SHARE = 0.05  # of the clips, for the quick scalar
@@ -27,6 +27,7 @@ SHUFFLE_SEED = 0  # One order for all checkpoints, so that their partial values 
 RUNNING_PRINT_SECONDS = 30
 POLL_SECONDS = 2
 SUMMARY_FILE = "lwlrap.csv"
+SUMMARY_LOCK_FILE = ".lwlrap.lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,8 @@ def evaluate(
     )
     clips = clips.take(np.random.default_rng(SHUFFLE_SEED).permutation(len(clips)))
     _report_empty_classes(clips, class_names)
-    os.makedirs(eval_dir, exist_ok=True)
+    make_folder(eval_dir, "--eval_dir")
+    _write_summary(eval_dir, class_names)
     evaluator, evaluated = None, 0
     for prefix in _pending_checkpoints(train_dir, eval_dir, share, timeout_secs):
         if evaluator is None:
@@ -90,7 +92,7 @@ def evaluate(
         try:
             evaluator.evaluate_checkpoint(prefix)
             evaluated += 1
-        except checkpoints.CheckpointError as error:
+        except checkpoints.UnreadableError as error:
             print(f"skipped: {error}", file=sys.stderr)
     if not checkpoints.list_checkpoints(train_dir):
         raise ValueError(f"--train_dir: there is no whole checkpoint in {train_dir}")
@@ -167,7 +169,8 @@ class _Evaluator:
         """Scores every clip with a checkpoint, prints lwlrap, and writes it.
 
         Raises:
-          CheckpointError: the checkpoint cannot be read.
+          UnreadableError: the checkpoint has vanished or is damaged.
+          CheckpointError: it does not fit the network.
         """
         checkpoints.restore(prefix, self._network.variables)
         step = checkpoints.checkpoint_step(prefix)
@@ -204,39 +207,41 @@ class _Evaluator:
         return lwlrap, partial
 
     def _clip_scores(self) -> Iterator[tuple[int, np.ndarray]]:
-        try:
-            for position, scores in model.clip_scores(self._network, self._batches):
-                if not np.isfinite(scores).all():
-                    raise FloatingPointError(
-                        f"the scores of {self._clips.paths[position]} are not finite; "
-                        f"the checkpoint is broken"
-                    )
-                yield position, scores
-        except tf.errors.OpError as error:
-            raise ValueError(inputs.clip_error(error)) from None
+        batches = inputs.read_batches(self._batches)
+        for position, scores in model.clip_scores(self._network, batches):
+            if not np.isfinite(scores).all():
+                raise FloatingPointError(
+                    f"the scores of {self._clips.paths[position]} are not finite; "
+                    f"the checkpoint is broken"
+                )
+            yield position, scores
 
 
-def _read_marker(path: pathlib.Path) -> dict[str, str]:
-    """The values in a marker by class name, and the one named `overall`."""
-    text = path.read_text(encoding="utf-8")
+def _read_marker(path: pathlib.Path) -> tuple[str, dict[str, str]] | None:
+    """The overall value in a marker, and those by class name; None if it is not one."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    overall = re.search(r"^Overall lwlrap = (\S+)$", text, re.MULTILINE)
     values = dict(re.findall(r"^Lwlrap\((.*)\) = (\S+)$", text, re.MULTILINE))
-    values["overall"] = re.search(r"^Overall lwlrap = (\S+)$", text, re.MULTILINE)[1]
-    return values
+    return (overall[1], values) if overall else None
 
 
 def _write_summary(eval_dir: str, class_names: Sequence[str]) -> None:
-    """Writes all markers, also other evaluators', as one table, a row a step."""
-    with checkpoints.locked(eval_dir):
-        markers = {
-            int(match[1]): path
-            for path in pathlib.Path(eval_dir).iterdir()
-            if (match := re.fullmatch(r"eval-(\d+)\.txt", path.name))
-        }
+    """Writes all markers, also other evaluators', as one table, a row a step.
+
+    One evaluator at a time, so that the last to write has seen all markers.
+    """
+    folder = pathlib.Path(eval_dir)
+    with open(folder / SUMMARY_LOCK_FILE, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = {}
+        for path in folder.iterdir():
+            match = re.fullmatch(r"eval-(\d+)\.txt", path.name)
+            if match and (marker := _read_marker(path)):
+                overall, values = marker
+                by_class = [values.get(name, "") for name in class_names]
+                rows[int(match[1])] = [match[1], overall, *by_class]
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["step", "overall", *class_names])
-        for step in sorted(markers):
-            values = _read_marker(markers[step])
-            row = [values.get(name, "") for name in ("overall", *class_names)]
-            table.writerow([step, *row])
-        write_whole(pathlib.Path(eval_dir) / SUMMARY_FILE, text.getvalue())
+        table.writerows(rows[step] for step in sorted(rows))
+        write_whole(folder / SUMMARY_FILE, text.getvalue())

@@ -273,6 +273,10 @@ def trained_hparams(
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
+        print(
+            f"note: there is no {path}; the defaults and what --hparams gives are used",
+            file=sys.stderr,
+        )
         return Hparams(**overrides)
     try:
         record = json.loads(text)
@@ -304,6 +308,20 @@ def _first_difference(trained: Sequence[str], given: Sequence[str]) -> str:
     return f"class {index} is {given[index]}, but was {trained[index]}"
 
 
+def make_folder(path: str, flag: str) -> None:
+    """Makes a folder that files can be written into, where it is not there yet.
+
+    Raises:
+      OSError: it cannot be made or written into; the message names the flag.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{flag}: cannot make {path}: {error.strerror}") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(f"{flag}: cannot write in {path}")
+
+
 def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a text file that appears whole or not at all, even when killed."""
     path = pathlib.Path(path)
@@ -311,7 +329,9 @@ def write_whole(path: pathlib.Path, text: str) -> None:
         prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
     )
     try:
-        with open(descriptor, "w", encoding="utf-8", newline="") as file:
+        with open(
+            descriptor, "w", encoding="utf-8", errors="surrogateescape", newline=""
+        ) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

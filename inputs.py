@@ -9,6 +9,8 @@ Letters for shapes: N clips, E examples, T frames, F mel bands, C classes, S sam
 """
 
 import dataclasses
+import os
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +22,7 @@ INT16_SCALE = 1 / 32768  # int16 samples to [-1, 1), as tf.audio.decode_wav does
 # Examples in the buffer that mixes them across clips: 768 MB at 38.4 kB each.
 EXAMPLE_SHUFFLE_BUFFER = 20000
 PREFETCH_BATCHES = 4
+CUT_OFF = "clip is cut off since its header was read:"
 # Sets of features up to this size are kept in memory between passes (evaluation).
 CACHE_BYTES = 2 * 2**30
 
@@ -52,7 +55,7 @@ def clip_to_waveform(
     num_bytes = BYTES_PER_SAMPLE * num_samples
     whole = tf.debugging.Assert(
         tf.cast(tf.strings.length(contents), tf.int64) >= data_offset + num_bytes,
-        ["clip is cut off since its header was read:", path],
+        [CUT_OFF, path],
     )
     dependencies = [] if whole is None else [whole]
     with tf.control_dependencies(dependencies):
@@ -221,7 +224,7 @@ def train_input(
       tf.errors.OpError: while it runs, where a clip cannot be read; the message names
       it.
     """
-    paths = tf.constant(clips.paths)
+    paths = tf.constant([os.fsencode(path) for path in clips.paths])
     data_offsets = tf.constant(clips.data_offsets)
     num_samples = tf.constant(clips.num_samples)
     labels = tf.constant(clips.labels)
@@ -278,7 +281,7 @@ def clip_input(
     dataset = tf.data.Dataset.from_tensor_slices(
         (
             tf.range(len(clips)),
-            tf.constant(clips.paths, tf.string),
+            tf.constant([os.fsencode(path) for path in clips.paths], tf.string),
             clips.data_offsets,
             clips.num_samples,
         )
@@ -297,8 +300,20 @@ def clip_input(
     return dataset.prefetch(PREFETCH_BATCHES)
 
 
-def clip_error(error: tf.errors.OpError) -> str:
-    """What went wrong with a clip inside tf.data, in one line that names the clip."""
-    lines = str(error.message).splitlines()
-    told = next((line for line in lines if "clip is cut off" in line), lines[0])
-    return f"a clip can no longer be read: {told}"
+def read_batches(dataset: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """Yields the batches of a dataset.
+
+    Raises:
+      ValueError: a clip can no longer be read; names the clip.
+    """
+    iterator = iter(dataset)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except tf.errors.OpError as error:
+            lines = str(error.message).splitlines()
+            told = next((line for line in lines if CUT_OFF in line), lines[0])
+            raise ValueError(f"a clip can no longer be read: {told}") from None
+        yield batch

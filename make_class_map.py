@@ -9,7 +9,6 @@ FSDKaggle2019, whose order is that of Kaggle's columns.
 """
 
 import csv
-import io
 import sys
 
 import clips
@@ -20,9 +19,9 @@ def main() -> int:
     if len(sys.argv) > 1 or sys.stdin.isatty():
         print(__doc__.strip(), file=sys.stderr)
         return 0 if sys.argv[1:] in (["--help"], ["-h"]) else 1
-    text = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="")
     try:
-        _, rows = clips.parse_rows(clips.csv_lines(text, "stdin"), "stdin")
+        lines = clips.csv_lines(sys.stdin.buffer.read(), "stdin")
+        _, rows = clips.checked_rows(lines, "stdin")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -56,7 +56,7 @@ def missed_shares(
       share: of the clips of each class that belong there, from 0 to 1.
 
     Returns:
-      float64 [C], 0 or more, beyond the rounding to a whole clip.
+      float64 [C], 0 or more; below 1 where only the rounding to clips is left.
     """
     return np.abs(labels[validation].sum(axis=0) - share * labels.sum(axis=0))
 
@@ -76,6 +76,8 @@ def split(
       A pair of shuffled position arrays for each fold, or a single one.
     """
     share = 1 / num_folds if num_folds else fraction
+    # The stratifiers take a single column for another kind of problem.
+    indicators = np.pad(labels, [(0, 0), (0, 1)])
     best, fewest = [], np.inf
     for attempt in range(TRIES):
         state = np.random.RandomState([seed, attempt])
@@ -87,7 +89,7 @@ def split(
             splitter = MultilabelStratifiedShuffleSplit(
                 n_splits=1, test_size=fraction, random_state=state
             )
-        parts = list(splitter.split(labels, labels))
+        parts = list(splitter.split(labels, indicators))
         missing = sum(
             (missed_shares(labels, part[1], share) > ALLOWED_CLIPS).sum()
             for part in parts

@@ -232,8 +232,7 @@ class MobileNet:
         """Batch norm by the batch's statistics, through the fused operation.
 
         As in the original: the moving variance takes the unbiased variance of the
-          batch,
-        which is what the fused operation reports.
+        batch, which is what the fused operation reports.
         """
         net, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=net,

@@ -220,6 +220,8 @@ def check_flags(values: flags.FlagValues, arguments: Sequence[str]) -> dict[str,
         _check_warmstart(values, bool(overrides.get("warmstart")))
     if values.mode == "eval":
         parse_shard(values.eval_shard)
+    if values.mode == "inference" and not split_list(values.inference_checkpoint):
+        raise ValueError("--inference_checkpoint names no checkpoint")
     return overrides
 
 
@@ -360,6 +362,26 @@ def run_inference(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
     return 1 if problems else 0
 
 
+def run_mode(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
+    """Calls the mode; returns the exit status.
+
+    Raises:
+      OSError: TensorFlow ran out of memory, or could not write its events.
+    """
+    import tensorflow as tf
+
+    run = {"train": run_train, "eval": run_eval, "inference": run_inference}
+    try:
+        return run[values.mode](values, overrides)
+    except tf.errors.ResourceExhaustedError as error:
+        reason = str(error.message).splitlines()[0]
+        raise OSError(
+            f"out of memory or disk space; a smaller batch_size may help: {reason}"
+        ) from None
+    except tf.errors.OpError as error:
+        raise OSError(f"TensorFlow: {str(error.message).splitlines()[0]}") from None
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs the program with its command-line arguments; returns the exit status."""
     values = define_flags()
@@ -372,8 +394,7 @@ def main(arguments: Sequence[str]) -> int:
         warn_of_idle_flags(values)
         set_environment()
         start_tensorflow()
-        run = {"train": run_train, "eval": run_eval, "inference": run_inference}
-        return run[values.mode](values, overrides)
+        return run_mode(values, overrides)
     except (flags.Error, ValueError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,7 +1,6 @@
 """Trains the model on labelled clips. Called by runner.py in --mode train."""
 
 import functools
-import os
 import random
 import signal
 import sys
@@ -131,12 +130,14 @@ def train(
         class_map_path=class_map_path,
         flag_prefix="train",
     )
-    os.makedirs(train_dir, exist_ok=True)
-    with checkpoints.locked(train_dir, wait=False):
+    hparams_lib.make_folder(train_dir, "--train_dir")
+    with checkpoints.locked(train_dir):
         checkpoints.delete_unfinished(train_dir)
         hparams = _resolve_hparams(train_dir, model_name, hparam_overrides, class_names)
         num_examples = int(hparams.num_examples(clips.num_samples).sum())
-        epoch_num_batches = epoch_num_batches or num_examples // hparams.batch_size
+        epoch_num_batches = epoch_num_batches or max(
+            1, num_examples // hparams.batch_size
+        )
         if not max_steps:
             max_steps = max(1, DEFAULT_PASSES * num_examples // hparams.batch_size)
         _print_facts(clips, hparams, num_examples, epoch_num_batches, max_steps)
@@ -305,10 +306,10 @@ def _loop(
     if step == 0:
         _save(trainer, train_dir)
     writer = tf.summary.create_file_writer(train_dir)
-    report = _Report(step, trainer.hparams.batch_size)
-    iterator = iter(batches)
-    batch = _next_batch(iterator)  # Fills the shuffle buffer.
+    stream = inputs.read_batches(batches)
+    batch = next(stream)  # Fills the shuffle buffer.
     print("first batch is ready", file=sys.stderr)
+    report = _Report(step, trainer.hparams.batch_size)
     with _StopSignals() as stop, writer.as_default():
         while True:
             loss, rate = trainer.train_step(*batch)
@@ -326,7 +327,7 @@ def _loop(
                 writer.flush()
             if last:
                 break
-            batch = _next_batch(iterator)
+            batch = next(stream)
     reason = (
         f"stopped by {signal.Signals(stop.received).name}" if stop.received else "done"
     )
@@ -336,13 +337,6 @@ def _loop(
         file=sys.stderr,
     )
     return stop.received or 0
-
-
-def _next_batch(iterator: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    try:
-        return next(iterator)
-    except tf.errors.OpError as error:
-        raise ValueError(inputs.clip_error(error)) from None
 
 
 def _save(trainer: Trainer, train_dir: str) -> None:
@@ -362,8 +356,7 @@ class _Report:
         self._step = step
         self._batch_size = batch_size
         self._loss: tf.Tensor | None = None
-        self._rate_since = time.monotonic()
-        self._rate_step = step
+        self._timed: tuple[int, float] | None = None  # a step, and when it was done
 
     def print_previous(self, loss: tf.Tensor) -> None:
         """Prints the step before, and takes note of this one's loss."""
@@ -381,14 +374,18 @@ class _Report:
             return
         loss, self._loss = float(self._loss), None
         line = f"step {self._step}: loss {loss:.6f}"
-        if self._step % RATE_STEPS == 0:
-            now = time.monotonic()
-            steps_a_second = (self._step - self._rate_step) / (now - self._rate_since)
-            self._rate_since, self._rate_step = now, self._step
-            line += f", {steps_a_second * self._batch_size:.1f} examples/s"
+        if self._timed is None:  # The first step also builds the graph: not counted.
+            self._timed = self._step, time.monotonic()
+        elif self._step % RATE_STEPS == 0:
+            line += f", {self._examples_a_second():.1f} examples/s"
         print(line, flush=True)
         if not np.isfinite(loss):
             raise FloatingPointError(
                 f"step {self._step}: the loss is {loss}; training stops, and the last "
                 f"checkpoint is kept; a lower lr may help"
             )
+
+    def _examples_a_second(self) -> float:
+        step, since = self._timed
+        self._timed = self._step, time.monotonic()
+        return (self._step - step) * self._batch_size / (self._timed[1] - since)

@@ -3,9 +3,10 @@
 #
 #   recipes/noisy_then_clean.sh DATA OUT
 #
-# DATA holds audio/, class_map.csv, train2.csv and val2.csv. Three runs, evaluated on
-# val2.csv: on labels of which a third were replaced at random; on the clean labels,
-# warm-started from the first; and on the clean labels alone.
+# DATA holds audio/, class_map.csv, train2.csv and val2.csv, such as ESC-10 without and
+# with its fold 2. Three runs, evaluated on val2.csv: on labels of which a third were
+# replaced at random; on the clean labels, warm-started from the first; and on the clean
+# labels alone, for as many steps as the second and for as many as both together.
 set -euo pipefail
 
 if [[ $# -ne 2 ]]; then
@@ -15,10 +16,11 @@ fi
 data=$1
 out=$2
 here=$(cd "$(dirname "$0")/.." && pwd)
-python=${PYTHON:-python3}
+python=${PYTHON:-$here/.venv/bin/python}
 noisy_steps=${NOISY_STEPS:-400}
 clean_steps=${CLEAN_STEPS:-300}
 mkdir -p "$out"
+: >"$out/results.txt"
 
 "$python" - "$data" "$out/train2_noisy.csv" <<'PYTHON'
 import csv, pathlib, random, sys
@@ -43,14 +45,14 @@ run() {
   local started=$SECONDS
   "$python" "$here/runner.py" --mode train --class_map_path "$data/class_map.csv" \
     --train_clip_dir "$data/audio" --train_csv_path "$csv" \
-    --train_dir "$out/$name" --max_steps "$steps" --checkpoint_steps "$steps" \
+    --train_dir "$out/$name" --max_steps "$steps" --checkpoint_steps "$clean_steps" \
     --hparams "$hparams" --seed 1 "$@"
   local minutes=$(((SECONDS - started + 30) / 60))
   "$python" "$here/runner.py" --mode eval --class_map_path "$data/class_map.csv" \
     --eval_clip_dir "$data/audio" --eval_csv_path "$data/val2.csv" \
     --train_dir "$out/$name" --eval_dir "$out/$name/eval" --eval_timeout_secs 0
-  echo "$name: $steps steps, $minutes min: $(tail -n 1 "$out/$name/eval/eval-$steps.txt")" |
-    tee -a "$out/results.txt"
+  echo "$name: $steps steps, $minutes min" >>"$out/results.txt"
+  cut -d, -f1,2 "$out/$name/eval/lwlrap.csv" >>"$out/results.txt"
 }
 
 run noisy "$noisy_steps" "$out/train2_noisy.csv" \
@@ -58,5 +60,5 @@ run noisy "$noisy_steps" "$out/train2_noisy.csv" \
 run noisy_then_clean "$clean_steps" "$data/train2.csv" \
   "$common,$second_act,warmstart=1" \
   --warmstart_checkpoint "$out/noisy/model.ckpt-$noisy_steps"
-run clean_alone "$clean_steps" "$data/train2.csv" "$common,$second_act"
+run clean_alone "$((noisy_steps + clean_steps))" "$data/train2.csv" "$common,$second_act"
 cat "$out/results.txt"

@@ -248,7 +248,7 @@ OTHER_CLASSES = SHAPES | {"fully_connected/weights": (64, 80)}
         (SHAPES, ["Conv("], [], "'Conv\\(' is not a regular expression"),
         (SHAPES, ["Conv/"], ["Conv"], "nothing to restore"),
         ({"other": (1,)}, [], [], "nothing to restore"),
-        (OTHER_CLASSES, [], [], "--warmstart_exclude_scopes=fully_connected"),
+        (OTHER_CLASSES, [], [], "--warmstart_exclude_scopes=fully_connected/"),
     ],
 )
 def test_warm_starts_that_cannot_be_name_the_flag(stored, include, exclude, message):
@@ -268,6 +268,18 @@ def test_excluding_mends_another_number_of_classes():
     assert plan.restored == CONVOLUTIONS
 
 
+def test_the_advised_flag_leaves_out_no_more_than_it_must():
+    stored = SHAPES | {"Conv_1/weights": (1, 1, 8, 64)}
+    with pytest.raises(ValueError, match=r"exclude_scopes=f,Conv_1/$"):
+        checkpoints.plan_warm_start(
+            SHAPES, stored, include_scopes=[], exclude_scopes=["f"]
+        )
+    plan = checkpoints.plan_warm_start(
+        SHAPES, stored, include_scopes=[], exclude_scopes=["f", "Conv_1/"]
+    )
+    assert "Conv_10/weights" in plan.restored
+
+
 def test_the_report_says_what_was_left_and_why():
     stored = {name: shape for name, shape in SHAPES.items() if "gamma" not in name}
     report = checkpoints.plan_warm_start(
@@ -275,8 +287,8 @@ def test_the_report_says_what_was_left_and_why():
     ).report("run/model.ckpt-9")
     assert report.splitlines() == [
         "warm start from run/model.ckpt-9: 4 of 7 trainable variables restored",
-        "  restored: Conv, Conv_10, fully_connected",
-        "  left, not in the checkpoint: Conv",
+        "  restored: Conv/weights, Conv_10, fully_connected",
+        "  left, not in the checkpoint: Conv/BatchNorm/gamma",
         "  left, in --warmstart_exclude_scopes: Conv_1",
         "  left, not in --warmstart_include_scopes: SeparableConv2d_1",
         "  not taken from any checkpoint: moving averages, optimizer state, step",
@@ -284,9 +296,9 @@ def test_the_report_says_what_was_left_and_why():
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
-    with checkpoints.locked(tmp_path, wait=False):
-        second = checkpoints.locked(tmp_path, wait=False)
+    with checkpoints.locked(tmp_path):
+        second = checkpoints.locked(tmp_path)
         with pytest.raises(CheckpointError, match="another process is training in"):
             second.__enter__()
-    with checkpoints.locked(tmp_path, wait=False):
+    with checkpoints.locked(tmp_path):
         pass

@@ -48,7 +48,8 @@ VALID = {
     "wrong size of all": riff(FMT, DATA, size=0),
     "piped, 2**32-1": riff(FMT, chunk(b"data", SAMPLES, size=2**32 - 1)),
     "piped, 2**31-1": riff(FMT, chunk(b"data", SAMPLES, size=2**31 - 1)),
-    "piped, 0": riff(FMT, chunk(b"data", SAMPLES, size=0)),
+    "piped, 0": riff(FMT, chunk(b"data", SAMPLES, size=0), size=0),
+    "piped, 0 and 2**32-1": riff(FMT, chunk(b"data", SAMPLES, size=0), size=2**32 - 1),
 }
 
 
@@ -66,6 +67,8 @@ def test_empty_and_one_sample_wavs(tmp_path):
     path.write_bytes(riff(FMT, chunk(b"data", b"")))
     assert clips.read_wav_header(str(path))[1] == 0
     path.write_bytes(riff(FMT, chunk(b"data", b""), chunk(b"LIST", b"INFO")))
+    assert clips.read_wav_header(str(path))[1] == 0
+    path.write_bytes(riff(FMT, chunk(b"data", b"")) + b"xyz")  # after the last chunk
     assert clips.read_wav_header(str(path))[1] == 0
     path.write_bytes(riff(FMT, chunk(b"data", b"ab")))
     assert clips.read_wav_header(str(path))[1] == 1
@@ -111,6 +114,9 @@ def test_missing_files_and_folders_are_named(tmp_path):
         clips.read_wav_header(str(tmp_path / "missing.wav"))
     with pytest.raises(ValueError, match="is a folder"):
         clips.read_wav_header(str(tmp_path))
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(ValueError, match="is not a regular file"):
+        clips.read_wav_header(str(tmp_path / "pipe.wav"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -164,8 +170,9 @@ def test_names_with_spaces_and_letters_of_any_kind(tmp_path):
         ("fname,labels\na.wav,X\na.wav,X\n", "clips.csv:3: clip a.wav is there twice"),
         ("fname,labels\n/etc/a.wav,X\n", "relative to the folder"),
         ("fname,labels\nx/../../a.wav,X\n", "may not lie outside"),
-        (b"fname,labels\n\xff.wav,X\n", "not a CSV in UTF-8"),
-        ('fname,labels\na.wav,"X\n', "not a CSV"),
+        (b"fname,labels\na.wav,X\n\xff.wav,X\n", "clips.csv:3: not in UTF-8"),
+        ('fname,labels\na.wav,"X\nb.wav,X\n', "clips.csv:2: not a CSV"),
+        ('fname,labels\na.wav,"X\n"\nb.wav,\n', "clips.csv:4: clip b.wav has no"),
     ],
 )
 def test_bad_csvs_name_the_line(tmp_path, contents, message):
@@ -211,6 +218,7 @@ def test_all_problems_of_all_files_come_at_once(tmp_path):
     (tmp_path / "map.csv").write_text("0,Bark\n")
     (tmp_path / "clips.csv").write_text(
         "fname,labels\ngood.wav,Bark\nbad.wav,Bark\ngone.wav,Bark\ngood2.wav,Purr\n"
+        "good.wav,Bark\n,Bark\ngood.wav\nlost.wav,\n"
     )
     with pytest.raises(InputProblems) as error:
         clips.read_clips(
@@ -224,7 +232,12 @@ def test_all_problems_of_all_files_come_at_once(tmp_path):
     assert "2 channels" in text
     assert "gone.wav: there is no such file" in text
     assert "clips.csv:5: label Purr of good2.wav is not in the class map" in text
-    assert len(error.value.problems) == 4
+    assert "clips.csv:6: clip good.wav is there twice, first in line 2" in text
+    assert "clips.csv:7: the clip has no name" in text
+    assert "clips.csv:8: expected 2 fields" in text
+    assert "clips.csv:9: clip lost.wav has no labels" in text
+    assert "clips.csv:9: " + str(tmp_path / "clips" / "lost.wav") in text
+    assert len(error.value.problems) == 9
 
 
 def test_missing_inputs_name_their_flags(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import checkpoints
 import evaluation
 import runner
 
@@ -100,6 +101,58 @@ def test_an_unreadable_checkpoint_is_told_and_skipped(dataset, run, tmp_path, ca
     assert "model.ckpt-2 cannot be read" in errors
 
 
+def test_a_checkpoint_that_does_not_fit_is_an_error(dataset, run, tmp_path, capsys):
+    (run / "hparams.json").unlink()
+    assert run_eval(dataset, run, tmp_path / "eval", hparams="bn=0") == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert "there is no" in errors[0]
+    assert "hparams.json" in errors[0]
+    assert "lacks 27 of 56 variables" in errors[-1]
+
+
+def test_one_folder_may_serve_a_trainer_and_its_evaluator(dataset, run):
+    with checkpoints.locked(run):  # as a running trainer holds it
+        assert run_eval(dataset, run, run) == 0
+    assert len(markers(run)) == 4
+
+
+def test_a_restart_completes_the_table(dataset, run, tmp_path):
+    eval_dir = tmp_path / "eval"
+    assert run_eval(dataset, run, eval_dir) == 0
+    table = (eval_dir / "lwlrap.csv").read_text()
+    (eval_dir / "lwlrap.csv").unlink()
+    (eval_dir / "eval-99.txt").touch()  # no results of ours, so it is no row
+    assert run_eval(dataset, run, eval_dir) == 0
+    assert (eval_dir / "lwlrap.csv").read_text() == table
+
+
+def test_a_clip_that_vanishes_stops_evaluation_with_its_name(
+    dataset, run, tmp_path, capsys, monkeypatch
+):
+    clip_dir = tmp_path / "clips"
+    shutil.copytree(dataset.clip_dir, clip_dir)
+    monkeypatch.setattr(
+        evaluation, "_report_empty_classes", lambda *_: (clip_dir / "03.wav").unlink()
+    )
+    assert run_eval(dataset, run, tmp_path / "eval", eval_clip_dir=clip_dir) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "a clip can no longer be read" in error
+    assert "03.wav" in error
+    assert markers(tmp_path / "eval") == []
+
+
+def test_the_running_values_are_printed(dataset, run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluation, "RUNNING_PRINT_SECONDS", -1)
+    assert run_eval(dataset, run, tmp_path / "eval", eval_every_k=9) == 0
+    assert "step 0, 7 of 12 clips:\nLwlrap(" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_made_names_its_flag(dataset, run, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert run_eval(dataset, run, tmp_path / "file") == 1
+    assert "--eval_dir: cannot make" in capsys.readouterr().err
+
+
 def test_new_checkpoints_are_waited_for(run, tmp_path, monkeypatch):
     arriving = {}
     for step in (4, 5):
@@ -140,8 +193,6 @@ def test_another_class_map_is_an_error(dataset, run, tmp_path, capsys):
 
 
 def test_scores_that_are_not_finite_stop_with_the_clip(dataset, run, tmp_path, capsys):
-    import checkpoints
-
     prefix = str(run / "model.ckpt-5")
     reader = tf.train.load_checkpoint(prefix)
     values = {n: tf.Variable(reader.get_tensor(n)) for n in checkpoints.shapes(prefix)}

@@ -1,6 +1,7 @@
 """Inference: rows, scores, averages, and clips that cannot be read."""
 
 import csv
+import os
 import shutil
 
 import numpy as np
@@ -98,6 +99,15 @@ def test_a_clip_that_breaks_after_its_header_was_read(
     _, names, scores = read(out)
     np.testing.assert_array_equal(scores.any(axis=1), [n != "04.wav" for n in names])
     assert "04.wav: could no longer be read" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf_8_is_a_clip_like_others(dataset, trained, tmp_path):
+    folder = tmp_path / "test"
+    folder.mkdir()
+    shutil.copy(dataset.clip_dir / "00.wav", os.fsencode(folder) + b"/\xff.wav")
+    out = tmp_path / "submission.csv"
+    assert runner.main(dataset.inference_flags(trained, out, clip_dir=folder)) == 0
+    assert out.read_bytes().splitlines()[1].startswith(b"\xff.wav,0.")
 
 
 def test_all_clips_broken_still_give_rows(dataset, trained, tmp_path):

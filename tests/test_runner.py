@@ -50,6 +50,7 @@ INFERENCE = (
         (EVAL + "--eval_shard=half", "--eval_shard must be i/n"),
         (EVAL + "--eval_every_k=0", "--eval_every_k"),
         (EVAL + "--eval_timeout_secs=-2", "--eval_timeout_secs"),
+        (INFERENCE + "--inference_checkpoint=,", "--inference_checkpoint names no"),
         (INFERENCE.replace("--class_map_path=m", ""), "needs --class_map_path"),
     ],
 )
@@ -70,12 +71,15 @@ status = runner.main([{arguments!r}])
 loaded = {{"tensorflow", "inputs", "train", "numpy.testing"}} & set(sys.modules)
 sys.exit(9 if loaded else status)
 """
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == (0 if arguments == "--help" else 1), done.stderr
-    assert time.monotonic() - started < 2
+    seconds = []
+    for _ in range(3):  # The best of them, as others may use the machine.
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+        )
+        seconds.append(time.monotonic() - started)
+        assert done.returncode == (0 if arguments == "--help" else 1), done.stderr
+    assert min(seconds) < 2
 
 
 def test_help_shows_every_flag_under_its_mode(capsys):
@@ -125,8 +129,11 @@ def test_the_recipe_has_the_published_values():
         "lr=3e-3,lrdecay=0.94,dropout=0.6,lsmooth=0.1,global_pool=max,warmstart=1"
     )
     assert curated == expected
-    for acts in (noisy, curated):
-        hparams.parse_hparams(acts)
+    for act in (noisy, curated):
+        hparams.parse_hparams(act)
+    # 10 epochs of 9,148 batches and 100 of 1,217, of 64 examples.
+    for line in ("noisy_steps=91480", "curated_steps=121700", "batch_size=64"):
+        assert f"\n{line}\n" in text
 
 
 def readme_table(title: str) -> list[list[str]]:

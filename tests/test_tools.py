@@ -132,6 +132,13 @@ def test_shares_that_cannot_be_kept_are_told(tmp_path, capsys):
     assert "small: Moo has no clip in validation" in capsys.readouterr().err
 
 
+def test_a_single_class_can_be_split(tmp_path):
+    path = tmp_path / "one.csv"
+    path.write_text("fname,labels\n" + "".join(f"{i}.wav,Bark\n" for i in range(30)))
+    assert make_validation_split.main([str(path), "--out_dir", str(tmp_path)]) == 0
+    assert len(rows_of(tmp_path / "one_validation.csv")) == 4
+
+
 def test_missed_shares():
     labels = np.array([[1, 0]] * 10 + [[1, 1]] * 10)
     missed = make_validation_split.missed_shares(labels, np.arange(4), 0.2)

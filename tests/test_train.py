@@ -198,6 +198,26 @@ def test_bad_inputs_are_all_told_and_nothing_is_written(dataset, tmp_path, capsy
     assert not (tmp_path / "run").exists()
 
 
+def test_a_clip_that_is_cut_off_later_stops_with_its_name(
+    dataset, tmp_path, capsys, monkeypatch
+):
+    clip_dir = tmp_path / "clips"
+    shutil.copytree(dataset.clip_dir, clip_dir)
+
+    def cut_off(*_):
+        with open(clip_dir / "07.wav", "r+b") as file:
+            file.truncate(2000)
+
+    monkeypatch.setattr(train, "_print_facts", cut_off)
+    run = tmp_path / "run"
+    flags = dataset.train_flags(run, hparams=SMALL_HPARAMS, train_clip_dir=clip_dir)
+    assert runner.main(flags) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "clip is cut off since its header was read" in error
+    assert "07.wav" in error
+    assert len(checkpoints.list_checkpoints(run)) == 1
+
+
 def test_a_second_trainer_leaves(dataset, tmp_path, capsys):
     with checkpoints.locked(tmp_path):
         assert runner.main(dataset.train_flags(tmp_path, max_steps=1)) == 1
