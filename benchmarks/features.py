@@ -52,7 +52,7 @@ def ours(paths: list[str], hparams: Hparams) -> tf.data.Dataset:
     )
     return dataset.map(
         lambda *clip: inputs.clip_to_log_mel_examples(*clip, hparams),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        num_parallel_calls=inputs.PARALLEL_CLIPS,
     ).prefetch(4)
 
 

@@ -114,8 +114,15 @@ def test_a_sine_is_loudest_in_its_band():
 )
 def test_framing_is_that_of_tf_signal_bit_for_bit(window, hop, size):
     waveform = tf.random.stateless_normal([size], [1, 2])
-    expected = tf.signal.frame(waveform, window, hop)
-    actual = inputs._frame_waveform(waveform, window, hop)
+    frames = tf.signal.frame(waveform, window, hop) * tf.signal.hann_window(window)
+    hparams = Hparams(
+        stft_window_seconds=window / 44100,
+        stft_hop_seconds=hop / 44100,
+        example_hop_seconds=1,
+    )
+    padding = hparams.fft_length - window
+    expected = np.pad(frames, [(0, 0), (0, padding)])
+    actual = inputs._windowed_frames(waveform, hparams)
     np.testing.assert_array_equal(actual, expected)
 
 
