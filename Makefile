@@ -1,5 +1,6 @@
 # make demo   sets up, then trains, evaluates and applies a tagger on synthetic clips
 # make test   sets up, then runs the tests
+# make bench  sets up, then runs the benchmarks with their peers beside them
 # make lint   checks the style of the code
 # make clean  removes what these have made
 
@@ -8,7 +9,7 @@ VENV ?= .venv
 DEMO = demo
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: requirements.txt
@@ -50,6 +51,17 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(RUN) -m pytest
+
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.run
+	$(RUN) -m pip install --quiet --requirement requirements-bench.txt
+	touch $@
+
+bench: $(VENV)/.bench
+	$(RUN) benchmarks/train_step.py
+	$(RUN) benchmarks/inference_batch.py
+	$(RUN) benchmarks/features.py
+	$(RUN) benchmarks/whole_process.py
+	$(RUN) benchmarks/growth.py
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .

@@ -18,7 +18,7 @@ import checkpoints
 import inputs
 import model
 from clips import Clips, read_clips
-from hparams import Hparams, make_folder, trained_hparams, write_whole
+from hparams import make_folder, trained_hparams, write_whole
 from lwlrap import Lwlrap
 
 PARTIAL_SHARE = 0.05  # of the clips, for the quick scalar
@@ -54,6 +54,7 @@ def evaluate(
     eval_dir: str,
     share: Share,
     timeout_secs: float,
+    mixed_precision: bool = False,
 ) -> None:
     """Evaluates all checkpoints of train_dir, oldest first, then waits for new ones.
 
@@ -88,7 +89,14 @@ def evaluate(
                 overrides=hparam_overrides,
                 class_names=class_names,
             )
-            evaluator = _Evaluator(model_name, hparams, clips, class_names, eval_dir)
+            network = model.define_model(
+                model_name,
+                num_classes=len(class_names),
+                hparams=hparams,
+                seed=0,
+                mixed_precision=mixed_precision,
+            )
+            evaluator = _Evaluator(network, clips, class_names, eval_dir)
         try:
             evaluator.evaluate_checkpoint(prefix)
             evaluated += 1
@@ -150,8 +158,7 @@ class _Evaluator:
 
     def __init__(
         self,
-        model_name: str,
-        hparams: Hparams,
+        network: model.MobileNet,
         clips: Clips,
         class_names: Sequence[str],
         eval_dir: str,
@@ -159,10 +166,8 @@ class _Evaluator:
         self._clips = clips
         self._class_names = class_names
         self._eval_dir = eval_dir
-        self._network = model.define_model(
-            model_name, num_classes=len(class_names), hparams=hparams, seed=0
-        )
-        self._batches = inputs.clip_input(clips, hparams)
+        self._network = network
+        self._batches = inputs.clip_input(clips, network.hparams)
         self._writer = tf.summary.create_file_writer(eval_dir)
 
     def evaluate_checkpoint(self, prefix: str) -> None:

@@ -14,7 +14,7 @@ import checkpoints
 import inputs
 import model
 from clips import Clips, list_wavs, make_clips, read_class_map, read_wav_headers
-from hparams import Hparams, trained_hparams, write_whole
+from hparams import trained_hparams, write_whole
 
 
 def predict(
@@ -25,6 +25,7 @@ def predict(
     inference_clip_dir: str,
     inference_checkpoints: Sequence[str],
     predictions_csv_path: str,
+    mixed_precision: bool = False,
 ) -> list[str]:
     """Writes a row of C scores in [0, 1] for each of the N `*.wav` files of a folder.
 
@@ -59,7 +60,14 @@ def predict(
             class_names=class_names,
         )
         print(f"scoring {len(names)} clips with {prefix}", file=sys.stderr)
-        scored, lost = _score(clips, prefix, model_name, hparams)
+        network = model.define_model(
+            model_name,
+            num_classes=len(class_names),
+            hparams=hparams,
+            seed=0,
+            mixed_precision=mixed_precision,
+        )
+        scored, lost = _score(clips, prefix, network)
         problems.update(lost)
         scores += scored / len(prefixes)
     by_path = dict(zip(clips.paths, np.clip(scores, 0, 1), strict=True))
@@ -84,9 +92,9 @@ def _readable(paths: Sequence[str], num_classes: int) -> tuple[Clips, dict[str, 
 
 
 def _score(
-    clips: Clips, prefix: str, model_name: str, hparams: Hparams
+    clips: Clips, prefix: str, network: model.MobileNet
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Scores N clips with a checkpoint.
+    """Scores N clips with a checkpoint, which the network is given the weights of.
 
     Returns:
       float64 [N, C] in [0, 1], and what is wrong with each clip that could no longer be
@@ -96,13 +104,9 @@ def _score(
       CheckpointError: the checkpoint cannot be used.
       FloatingPointError: a score is not finite.
     """
-    num_classes = clips.labels.shape[1]
-    network = model.define_model(
-        model_name, num_classes=num_classes, hparams=hparams, seed=0
-    )
     checkpoints.restore(prefix, network.variables)
-    scores = np.full([len(clips), num_classes], -1.0)
-    batches = inputs.clip_input(clips, hparams, skip_unreadable=True)
+    scores = np.full([len(clips), network.num_classes], -1.0)
+    batches = inputs.clip_input(clips, network.hparams, skip_unreadable=True)
     for position, clip_scores in model.clip_scores(network, batches):
         if not np.isfinite(clip_scores).all():
             raise FloatingPointError(

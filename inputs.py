@@ -22,7 +22,10 @@ INT16_SCALE = 1 / 32768  # int16 samples to [-1, 1), as tf.audio.decode_wav does
 # Examples in the buffer that mixes them across clips: 768 MB at 38.4 kB each.
 EXAMPLE_SHUFFLE_BUFFER = 20000
 PREFETCH_BATCHES = 4
-# One clip a core at a time. tf.data.AUTOTUNE starts with one and finds out slowly.
+# Examples in a batch of evaluation and inference, whatever training used.
+SCORING_BATCH = 64
+READ_AHEAD_CLIPS = 16  # files read at once
+# Features: a clip a core. tf.data.AUTOTUNE starts with one and is slow to find out.
 PARALLEL_CLIPS = len(os.sched_getaffinity(0))
 CUT_OFF = "clip is cut off since its header was read:"
 # Sets of features up to this size are kept in memory between passes (evaluation).
@@ -53,14 +56,19 @@ def clip_to_waveform(
     Raises:
       tf.errors.OpError: the file has vanished or become shorter; the message names it.
     """
-    contents = tf.io.read_file(path)
+    return _contents_to_waveform(tf.io.read_file(path), path, data_offset, num_samples)
+
+
+def _contents_to_waveform(
+    contents: tf.Tensor, path: tf.Tensor, data_offset: tf.Tensor, num_samples: tf.Tensor
+) -> tf.Tensor:
+    """As `clip_to_waveform`, from a file's bytes; the path is for the message."""
     num_bytes = BYTES_PER_SAMPLE * num_samples
     whole = tf.debugging.Assert(
         tf.cast(tf.strings.length(contents), tf.int64) >= data_offset + num_bytes,
         [CUT_OFF, path],
     )
-    dependencies = [] if whole is None else [whole]
-    with tf.control_dependencies(dependencies):
+    with tf.control_dependencies([] if whole is None else [whole]):
         samples = tf.strings.substr(contents, data_offset, num_bytes)
     waveform = tf.io.decode_raw(samples, tf.int16)
     return tf.cast(waveform, tf.float32) * INT16_SCALE
@@ -98,7 +106,7 @@ def waveform_to_log_mel_spectrogram(waveform: tf.Tensor, hparams: Hparams) -> tf
 
 
 def _windowed_frames(waveform: tf.Tensor, hparams: Hparams) -> tf.Tensor:
-    """Frames of a waveform [S], times the window, filled up with zeros: [T, fft_length].
+    """Frames of a waveform [S] times the window, filled up with zeros [T, fft_length].
 
     tf.signal.frame gathers sample by sample where window and hop share no factor, as
     1102 and 441 do. Rows of one hop, and the rows shifted by one, two, ... set side by
@@ -175,6 +183,35 @@ def clip_to_log_mel_examples(
     )
 
 
+def _examples_of(
+    indices: tf.data.Dataset, clips: Clips, hparams: Hparams, *, deterministic: bool
+) -> tf.data.Dataset:
+    """From positions of clips to datasets of (position, float32 [E, frames, F]).
+
+    Files are read ahead of their turn, more at once than cores, for disks that are slow
+    to answer; the features are computed for one clip a core.
+    """
+    paths = tf.constant([os.fsencode(path) for path in clips.paths], tf.string)
+    data_offsets = tf.constant(clips.data_offsets)
+    num_samples = tf.constant(clips.num_samples)
+
+    def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return index, tf.io.read_file(paths[index])
+
+    def compute(index: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        waveform = _contents_to_waveform(
+            contents, paths[index], data_offsets[index], num_samples[index]
+        )
+        return index, waveform_to_examples(waveform, hparams)
+
+    dataset = indices.map(
+        read, num_parallel_calls=READ_AHEAD_CLIPS, deterministic=deterministic
+    )
+    return dataset.map(
+        compute, num_parallel_calls=PARALLEL_CLIPS, deterministic=deterministic
+    )
+
+
 def clip_order(num_clips: int, *, seed: int, epoch: tf.Tensor | int) -> tf.Tensor:
     """The order of the clips in a pass over the data, int32 [N]."""
     return tf.random.experimental.stateless_shuffle(
@@ -227,9 +264,6 @@ def train_input(
       tf.errors.OpError: while it runs, where a clip cannot be read; the message names
       it.
     """
-    paths = tf.constant([os.fsencode(path) for path in clips.paths])
-    data_offsets = tf.constant(clips.data_offsets)
-    num_samples = tf.constant(clips.num_samples)
     labels = tf.constant(clips.labels)
 
     def epoch_to_clips(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -237,23 +271,15 @@ def train_input(
         first = tf.where(epoch == start.epoch, start.clip, 0)
         return tf.data.Dataset.from_tensor_slices(order[first:])
 
-    def clip_to_labeled_examples(clip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """From a clip's position to [E, frames, F], and its labels for each: [E, C]."""
-        examples = clip_to_log_mel_examples(
-            paths[clip], data_offsets[clip], num_samples[clip], hparams
-        )
-        multi_hot = tf.tile(labels[clip][tf.newaxis], [tf.shape(examples)[0], 1])
-        return examples, multi_hot
+    def label(clip: tf.Tensor, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return examples, tf.tile(labels[clip][tf.newaxis], [tf.shape(examples)[0], 1])
 
     num_examples = int(hparams.num_examples(clips.num_samples).sum())
     epochs = tf.data.Dataset.range(start.epoch, np.iinfo(np.int32).max)
     epochs = epochs.map(lambda epoch: tf.cast(epoch, tf.int32))
-    dataset = epochs.flat_map(epoch_to_clips)
-    dataset = dataset.map(
-        clip_to_labeled_examples,
-        num_parallel_calls=PARALLEL_CLIPS,
-        deterministic=deterministic,
-    )
+    dataset = _examples_of(
+        epochs.flat_map(epoch_to_clips), clips, hparams, deterministic=deterministic
+    ).map(label)
     dataset = dataset.unbatch()
     dataset = dataset.shuffle(min(EXAMPLE_SHUFFLE_BUFFER, num_examples), seed=seed)
     dataset = dataset.batch(hparams.batch_size, drop_remainder=True)
@@ -267,34 +293,24 @@ def clip_input(
 
     Args:
       clips: the N clips.
-      hparams: feature hyperparameters and batch_size.
+      hparams: feature hyperparameters.
       skip_unreadable: whether a clip that cannot be read gives no examples, instead of
         an error that names it.
 
     Returns:
       Dataset of (features float32 [B, frames, F], int32 [B] the positions of the clips
-      that the examples are from), B = batch_size but in the last batch. Kept in memory
+      that the examples are from), B = SCORING_BATCH but in the last. Kept in memory
       between passes where it is smaller than CACHE_BYTES.
     """
 
-    def clip_to_examples(index, path, data_offset, num_samples):
-        examples = clip_to_log_mel_examples(path, data_offset, num_samples, hparams)
-        return examples, tf.repeat(index, tf.shape(examples)[0])
+    def tag(clip: tf.Tensor, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return examples, tf.repeat(clip, tf.shape(examples)[0])
 
-    dataset = tf.data.Dataset.from_tensor_slices(
-        (
-            tf.range(len(clips)),
-            tf.constant([os.fsencode(path) for path in clips.paths], tf.string),
-            clips.data_offsets,
-            clips.num_samples,
-        )
-    )
-    dataset = dataset.map(
-        clip_to_examples, num_parallel_calls=PARALLEL_CLIPS, deterministic=True
-    )
+    positions = tf.data.Dataset.from_tensor_slices(tf.range(len(clips)))
+    dataset = _examples_of(positions, clips, hparams, deterministic=True).map(tag)
     if skip_unreadable:
         dataset = dataset.ignore_errors()
-    dataset = dataset.unbatch().batch(hparams.batch_size)
+    dataset = dataset.unbatch().batch(SCORING_BATCH)
     num_values = hparams.num_examples(clips.num_samples).sum() * (
         hparams.example_window_frames * hparams.mel_bands
     )

@@ -109,12 +109,27 @@ def _convolutions(layers: Sequence[ConvLayer]) -> list[_Convolution]:
 class MobileNet:
     """The network and its variables.
 
+    Args:
+      num_classes: C.
+      hparams: of the model.
+      seed: of the initial weights.
+      mixed_precision: whether convolutions and activations are bfloat16. Variables,
+        statistics and the last layer are float32 all the same.
+
     Attributes:
       variables: all float32 variables by name, such as `Conv_1/BatchNorm/gamma`.
       trainable_variables: those of them that training changes by gradients.
     """
 
-    def __init__(self, *, num_classes: int, hparams: Hparams, seed: int):
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        hparams: Hparams,
+        seed: int,
+        mixed_precision: bool = False,
+    ):
+        self._dtype = tf.bfloat16 if mixed_precision else tf.float32
         self.num_classes = num_classes
         self.hparams = hparams
         self.variables: dict[str, tf.Variable] = {}
@@ -179,12 +194,12 @@ class MobileNet:
           float32 [E, C].
         """
         # net has shape [E, T, F, 1].
-        net = features[..., tf.newaxis]
+        net = tf.cast(features[..., tf.newaxis], self._dtype)
         for convolution in self._convolutions:
             net = self._convolve(convolution, net, training)
         # net has shape [E, T/16, F/16, 1024], rounded up at every stride.
         pool = tf.reduce_max if self.hparams.global_pool == "max" else tf.reduce_mean
-        net = pool(net, axis=[1, 2])
+        net = pool(tf.cast(net, tf.float32), axis=[1, 2])
         # net has shape [E, 1024].
         if training and self.hparams.dropout > 0:
             rate = 1 - self.hparams.dropout
@@ -216,7 +231,8 @@ class MobileNet:
         weights = self.variables[convolution.weights]
         if not self.hparams.bn:
             net = _apply_kernel(convolution, net, weights)
-            net = tf.nn.bias_add(net, self.variables[f"{convolution.scope}/biases"])
+            biases = self.variables[f"{convolution.scope}/biases"]
+            net = tf.nn.bias_add(net, tf.cast(biases, net.dtype))
         elif training:
             net = _apply_kernel(convolution, net, weights)
             net = self._batch_norm(f"{convolution.scope}/BatchNorm", net)
@@ -225,7 +241,7 @@ class MobileNet:
             if convolution.depthwise:
                 scale = scale[:, tf.newaxis]
             net = _apply_kernel(convolution, net, weights * scale)
-            net = tf.nn.bias_add(net, shift)
+            net = tf.nn.bias_add(net, tf.cast(shift, net.dtype))
         return tf.nn.relu(net)
 
     def _batch_norm(self, scope: str, net: tf.Tensor) -> tf.Tensor:
@@ -262,6 +278,7 @@ def _apply_kernel(
     convolution: _Convolution, net: tf.Tensor, weights: tf.Tensor
 ) -> tf.Tensor:
     strides = [1, convolution.stride, convolution.stride, 1]
+    weights = tf.cast(weights, net.dtype)
     apply = tf.nn.depthwise_conv2d if convolution.depthwise else tf.nn.conv2d
     return apply(net, weights, strides=strides, padding="SAME")
 
@@ -297,9 +314,14 @@ def clip_scores(
 
 
 def define_model(
-    model_name: str, *, num_classes: int, hparams: Hparams, seed: int
+    model_name: str,
+    *,
+    num_classes: int,
+    hparams: Hparams,
+    seed: int,
+    mixed_precision: bool = False,
 ) -> MobileNet:
-    """Makes the network of that name with weights drawn anew.
+    """Makes the network of that name with weights drawn anew; see `MobileNet`.
 
     Raises:
       ValueError: there is no such model.
@@ -308,7 +330,12 @@ def define_model(
         raise ValueError(
             f"--model must be one of {', '.join(MODEL_NAMES)}, but got '{model_name}'"
         )
-    return MobileNet(num_classes=num_classes, hparams=hparams, seed=seed)
+    return MobileNet(
+        num_classes=num_classes,
+        hparams=hparams,
+        seed=seed,
+        mixed_precision=mixed_precision,
+    )
 
 
 def smoothed_cross_entropy(

@@ -29,7 +29,7 @@ class Flag(NamedTuple):
     """A flag: its name, default (whose type is the flag's), help and lowest value."""
 
     name: str
-    default: str | int | None
+    default: str | int | bool | None
     help: str
     low: int | None = None
 
@@ -47,6 +47,12 @@ FLAGS = {
             "hparams", "", "Hyperparameters as name=value,name=value; see the README."
         ),
         Flag("class_map_path", "", "CSV of index,name lines, one for each class."),
+        Flag(
+            "mixed_precision",
+            False,
+            "Compute convolutions in bfloat16, for GPUs from Ampere on and CPUs with "
+            "bfloat16; checkpoints stay float32.",
+        ),
     ),
     TRAIN_AND_EVAL: (
         Flag(
@@ -163,7 +169,9 @@ def define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_boolean("help", False, "Show this help.", flag_values=values)
     for flag in itertools.chain(*FLAGS.values()):
-        if isinstance(flag.default, str):
+        if isinstance(flag.default, bool):
+            flags.DEFINE_boolean(flag.name, flag.default, flag.help, flag_values=values)
+        elif isinstance(flag.default, str):
             flags.DEFINE_string(flag.name, flag.default, flag.help, flag_values=values)
         else:
             flags.DEFINE_integer(
@@ -178,7 +186,7 @@ def help_text() -> str:
     for title, group in FLAGS.items():
         lines.append(f"{title}:")
         for flag in group:
-            default = "" if flag.default in (None, "") else f"={flag.default}"
+            default = "" if flag.default in (None, "", False) else f"={flag.default}"
             lines.append(f"  --{flag.name}{default}")
             indent = " " * 6
             lines += textwrap.wrap(
@@ -316,6 +324,7 @@ def run_train(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
         checkpoint_steps=values.checkpoint_steps,
         summary_steps=values.summary_steps,
         seed=values.seed,
+        mixed_precision=values.mixed_precision,
     )
     return SIGNAL_STATUS + stopped_by if stopped_by else 0
 
@@ -335,6 +344,7 @@ def run_eval(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
         eval_dir=values.eval_dir,
         share=evaluation.Share(values.eval_every_k, shard, num_shards),
         timeout_secs=values.eval_timeout_secs,
+        mixed_precision=values.mixed_precision,
     )
     return 0
 
@@ -350,6 +360,7 @@ def run_inference(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
         inference_clip_dir=values.inference_clip_dir,
         inference_checkpoints=split_list(values.inference_checkpoint),
         predictions_csv_path=values.predictions_csv_path,
+        mixed_precision=values.mixed_precision,
     )
     if problems:
         print(

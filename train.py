@@ -38,10 +38,15 @@ class Trainer:
         hparams: Hparams,
         epoch_num_batches: int,
         seed: int,
+        mixed_precision: bool = False,
     ):
         self.hparams = hparams
         self.network = model.define_model(
-            model_name, num_classes=num_classes, hparams=hparams, seed=seed
+            model_name,
+            num_classes=num_classes,
+            hparams=hparams,
+            seed=seed,
+            mixed_precision=mixed_precision,
         )
         self.optimizer = model.define_optimizer(self.network, hparams)
         self.global_step = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -113,6 +118,7 @@ def train(
     checkpoint_steps: int,
     summary_steps: int,
     seed: int | None,
+    mixed_precision: bool = False,
 ) -> int:
     """Trains until max_steps, or a signal; see runner.py for the flags of these names.
 
@@ -147,6 +153,7 @@ def train(
             hparams=hparams,
             epoch_num_batches=epoch_num_batches,
             seed=_set_seed(seed),
+            mixed_precision=mixed_precision,
         )
         warm_start = functools.partial(
             _warm_start,

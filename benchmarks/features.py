@@ -23,6 +23,7 @@ runner.start_tensorflow()
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 import torch  # noqa: E402
+from original_way import original_examples  # noqa: E402
 
 import clips  # noqa: E402
 import inputs  # noqa: E402
@@ -54,34 +55,6 @@ def ours(paths: list[str], hparams: Hparams) -> tf.data.Dataset:
         lambda *clip: inputs.clip_to_log_mel_examples(*clip, hparams),
         num_parallel_calls=inputs.PARALLEL_CLIPS,
     ).prefetch(4)
-
-
-def original_examples(path: tf.Tensor, hparams: Hparams) -> tf.Tensor:
-    """The original's operations: decode_wav, tf.signal.stft, the whole mel matrix."""
-    waveform, _ = tf.audio.decode_wav(tf.io.read_file(path))
-    spectrogram = tf.abs(
-        tf.signal.stft(
-            tf.squeeze(waveform, axis=-1),
-            hparams.stft_window_samples,
-            hparams.stft_hop_samples,
-            hparams.fft_length,
-        )
-    )
-    matrix = tf.signal.linear_to_mel_weight_matrix(
-        hparams.mel_bands,
-        hparams.fft_length // 2 + 1,
-        44100,
-        hparams.mel_min_hz,
-        hparams.mel_max_hz,
-    )
-    log_mel = tf.math.log(tf.matmul(spectrogram, matrix) + hparams.mel_log_offset)
-    return tf.signal.frame(
-        log_mel,
-        hparams.example_window_frames,
-        hparams.example_hop_frames,
-        pad_end=True,
-        axis=0,
-    )
 
 
 def original(paths: list[str], hparams: Hparams) -> tf.data.Dataset:

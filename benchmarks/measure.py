@@ -1,16 +1,18 @@
 """What the benchmarks share: taking turns, medians, and saying on what they ran."""
 
+import csv
 import datetime
 import importlib.metadata
 import os
 import pathlib
 import platform
-import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+CLASSES = 10
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -76,7 +78,93 @@ def machine(*packages: str) -> str:
     )
 
 
-def peak_memory_mib(children: bool = False) -> float:
-    """The largest memory that this process, or a child that ended, has taken so far."""
-    who = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
-    return resource.getrusage(who).ru_maxrss / 1024
+def run_process(
+    command: Sequence[object], python: str = sys.executable
+) -> tuple[float, float]:
+    """Runs a Python command as a process of its own; its seconds and peak MiB.
+
+    Raises:
+      ValueError: it failed.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [python, *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise ValueError(f"exit status {process.returncode}: {command}")
+    return time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
+def make_data(
+    root: pathlib.Path,
+    num_clips: int,
+    seconds: float,
+    num_checkpoints: int = 1,
+    num_rows: int | None = None,
+) -> None:
+    """Writes clips of noise, a class map, a CSV, and untrained checkpoints."""
+    import numpy as np
+
+    import checkpoints
+    import model
+    from hparams import Hparams
+    from make_demo_data import write_wav
+
+    rng = np.random.default_rng(0)
+    noise = rng.integers(-9000, 9000, int(seconds * 44100)).astype(np.int16)
+    (root / "clips").mkdir(parents=True)
+    names = [f"{index:05d}.wav" for index in range(num_clips)]
+    for name in names:
+        write_wav(root / "clips" / name, noise)
+    with (root / "clips.csv").open("w", newline="") as file:
+        rows = [(n, f"C{i % CLASSES}") for i, n in enumerate(names[:num_rows])]
+        csv.writer(file).writerows([("fname", "labels"), *rows])
+    (root / "map.csv").write_text("".join(f"{i},C{i}\n" for i in range(CLASSES)))
+    (root / "model").mkdir()
+    for step in range(num_checkpoints):
+        network = model.MobileNet(num_classes=CLASSES, hparams=Hparams(), seed=step)
+        variables = {**network.variables, "global_step": np.int64(step)}
+        checkpoints.save(str(root / "model"), variables, step)
+
+
+def train_command(root: pathlib.Path, steps: int) -> list[object]:
+    """Arguments to train on the data that `make_data` wrote."""
+    return [
+        ROOT / "runner.py",
+        "--mode=train",
+        f"--class_map_path={root / 'map.csv'}",
+        f"--train_clip_dir={root / 'clips'}",
+        f"--train_csv_path={root / 'clips.csv'}",
+        f"--train_dir={root / 'train'}",
+        f"--max_steps={steps}",
+    ]
+
+
+def eval_command(root: pathlib.Path, eval_dir: pathlib.Path) -> list[object]:
+    """Arguments to evaluate all checkpoints that `make_data` wrote."""
+    return [
+        ROOT / "runner.py",
+        "--mode=eval",
+        f"--class_map_path={root / 'map.csv'}",
+        f"--eval_clip_dir={root / 'clips'}",
+        f"--eval_csv_path={root / 'clips.csv'}",
+        f"--train_dir={root / 'model'}",
+        f"--eval_dir={eval_dir}",
+        "--eval_timeout_secs=0",
+    ]
+
+
+def inference_command(root: pathlib.Path, checkpoint: pathlib.Path) -> list[object]:
+    """Arguments to score the clips that `make_data` wrote."""
+    return [
+        ROOT / "runner.py",
+        "--mode=inference",
+        f"--class_map_path={root / 'map.csv'}",
+        f"--inference_clip_dir={root / 'clips'}",
+        f"--inference_checkpoint={checkpoint}",
+        f"--predictions_csv_path={root / 'submission.csv'}",
+    ]

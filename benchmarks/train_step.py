@@ -3,10 +3,16 @@
     python benchmarks/train_step.py [--rounds 5]
 
 The same network, batch of 64 examples [100, 96], 10 classes, Adam, in one process in
-turn. "Plain Keras" is the network as one writes it with Keras layers, in a tf.function.
+turn. "Plain Keras" is the network as one writes it with Keras layers, in a tf.function;
+it is timed once more in a process of its own without oneDNN, which is how TensorFlow
+runs it on a CPU without AVX512 unless told otherwise.
 """
 
 import argparse
+import json
+import os
+import subprocess
+import sys
 
 import measure
 
@@ -24,6 +30,7 @@ import train  # noqa: E402
 from hparams import Hparams  # noqa: E402
 
 BATCH, CLASSES = 64, 10
+PLAIN_FLAG = "--plain_keras_alone"
 
 
 def ours(features: np.ndarray, labels: np.ndarray):
@@ -132,10 +139,16 @@ def main() -> None:
     """Times all of them and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument(PLAIN_FLAG, action="store_true")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
     rng = np.random.default_rng(0)
     features = rng.normal(-3, 2, (BATCH, 100, 96)).astype(np.float32)
     labels = (rng.random((BATCH, CLASSES)) < 0.1).astype(np.float32)
+    if arguments.plain_keras_alone:
+        contenders = {"plain": plain_keras(features, labels)}
+        print(json.dumps(measure.take_turns(contenders, rounds, warm_ups=2)["plain"]))
+        return
     contenders = {
         "ours": ours(features, labels),
         "plain Keras 3": plain_keras(features, labels),
@@ -143,6 +156,14 @@ def main() -> None:
         "PyTorch": pytorch(features, labels, torch.contiguous_format),
     }
     seconds = measure.take_turns(contenders, rounds, warm_ups=2)
+    alone = subprocess.run(
+        [sys.executable, __file__, PLAIN_FLAG, f"--rounds={rounds}"],
+        env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    seconds["plain Keras 3, without oneDNN"] = json.loads(alone.stdout)
     print(measure.machine("tensorflow", "keras", "torch"))
     measure.report("Training step, 64 examples", seconds, "ours", BATCH)
 

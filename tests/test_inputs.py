@@ -220,7 +220,8 @@ def test_a_stream_goes_on_in_its_pass(tagged, monkeypatch):
     np.testing.assert_array_equal(actual, expected[: len(actual)])
 
 
-def test_clip_input_keeps_order_and_fills_batches(tagged):
+def test_clip_input_keeps_order_and_fills_batches(tagged, monkeypatch):
+    monkeypatch.setattr(inputs, "SCORING_BATCH", 4)
     batches = [(f.numpy(), p.numpy()) for f, p in inputs.clip_input(tagged, SMALL)]
     per_clip = SMALL.num_examples(tagged.num_samples)
     assert [len(features) for features, _ in batches[:-1]] == [4] * (len(batches) - 1)

@@ -123,6 +123,29 @@ def test_scores_agree_with_the_originals(key, text):
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
 
 
+def test_mixed_precision_keeps_float32_variables_and_agrees():
+    precise = network_of(num_classes=5)
+    mixed = model.MobileNet(
+        num_classes=5, hparams=Hparams(), seed=0, mixed_precision=True
+    )
+    assert {v.dtype for v in mixed.variables.values()} == {tf.float32}
+    features = tf.random.stateless_normal([4, 100, 96], [0, 9])
+    np.testing.assert_allclose(
+        mixed.scores(features), precise.scores(features), rtol=0, atol=0.01
+    )
+    gradients = []
+    for network in (precise, mixed):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(network.logits(features, training=True) ** 2)
+        names = ("Conv/weights", "fully_connected/weights")
+        variables = [network.variables[name] for name in names]
+        gradients.append([g.numpy() for g in tape.gradient(loss, variables)])
+    assert {gradient.dtype for gradient in gradients[1]} == {np.dtype("float32")}
+    assert np.isfinite(gradients[1][0]).all()
+    error = np.linalg.norm(gradients[1][1] - gradients[0][1])
+    assert error < 0.1 * np.linalg.norm(gradients[0][1])
+
+
 def test_scores_near_one_do_not_tie():
     network = network_of(num_classes=2)
     network.variables["fully_connected/weights"].assign(tf.zeros([1024, 2]))

@@ -149,7 +149,7 @@ def test_the_readme_lists_every_flag_with_its_default():
     expected = {}
     for title, group in runner.FLAGS.items():
         for flag in group:
-            default = "" if flag.default in ("", None) else f"`{flag.default}`"
+            default = "" if flag.default in ("", None, False) else f"`{flag.default}`"
             modes = title.removeprefix("--mode ").replace(" and --mode ", ", ")
             expected[f"`--{flag.name}`"] = [modes.lower(), default, flag.help]
     assert listed == expected

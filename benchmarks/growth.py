@@ -1,0 +1,107 @@
+"""How time and memory grow with the number of clips, and how soon training starts.
+
+    python benchmarks/growth.py
+
+Whole processes, each started anew, on 1x, 2x and 4x the clips: features alone, a few
+training steps, and inference. Then the memory of training with the shuffle buffer full,
+and the time to the first training step on 300 clips.
+"""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import measure
+
+import runner
+
+CLIPS = (50, 100, 200)
+SECONDS = 5
+STEPS = 4
+FIRST_STEP_CLIPS = 300
+FULL_BUFFER_CLIPS, FULL_BUFFER_SECONDS = 500, 20  # 20,000 examples
+FEATURES_FLAG = "--features_of"
+
+
+def drain_features(clip_dir: str) -> None:
+    """Computes the features of all clips of a folder, and nothing else."""
+    import numpy as np
+
+    import clips
+    import inputs
+    from hparams import Hparams
+
+    paths = [f"{clip_dir}/{name}" for name in clips.list_wavs(clip_dir)]
+    headers = clips.read_wav_headers(paths)
+    table = clips.make_clips(paths, headers, np.zeros([len(paths), 1], np.float32))
+    for _ in inputs.clip_input(table, Hparams(), skip_unreadable=True):
+        pass
+
+
+def seconds_to_first_step(command: list[object]) -> float:
+    """How long a training process takes from start to the loss of its first step."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("step 1:"):
+            break
+    seconds = time.perf_counter() - started
+    process.kill()
+    process.wait()
+    return seconds
+
+
+def main() -> None:
+    """Measures and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(FEATURES_FLAG)
+    arguments = parser.parse_args()
+    runner.set_environment()
+    runner.start_tensorflow()
+    if arguments.features_of:
+        drain_features(arguments.features_of)
+        return
+    this = pathlib.Path(__file__).resolve()
+    print(measure.machine("tensorflow"))
+    print(
+        f"\nWhole processes on clips of {SECONDS} s: seconds, and peak memory in MiB\n"
+    )
+    print(f"| clips | features | {STEPS} training steps | inference |")
+    print("|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for count in CLIPS:
+            root = pathlib.Path(folder) / str(count)
+            measure.make_data(root, count, SECONDS)
+            cells = [
+                "{:.1f} s, {:.0f} MiB".format(*measure.run_process(command))
+                for command in (
+                    [this, FEATURES_FLAG, root / "clips"],
+                    measure.train_command(root, STEPS),
+                    measure.inference_command(root, root / "model"),
+                )
+            ]
+            print(f"| {count} | {' | '.join(cells)} |", flush=True)
+        root = pathlib.Path(folder) / "full"
+        measure.make_data(root, FULL_BUFFER_CLIPS, FULL_BUFFER_SECONDS)
+        seconds, mebibytes = measure.run_process(measure.train_command(root, STEPS))
+        print(
+            f"\nTraining, {FULL_BUFFER_CLIPS} clips of {FULL_BUFFER_SECONDS} s (the "
+            f"shuffle buffer full): {STEPS} steps in {seconds:.1f} s, "
+            f"{mebibytes:.0f} MiB"
+        )
+        root = pathlib.Path(folder) / "first"
+        measure.make_data(root, FIRST_STEP_CLIPS, SECONDS)
+        seconds = seconds_to_first_step(measure.train_command(root, STEPS))
+        print(f"First training step on {FIRST_STEP_CLIPS} clips after {seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

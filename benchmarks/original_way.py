@@ -1,0 +1,95 @@
+"""Scores clips in the original's way, as the peer of whole_process.py and features.py.
+
+    python benchmarks/original_way.py CLIP_DIR CHECKPOINT[,CHECKPOINT...] [CSV]
+
+A TensorFlow 1 graph in tf.compat.v1: the original's operations for the features, batch
+norm not folded, a run of the session for each clip, and everything again for each
+checkpoint. It also runs on TensorFlow 2.13, which is nearer to the original's own.
+"""
+
+import csv
+import os
+import pathlib
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import model  # noqa: E402
+from hparams import SAMPLE_RATE, Hparams  # noqa: E402
+
+
+def original_examples(path: tf.Tensor, hparams: Hparams) -> tf.Tensor:
+    """From a WAV file to [E, frames, F], by decode_wav and tf.signal.stft."""
+    waveform, _ = tf.audio.decode_wav(tf.io.read_file(path))
+    spectrogram = tf.abs(
+        tf.signal.stft(
+            tf.squeeze(waveform, axis=-1),
+            hparams.stft_window_samples,
+            hparams.stft_hop_samples,
+            hparams.fft_length,
+        )
+    )
+    matrix = tf.signal.linear_to_mel_weight_matrix(
+        hparams.mel_bands,
+        hparams.fft_length // 2 + 1,
+        SAMPLE_RATE,
+        hparams.mel_min_hz,
+        hparams.mel_max_hz,
+    )
+    log_mel = tf.math.log(tf.matmul(spectrogram, matrix) + hparams.mel_log_offset)
+    return tf.signal.frame(
+        log_mel,
+        hparams.example_window_frames,
+        hparams.example_hop_frames,
+        pad_end=True,
+        axis=0,
+    )
+
+
+def score_clips(paths: list[str], prefixes: list[str]) -> None:
+    """Scores clips with checkpoints, one clip a run of the session."""
+    v1 = tf.compat.v1
+    shapes = tf.train.load_checkpoint(prefixes[0]).get_variable_to_shape_map()
+
+    def variable(name: str) -> tf.Variable:
+        return v1.get_variable(name, shapes[name], use_resource=False)
+
+    with tf.Graph().as_default(), v1.Session() as session:
+        path = v1.placeholder(tf.string, [])
+        net = original_examples(path, Hparams())[..., tf.newaxis]
+        for convolution in model._convolutions(model.MOBILENET_V1):
+            kernel = variable(convolution.weights)
+            net = model._apply_kernel(convolution, net, kernel)
+            gamma, beta, mean, variance = (
+                variable(f"{convolution.scope}/BatchNorm/{part}")
+                for part in ("gamma", "beta", "moving_mean", "moving_variance")
+            )
+            net, _, _ = v1.nn.fused_batch_norm(
+                net, gamma, beta, mean, variance, Hparams().bneps, is_training=False
+            )
+            net = tf.nn.relu(net)
+        net = tf.reduce_mean(net, [1, 2])
+        logits = tf.matmul(net, variable("fully_connected/weights"))
+        scores = tf.sigmoid(logits + variable("fully_connected/biases"))
+        saver = v1.train.Saver()
+        for prefix in prefixes:
+            saver.restore(session, prefix)
+            for clip in paths:
+                np.mean(session.run(scores, {path: clip}), axis=0)
+
+
+def main() -> None:
+    """Scores the clips of a folder, or those that a CSV lists."""
+    clip_dir, prefixes, *csv_path = sys.argv[1:]
+    names = sorted(os.listdir(clip_dir))
+    if csv_path:
+        with open(csv_path[0], newline="") as file:
+            names = [row["fname"] for row in csv.DictReader(file)]
+    paths = [os.path.join(clip_dir, name) for name in names]
+    score_clips(paths, prefixes.split(","))
+
+
+if __name__ == "__main__":
+    main()
