@@ -172,7 +172,13 @@ def define_flags() -> flags.FlagValues:
         if isinstance(flag.default, bool):
             flags.DEFINE_boolean(flag.name, flag.default, flag.help, flag_values=values)
         elif isinstance(flag.default, str):
-            flags.DEFINE_string(flag.name, flag.default, flag.help, flag_values=values)
+            flags.DEFINE_string(
+                flag.name,
+                flag.default,
+                flag.help,
+                flag_values=values,
+                allow_overwrite=flag.name != "hparams",  # Half of them would be lost.
+            )
         else:
             flags.DEFINE_integer(
                 flag.name, flag.default, flag.help, flag.low, flag_values=values
@@ -186,8 +192,8 @@ def help_text() -> str:
     for title, group in FLAGS.items():
         lines.append(f"{title}:")
         for flag in group:
-            default = "" if flag.default in (None, "", False) else f"={flag.default}"
-            lines.append(f"  --{flag.name}{default}")
+            unset = flag.default is False or flag.default in (None, "")
+            lines.append(f"  --{flag.name}{'' if unset else f'={flag.default}'}")
             indent = " " * 6
             lines += textwrap.wrap(
                 flag.help, HELP_WIDTH, initial_indent=indent, subsequent_indent=indent

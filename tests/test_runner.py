@@ -38,6 +38,7 @@ INFERENCE = (
         (TRAIN + "--checkpoint_steps=0", "--checkpoint_steps"),
         (TRAIN + "--model=resnet", "--model must be one of mobilenet-v1"),
         (TRAIN + "--hparams=lr=-1", "lr must be 0 or more, but got -1.0"),
+        (TRAIN + "--hparams=lr=1 --hparams=bn=0", "already defined as lr=1"),
         (TRAIN + "--hparams=warmstart=1", "needs --warmstart_checkpoint"),
         (TRAIN + "--warmstart_checkpoint=k", "needs --hparams warmstart=1"),
         (
@@ -149,7 +150,8 @@ def test_the_readme_lists_every_flag_with_its_default():
     expected = {}
     for title, group in runner.FLAGS.items():
         for flag in group:
-            default = "" if flag.default in ("", None, False) else f"`{flag.default}`"
+            unset = flag.default is False or flag.default in ("", None)
+            default = "" if unset else f"`{flag.default}`"
             modes = title.removeprefix("--mode ").replace(" and --mode ", ", ")
             expected[f"`--{flag.name}`"] = [modes.lower(), default, flag.help]
     assert listed == expected
