@@ -12,7 +12,7 @@ import os
 import pathlib
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -99,6 +99,12 @@ def read_class_map(path: str) -> list[str]:
     names, problems = [], []
     for line, fields in _csv_lines(path, "--class_map_path"):
         where = f"{path}:{line}"
+        if not names and not problems and not fields[0].strip().isdecimal():
+            problems.append(
+                f"{where}: expected 0,name but got {','.join(fields)}; "
+                f"a class map has no header"
+            )
+            continue
         if len(fields) != 2 or not fields[1].strip():
             problems.append(f"{where}: expected index,name but got {','.join(fields)}")
             continue
@@ -135,52 +141,54 @@ def checked_rows(
     lines: Sequence[tuple[int, list[str]]], path: str
 ) -> tuple[list[str], list[Row]]:
     """As `read_rows`, from what `csv_lines` gives; the path is for messages."""
-    header, rows, problems = _parse_rows(lines, path)
+    header, rows, problems = _parse_rows(lines)
     if problems:
-        raise InputProblems(problems)
+        raise InputProblems(_located(path, problems))
     return header, rows
 
 
+def _located(path: str, problems: Iterable[tuple[int, str]]) -> list[str]:
+    """Problems as (line, what), in the order of lines, as lines of a report."""
+    ordered = sorted(problems, key=lambda problem: problem[0])
+    return [f"{path}:{line}: {what}" for line, what in ordered]
+
+
 def _parse_rows(
-    lines: Sequence[tuple[int, list[str]]], path: str
-) -> tuple[list[str], list[Row], list[str]]:
-    """The header, the rows whose clip has a usable name, and all that is wrong."""
+    lines: Sequence[tuple[int, list[str]]],
+) -> tuple[list[str], list[Row], list[tuple[int, str]]]:
+    """The header, the rows whose clip can be named, and problems as (line, what)."""
     if not lines:
-        return [], [], [f"{path}: empty; expected a header fname,labels"]
+        return [], [], [(1, "empty; expected a header fname,labels")]
     header = [name.strip() for name in lines[0][1]]
     label_column = next((name for name in LABEL_COLUMNS if name in header), None)
     if FILE_COLUMN not in header or label_column is None:
-        problem = (
-            f"{path}:{lines[0][0]}: expected a header with fname and labels, "
-            f"but got {','.join(header)}"
-        )
-        return header, [], [problem]
+        what = f"expected a header with fname and labels, but got {','.join(header)}"
+        return header, [], [(lines[0][0], what)]
     fname_at, labels_at = header.index(FILE_COLUMN), header.index(label_column)
     rows, problems, seen = [], [], {}
     for line, fields in lines[1:]:
-        where = f"{path}:{line}"
         if len(fields) != len(header):
-            problems.append(
-                f"{where}: expected {len(header)} fields as in the header, but got "
+            what = (
+                f"expected {len(header)} fields as in the header, but got "
                 f"{len(fields)}; several labels of a clip stand inside quotes"
             )
+            problems.append((line, what))
             continue
         fname = fields[fname_at].strip()
         labels = tuple(filter(None, (s.strip() for s in fields[labels_at].split(","))))
-        if problem := _name_problem(fname):
-            problems.append(f"{where}: {problem}")
+        if what := _name_problem(fname):
+            problems.append((line, what))
             continue
         if fname in seen:
-            first = f"first in line {seen[fname]}"
-            problems.append(f"{where}: clip {fname} is there twice, {first}")
+            what = f"clip {fname} is there twice, first in line {seen[fname]}"
+            problems.append((line, what))
         if not labels:
-            problems.append(
-                f"{where}: clip {fname} has no labels; expected at least one"
-            )
+            what = f"clip {fname} has no labels; expected at least one"
+            problems.append((line, what))
         seen.setdefault(fname, line)
         rows.append(Row(line, fname, labels, tuple(fields)))
     if not rows and not problems:
-        problems.append(f"{path}: no clips below the header")
+        problems.append((lines[0][0], "no clips below the header"))
     return header, rows, problems
 
 
@@ -230,7 +238,12 @@ def csv_lines(contents: bytes, path: str) -> list[tuple[int, list[str]]]:
 
 
 def read_clips(
-    *, csv_path: str, clip_dir: str, class_map_path: str, flag_prefix: str
+    *,
+    csv_path: str,
+    clip_dir: str,
+    class_map_path: str,
+    train_dir: str,
+    flag_prefix: str,
 ) -> tuple[list[str], Clips]:
     """Reads and checks a labelled set of N clips: class map, CSV, every WAV header.
 
@@ -238,6 +251,7 @@ def read_clips(
       csv_path: CSV of clips and labels.
       clip_dir: folder that the names in the CSV are relative to.
       class_map_path: class map with all the labels.
+      train_dir: folder whose checkpoints, if there are any, have the same class map.
       flag_prefix: "train" or "eval", to name the flags in messages.
 
     Returns:
@@ -246,43 +260,60 @@ def read_clips(
     Raises:
       InputProblems: with all problems of all these files.
     """
-    problems, class_names, rows = [], None, []
-    if not os.path.isdir(clip_dir):
-        problems.append(f"--{flag_prefix}_clip_dir: there is no folder {clip_dir}")
+    problems, row_problems, class_names, rows, headers = [], [], [], [], []
     try:
         class_names = read_class_map(class_map_path)
-    except (InputProblems, OSError) as error:
+        if problem := hparams_lib.class_map_problem(train_dir, class_names):
+            problems.append(problem)
+            class_names = []
+    except (ValueError, OSError) as error:
         problems.append(str(error))
     try:
         lines = _csv_lines(csv_path, f"--{flag_prefix}_csv_path")
-        _, rows, row_problems = _parse_rows(lines, csv_path)
-        problems += row_problems
+        _, rows, row_problems = _parse_rows(lines)
     except (InputProblems, OSError) as error:
         problems.append(str(error))
-    class_index = {name: index for index, name in enumerate(class_names or [])}
-    if class_names is not None:
-        problems.extend(
-            f"{csv_path}:{row.line}: label {label} of {row.fname} is not in the class "
-            f"map {class_map_path}"
-            for row in rows
-            for label in row.labels
-            if label not in class_index
-        )
-    headers = []
+    if class_names:
+        row_problems += _label_problems(rows, class_names, class_map_path)
+    paths = [os.path.join(clip_dir, row.fname) for row in rows]
     if os.path.isdir(clip_dir):
-        paths = [os.path.join(clip_dir, row.fname) for row in rows]
         headers = read_wav_headers(paths)
-        problems.extend(
-            f"{csv_path}:{row.line}: {header}"
+        row_problems += [
+            (row.line, str(header))
             for row, header in zip(rows, headers, strict=True)
             if isinstance(header, ValueError)
-        )
+        ]
+    else:
+        problems.append(f"--{flag_prefix}_clip_dir: there is no folder {clip_dir}")
+    problems += _located(csv_path, row_problems)
     if problems:
         raise InputProblems(problems)
+    class_index = {name: index for index, name in enumerate(class_names)}
     labels = np.zeros([len(rows), len(class_names)], np.float32)
     for index, row in enumerate(rows):
         labels[index, [class_index[label] for label in row.labels]] = 1.0
     return class_names, make_clips(paths, headers, labels)
+
+
+def _label_problems(
+    rows: Sequence[Row], class_names: Sequence[str], class_map_path: str
+) -> list[tuple[int, str]]:
+    """A problem for each label that is not in the class map, at its first line."""
+    known, unknown = set(class_names), {}
+    for row in rows:
+        for label in row.labels:
+            if label not in known:
+                unknown.setdefault(label, []).append(row)
+    problems = []
+    for label, where in unknown.items():
+        others = f" and {len(where) - 1} more" if len(where) > 1 else ""
+        hint = hparams_lib.did_you_mean(label, class_names)
+        what = (
+            f"label {label} of {where[0].fname}{others} is not in the class map "
+            f"{class_map_path}{hint}"
+        )
+        problems.append((where[0].line, what))
+    return problems
 
 
 def make_clips(

@@ -18,7 +18,7 @@ import checkpoints
 import inputs
 import model
 from clips import Clips, read_clips
-from hparams import make_folder, trained_hparams, write_whole
+from hparams import class_map_problem, make_folder, trained_hparams, write_whole
 from lwlrap import Lwlrap
 
 PARTIAL_SHARE = 0.05  # of the clips, for the quick scalar
@@ -74,6 +74,7 @@ def evaluate(
         csv_path=eval_csv_path,
         clip_dir=eval_clip_dir,
         class_map_path=class_map_path,
+        train_dir=train_dir,
         flag_prefix="eval",
     )
     clips = clips.take(np.random.default_rng(SHUFFLE_SEED).permutation(len(clips)))
@@ -83,11 +84,10 @@ def evaluate(
     evaluator, evaluated = None, 0
     for prefix in _pending_checkpoints(train_dir, eval_dir, share, timeout_secs):
         if evaluator is None:
+            if problem := class_map_problem(train_dir, class_names):
+                raise ValueError(problem)  # Training began after the clips were read.
             hparams = trained_hparams(
-                train_dir,
-                model_name=model_name,
-                overrides=hparam_overrides,
-                class_names=class_names,
+                train_dir, model_name=model_name, overrides=hparam_overrides
             )
             network = model.define_model(
                 model_name,

@@ -7,13 +7,14 @@ TensorFlow.
 """
 
 import dataclasses
+import difflib
 import json
 import math
 import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -178,6 +179,20 @@ class Hparams:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Hparams)}
+# Those that say what the network computes; the others only matter while it trains.
+MODEL_HPARAMS = (
+    "stft_window_seconds",
+    "stft_hop_seconds",
+    "mel_bands",
+    "mel_min_hz",
+    "mel_max_hz",
+    "mel_log_offset",
+    "example_window_seconds",
+    "example_hop_seconds",
+    "global_pool",
+    "bn",
+    "bneps",
+)
 
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:
@@ -203,8 +218,8 @@ def parse_overrides(text: str) -> dict[str, Any]:
             raise ValueError(f"--hparams takes name=value pairs, but got '{pair}'")
         if name not in FIELDS:
             raise ValueError(
-                f"--hparams: there is no hyperparameter '{name}'; "
-                f"there are {', '.join(FIELDS)}"
+                f"--hparams: there is no hyperparameter '{name}'"
+                f"{did_you_mean(name, FIELDS)}; there are {', '.join(FIELDS)}"
             )
         if name in overrides:
             raise ValueError(f"--hparams: {name} is given twice")
@@ -218,6 +233,13 @@ def parse_overrides(text: str) -> dict[str, Any]:
             ) from None
     Hparams(**overrides)
     return overrides
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A hint in brackets where a name is like one of others, else nothing."""
+    by_lower = {other.lower(): other for other in names}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f" (did you mean {by_lower[close[0]]}?)" if close else ""
 
 
 def parse_hparams(text: str) -> Hparams:
@@ -253,11 +275,7 @@ def write_hparams(
 
 
 def trained_hparams(
-    directory: str,
-    *,
-    model_name: str,
-    overrides: Mapping[str, Any],
-    class_names: Sequence[str],
+    directory: str, *, model_name: str, overrides: Mapping[str, Any]
 ) -> Hparams:
     """The hyperparameters for using the checkpoints in a directory.
 
@@ -267,38 +285,107 @@ def trained_hparams(
     trained one is a warning on stderr.
 
     Raises:
-      ValueError: the file is damaged, or of another model or other classes.
+      ValueError: the file is damaged, or of another model.
     """
     path = pathlib.Path(directory) / HPARAMS_FILE
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    record = _read_record(directory)
+    if record is None:
         print(
             f"note: there is no {path}; the defaults and what --hparams gives are used",
             file=sys.stderr,
         )
         return Hparams(**overrides)
+    if record.model != model_name:
+        raise ValueError(f"{path} is of a model {record.model}, not {model_name}")
+    for name, value in changed(overrides, record.hparams).items():
+        print(
+            f"warning: --hparams: {name}={value} from the command line is used, not "
+            f"the {getattr(record.hparams, name)} of {path}",
+            file=sys.stderr,
+        )
+    return dataclasses.replace(record.hparams, **overrides)
+
+
+def resumed_hparams(
+    directory: str, *, model_name: str, overrides: Mapping[str, Any]
+) -> Hparams:
+    """As `trained_hparams`, for more training in that directory.
+
+    Raises:
+      ValueError: as there, or a value given would change what the checkpoints compute.
+    """
+    record = _read_record(directory)
+    if record is not None:
+        for name, value in changed(overrides, record.hparams).items():
+            if name in MODEL_HPARAMS:
+                raise ValueError(
+                    f"--hparams: {name}={value} cannot replace the "
+                    f"{getattr(record.hparams, name)} that the checkpoints in "
+                    f"{directory} were trained with; use another --train_dir, with "
+                    f"warmstart=1 to start from their weights"
+                )
+    return trained_hparams(directory, model_name=model_name, overrides=overrides)
+
+
+def warn_of_other_model(directory: str, hparams: Hparams) -> None:
+    """Warns where weights come from a model with other features or pooling."""
+    record = _read_record(directory)
+    if record is None:
+        return
+    given = {name: getattr(hparams, name) for name in MODEL_HPARAMS}
+    for name, value in changed(given, record.hparams).items():
+        print(
+            f"warning: {name} is {value}, but {getattr(record.hparams, name)} where "
+            f"the weights of the warm start come from",
+            file=sys.stderr,
+        )
+
+
+def changed(values: Mapping[str, Any], hparams: Hparams) -> dict[str, Any]:
+    """Those of the values, by name, that differ from hyperparameters; not warmstart."""
+    return {
+        name: value
+        for name, value in values.items()
+        if value != getattr(hparams, name) and name != "warmstart"
+    }
+
+
+def class_map_problem(directory: str, class_names: Sequence[str]) -> str:
+    """What is wrong with using these classes with the checkpoints there, or nothing.
+
+    Raises:
+      ValueError: `hparams.json` is damaged.
+    """
+    record = _read_record(directory)
+    if record is None or record.class_names == list(class_names):
+        return ""
+    return (
+        f"--class_map_path: the class map differs from the one trained with, which is "
+        f"in {pathlib.Path(directory) / HPARAMS_FILE}: "
+        f"{_first_difference(record.class_names, class_names)}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """What `hparams.json` holds."""
+
+    model: str
+    hparams: Hparams
+    class_names: list[str]
+
+
+def _read_record(directory: str) -> _Record | None:
+    path = pathlib.Path(directory) / HPARAMS_FILE
     try:
-        record = json.loads(text)
-        trained = Hparams(**record["hparams"])
-        trained_model, trained_names = record["model"], record["class_names"]
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return _Record(
+            record["model"], Hparams(**record["hparams"]), record["class_names"]
+        )
+    except FileNotFoundError:
+        return None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    if trained_model != model_name:
-        raise ValueError(f"{path} is of a model {trained_model}, not {model_name}")
-    if trained_names != list(class_names):
-        raise ValueError(
-            f"--class_map_path: the class map differs from the one trained with, which "
-            f"is in {path}: {_first_difference(trained_names, class_names)}"
-        )
-    for name, value in overrides.items():
-        if value != getattr(trained, name) and name != "warmstart":
-            print(
-                f"warning: --hparams: {name}={value} from the command line is used, "
-                f"not the {getattr(trained, name)} of {path}",
-                file=sys.stderr,
-            )
-    return dataclasses.replace(trained, **overrides)
 
 
 def _first_difference(trained: Sequence[str], given: Sequence[str]) -> str:
@@ -314,6 +401,8 @@ def make_folder(path: str, flag: str) -> None:
     Raises:
       OSError: it cannot be made or written into; the message names the flag.
     """
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise NotADirectoryError(f"{flag}: {path} is a file, not a folder")
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:

@@ -16,7 +16,6 @@ Multi-Label Data"), by the package iterative-stratification.
 import argparse
 import csv
 import io
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from iterstrat.ml_stratifiers import (
 )
 
 import clips
-from hparams import write_whole
+from hparams import make_folder, write_whole
 
 # The method is greedy and its ties are random: the best of so many tries is taken.
 TRIES = 20
@@ -173,26 +172,29 @@ def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--folds", type=int, default=0, help="number of folds, 2 or more, instead"
     )
     parser.add_argument("--seed", type=int, default=0, help="0 or more (default: 0)")
-    parsed = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def _check_arguments(parsed: argparse.Namespace) -> None:
     if not 0 < parsed.fraction < 1:
-        parser.error(f"--fraction must be between 0 and 1, but got {parsed.fraction:g}")
+        raise ValueError(
+            f"--fraction must be between 0 and 1, but got {parsed.fraction:g}"
+        )
     if parsed.folds < 0 or parsed.folds == 1:
-        parser.error(f"--folds must be 2 or more, but got {parsed.folds}")
+        raise ValueError(f"--folds must be 2 or more, but got {parsed.folds}")
     if parsed.seed < 0:
-        parser.error(f"--seed must be 0 or more, but got {parsed.seed}")
+        raise ValueError(f"--seed must be 0 or more, but got {parsed.seed}")
     stems = [pathlib.Path(path).stem for path in parsed.csv]
     if len(set(stems)) < len(stems):
-        parser.error(
-            "the CSVs must have different names, as their parts are named alike"
-        )
-    return parsed
+        raise ValueError("the CSVs must have different names, as their parts will")
+    make_folder(parsed.out_dir, "--out_dir")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the program with its command-line arguments; returns the exit status."""
     parsed = _parse_arguments(arguments)
     try:
-        os.makedirs(parsed.out_dir, exist_ok=True)
+        _check_arguments(parsed)
         for source in parsed.csv:
             write_split(
                 source,

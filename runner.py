@@ -15,6 +15,7 @@ and exit status 1.
 
 import itertools
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -218,9 +219,10 @@ def check_flags(values: flags.FlagValues, arguments: Sequence[str]) -> dict[str,
     if arguments:
         raise ValueError(f"flags start with --, but got '{arguments[0]}'")
     if values.mode not in MODES:
-        raise ValueError(
-            f"--mode must be one of {', '.join(MODES)}, but got '{values.mode}'"
+        got = (
+            f", but got '{values.mode}'" if values.mode else "; --help lists all flags"
         )
+        raise ValueError(f"--mode must be one of {', '.join(MODES)}{got}")
     if values.model not in hparams_lib.MODEL_NAMES:
         raise ValueError(
             f"--model must be one of {', '.join(hparams_lib.MODEL_NAMES)}, "
@@ -413,7 +415,11 @@ def main(arguments: Sequence[str]) -> int:
         start_tensorflow()
         return run_mode(values, overrides)
     except (flags.Error, ValueError, FloatingPointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            line = re.sub(
+                "invalid literal for int.*: ", "expected a whole number: ", line
+            )
+            print(f"error: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)

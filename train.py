@@ -1,6 +1,7 @@
 """Trains the model on labelled clips. Called by runner.py in --mode train."""
 
 import functools
+import os
 import random
 import signal
 import sys
@@ -134,12 +135,13 @@ def train(
         csv_path=train_csv_path,
         clip_dir=train_clip_dir,
         class_map_path=class_map_path,
+        train_dir=train_dir,
         flag_prefix="train",
     )
     hparams_lib.make_folder(train_dir, "--train_dir")
     with checkpoints.locked(train_dir):
         checkpoints.delete_unfinished(train_dir)
-        hparams = _resolve_hparams(train_dir, model_name, hparam_overrides, class_names)
+        hparams = _resolve_hparams(train_dir, model_name, hparam_overrides)
         num_examples = int(hparams.num_examples(clips.num_samples).sum())
         epoch_num_batches = epoch_num_batches or max(
             1, num_examples // hparams.batch_size
@@ -185,16 +187,13 @@ def _set_seed(seed: int | None) -> int:
 
 
 def _resolve_hparams(
-    train_dir: str,
-    model_name: str,
-    overrides: Mapping[str, Any],
-    class_names: Sequence[str],
+    train_dir: str, model_name: str, overrides: Mapping[str, Any]
 ) -> Hparams:
     """Those given; where training resumes, over those that it began with."""
     if not checkpoints.list_checkpoints(train_dir):
         return Hparams(**overrides)
-    return hparams_lib.trained_hparams(
-        train_dir, model_name=model_name, overrides=overrides, class_names=class_names
+    return hparams_lib.resumed_hparams(
+        train_dir, model_name=model_name, overrides=overrides
     )
 
 
@@ -275,6 +274,7 @@ def _warm_start(
     )
     checkpoints.restore(prefix, {name: trainable[name] for name in plan.restored})
     print(plan.report(prefix), file=sys.stderr)
+    hparams_lib.warn_of_other_model(os.path.dirname(prefix), trainer.hparams)
 
 
 def _batches(trainer: Trainer, clips: Clips, *, deterministic: bool) -> tf.data.Dataset:

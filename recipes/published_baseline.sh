@@ -15,6 +15,7 @@ set -euo pipefail
 
 if [[ $# -ne 2 ]]; then
   sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0" >&2
+  [[ ${1:-} == --help ]] && exit 0
   exit 1
 fi
 data=$1
@@ -40,6 +41,14 @@ if [[ $data == --smoke ]]; then
   cp -r "$data/train_curated" "$data/train_noisy"
   cp "$data/train_curated.csv" "$data/train_noisy.csv"
 fi
+
+for path in train_noisy train_noisy.csv train_curated train_curated.csv test; do
+  if [[ ! -e $data/$path ]]; then
+    echo "error: there is no $data/$path" >&2
+    missing=1
+  fi
+done
+[[ -z ${missing:-} ]] || exit 1
 
 train() {
   "$python" "$here/runner.py" --mode train --class_map_path "$class_map" \

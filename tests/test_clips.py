@@ -198,7 +198,8 @@ def test_quoted_class_names(tmp_path):
     ("contents", "message"),
     [
         ("", "empty"),
-        ("index,name\n", "map.csv:1: expected index 0"),
+        ("index,name\n0,Bark\n", "map.csv:1: expected 0,name but got index,name"),
+        ("1,Bark\n", "map.csv:1: expected index 0, but got '1'"),
         ("0,Bark\n2,Meow\n", "map.csv:2: expected index 1, but got '2'"),
         ("0,Bark\n1,Bark\n", "class Bark is there twice"),
         ("0,Bark\n1\n", "expected index,name"),
@@ -225,6 +226,7 @@ def test_all_problems_of_all_files_come_at_once(tmp_path):
             csv_path=str(tmp_path / "clips.csv"),
             clip_dir=str(tmp_path / "clips"),
             class_map_path=str(tmp_path / "map.csv"),
+            train_dir="none",
             flag_prefix="train",
         )
     text = "\n".join(error.value.problems)
@@ -240,12 +242,31 @@ def test_all_problems_of_all_files_come_at_once(tmp_path):
     assert len(error.value.problems) == 9
 
 
+def test_an_unknown_label_is_one_line_with_a_hint(tmp_path, dataset):
+    path = tmp_path / "clips.csv"
+    path.write_text("fname,labels\n00.wav,tone\n01.wav,Noise\n02.wav,tone\n")
+    with pytest.raises(InputProblems) as error:
+        clips.read_clips(
+            csv_path=str(path),
+            clip_dir=str(dataset.clip_dir),
+            class_map_path=str(dataset.class_map_path),
+            train_dir="none",
+            flag_prefix="train",
+        )
+    (problem,) = error.value.problems
+    assert (
+        f"{path}:2: label tone of 00.wav and 1 more is not in the class map" in problem
+    )
+    assert problem.endswith("(did you mean Tone?)")
+
+
 def test_missing_inputs_name_their_flags(tmp_path):
     with pytest.raises(InputProblems) as error:
         clips.read_clips(
             csv_path="no.csv",
             clip_dir="no_dir",
             class_map_path="no_map.csv",
+            train_dir="none",
             flag_prefix="eval",
         )
     text = str(error.value)
@@ -258,6 +279,7 @@ def test_the_table_of_clips(dataset):
         csv_path=str(dataset.csv_path),
         clip_dir=str(dataset.clip_dir),
         class_map_path=str(dataset.class_map_path),
+        train_dir="none",
         flag_prefix="train",
     )
     assert names == ["Noise", "Tone"]

@@ -150,7 +150,7 @@ def test_the_running_values_are_printed(dataset, run, tmp_path, capsys, monkeypa
 def test_a_folder_that_cannot_be_made_names_its_flag(dataset, run, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert run_eval(dataset, run, tmp_path / "file") == 1
-    assert "--eval_dir: cannot make" in capsys.readouterr().err
+    assert "--eval_dir:" in capsys.readouterr().err
 
 
 def test_new_checkpoints_are_waited_for(run, tmp_path, monkeypatch):

@@ -82,6 +82,7 @@ def test_overrides_have_their_types():
     ("text", "message"),
     [
         ("lrr=1", "no hyperparameter 'lrr'"),
+        ("batchsize=1", "did you mean batch_size"),
         ("lr", "name=value"),
         ("lr=1,lr=2", "twice"),
         ("lr=fast", "lr must be a number"),
@@ -105,10 +106,8 @@ def test_bad_hparams_are_named(text, message):
         hparams.parse_hparams(text)
 
 
-def _read(directory, overrides, names=("Bark", "Meow")):
-    return hparams.trained_hparams(
-        directory, model_name="mobilenet-v1", overrides=overrides, class_names=names
-    )
+def _read(directory, overrides, read=hparams.trained_hparams):
+    return read(directory, model_name="mobilenet-v1", overrides=overrides)
 
 
 @pytest.fixture
@@ -141,10 +140,28 @@ def test_without_the_file_defaults_hold(tmp_path):
 
 
 def test_another_class_map_is_an_error(run_dir):
-    with pytest.raises(ValueError, match="class 1 is Moo, but was Meow"):
-        _read(run_dir, {}, names=["Bark", "Moo"])
-    with pytest.raises(ValueError, match="2 classes were trained, 3 are given"):
-        _read(run_dir, {}, names=["Bark", "Meow", "Moo"])
+    problem = hparams.class_map_problem(run_dir, ["Bark", "Moo"])
+    assert "class 1 is Moo, but was Meow" in problem
+    problem = hparams.class_map_problem(run_dir, ["Bark", "Meow", "Moo"])
+    assert "2 classes were trained, 3 are given" in problem
+    assert hparams.class_map_problem(run_dir, ["Bark", "Meow"]) == ""
+
+
+def test_resuming_may_change_training_but_not_the_model(run_dir, capsys):
+    resumed = _read(run_dir, {"lr": 0.5, "mel_bands": 64}, hparams.resumed_hparams)
+    assert resumed == Hparams(mel_bands=64, lr=0.5)
+    for change in ({"mel_bands": 32}, {"global_pool": "max"}, {"bn": 0}):
+        with pytest.raises(ValueError, match="cannot replace the"):
+            _read(run_dir, change, hparams.resumed_hparams)
+    assert set(hparams.MODEL_HPARAMS) < set(hparams.FIELDS)
+
+
+def test_weights_of_another_model_are_told(run_dir, tmp_path, capsys):
+    hparams.warn_of_other_model(run_dir, Hparams(mel_bands=64, lr=9.0))
+    hparams.warn_of_other_model(tmp_path / "none", Hparams())
+    assert capsys.readouterr().err == ""
+    hparams.warn_of_other_model(run_dir, Hparams())
+    assert "mel_bands is 96, but 64 where" in capsys.readouterr().err
 
 
 def test_another_model_is_an_error(run_dir):

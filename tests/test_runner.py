@@ -29,11 +29,11 @@ INFERENCE = (
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "--mode must be one of train, eval, inference, but got ''"),
+        ("", "--mode must be one of train, eval, inference; --help lists"),
         ("--mode=fly", "but got 'fly'"),
         ("--mod=train", "Unknown command line flag 'mod'"),
         (TRAIN + "extra", "'extra'"),
-        (TRAIN + "--max_steps=many", "--max_steps"),
+        (TRAIN + "--max_steps=many", "--max_steps=many: expected a whole number"),
         (TRAIN + "--max_steps=-1", "--max_steps"),
         (TRAIN + "--checkpoint_steps=0", "--checkpoint_steps"),
         (TRAIN + "--model=resnet", "--model must be one of mobilenet-v1"),

@@ -157,7 +157,7 @@ def test_wrong_arguments_of_a_split(multi_label_csv, tmp_path, arguments, messag
     done = run(
         "make_validation_split.py", multi_label_csv, "--out_dir", tmp_path, *arguments
     )
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert message in done.stderr.decode()
 
 
