@@ -1,6 +1,6 @@
 """Features on all cores: ours, the original's operations, and PyTorch.
 
-    python benchmarks/features.py [--clips 200] [--rounds 5]
+    python benchmarks/features.py [--clips 200] [--rounds 15]
 
 From five-second WAV files to log mel examples, each in its own parallel pipeline, in
 one process in turn.
@@ -90,7 +90,7 @@ def main() -> None:
     """Checks that all agree, times them and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     hparams = Hparams()
     torch.set_num_threads(1)  # A clip a thread, as many threads as cores.
