@@ -18,7 +18,7 @@ import checkpoints
 import inputs
 import model
 from clips import Clips, read_clips
-from hparams import class_map_problem, make_folder, trained_hparams, write_whole
+from hparams import make_folder, trained_hparams, write_whole
 from lwlrap import Lwlrap
 
 PARTIAL_SHARE = 0.05  # of the clips, for the quick scalar
@@ -77,17 +77,18 @@ def evaluate(
         train_dir=train_dir,
         flag_prefix="eval",
     )
-    clips = clips.take(np.random.default_rng(SHUFFLE_SEED).permutation(len(clips)))
+    clips = _shuffle(clips)
     _report_empty_classes(clips, class_names)
     make_folder(eval_dir, "--eval_dir")
     _write_summary(eval_dir, class_names)
     evaluator, evaluated = None, 0
     for prefix in _pending_checkpoints(train_dir, eval_dir, share, timeout_secs):
         if evaluator is None:
-            if problem := class_map_problem(train_dir, class_names):
-                raise ValueError(problem)  # Training began after the clips were read.
             hparams = trained_hparams(
-                train_dir, model_name=model_name, overrides=hparam_overrides
+                train_dir,
+                model_name=model_name,
+                overrides=hparam_overrides,
+                class_names=class_names,
             )
             network = model.define_model(
                 model_name,
@@ -107,6 +108,11 @@ def evaluate(
     print(
         f"{evaluated} checkpoints evaluated; results are in {eval_dir}", file=sys.stderr
     )
+
+
+def _shuffle(clips: Clips) -> Clips:
+    """The clips in the one order that all evaluations have."""
+    return clips.take(np.random.default_rng(SHUFFLE_SEED).permutation(len(clips)))
 
 
 def _report_empty_classes(clips: Clips, class_names: Sequence[str]) -> None:

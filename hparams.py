@@ -275,7 +275,11 @@ def write_hparams(
 
 
 def trained_hparams(
-    directory: str, *, model_name: str, overrides: Mapping[str, Any]
+    directory: str,
+    *,
+    model_name: str,
+    overrides: Mapping[str, Any],
+    class_names: Sequence[str],
 ) -> Hparams:
     """The hyperparameters for using the checkpoints in a directory.
 
@@ -285,7 +289,7 @@ def trained_hparams(
     trained one is a warning on stderr.
 
     Raises:
-      ValueError: the file is damaged, or of another model.
+      ValueError: the file is damaged, or of another model or other classes.
     """
     path = pathlib.Path(directory) / HPARAMS_FILE
     record = _read_record(directory)
@@ -297,6 +301,8 @@ def trained_hparams(
         return Hparams(**overrides)
     if record.model != model_name:
         raise ValueError(f"{path} is of a model {record.model}, not {model_name}")
+    if problem := class_map_problem(directory, class_names):
+        raise ValueError(problem)
     for name, value in changed(overrides, record.hparams).items():
         print(
             f"warning: --hparams: {name}={value} from the command line is used, not "
@@ -307,7 +313,11 @@ def trained_hparams(
 
 
 def resumed_hparams(
-    directory: str, *, model_name: str, overrides: Mapping[str, Any]
+    directory: str,
+    *,
+    model_name: str,
+    overrides: Mapping[str, Any],
+    class_names: Sequence[str],
 ) -> Hparams:
     """As `trained_hparams`, for more training in that directory.
 
@@ -324,7 +334,9 @@ def resumed_hparams(
                     f"{directory} were trained with; use another --train_dir, with "
                     f"warmstart=1 to start from their weights"
                 )
-    return trained_hparams(directory, model_name=model_name, overrides=overrides)
+    return trained_hparams(
+        directory, model_name=model_name, overrides=overrides, class_names=class_names
+    )
 
 
 def warn_of_other_model(directory: str, hparams: Hparams) -> None:

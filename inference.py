@@ -14,7 +14,7 @@ import checkpoints
 import inputs
 import model
 from clips import Clips, list_wavs, make_clips, read_class_map, read_wav_headers
-from hparams import class_map_problem, trained_hparams, write_whole
+from hparams import trained_hparams, write_whole
 
 
 def predict(
@@ -53,11 +53,11 @@ def predict(
     clips, problems = _readable(paths, num_classes=len(class_names))
     scores = np.zeros([len(clips), len(class_names)])
     for prefix in prefixes:
-        folder = os.path.dirname(prefix)
-        if problem := class_map_problem(folder, class_names):
-            raise ValueError(problem)
         hparams = trained_hparams(
-            folder, model_name=model_name, overrides=hparam_overrides
+            os.path.dirname(prefix),
+            model_name=model_name,
+            overrides=hparam_overrides,
+            class_names=class_names,
         )
         print(f"scoring {len(names)} clips with {prefix}", file=sys.stderr)
         network = model.define_model(

@@ -141,14 +141,10 @@ def train(
     hparams_lib.make_folder(train_dir, "--train_dir")
     with checkpoints.locked(train_dir):
         checkpoints.delete_unfinished(train_dir)
-        hparams = _resolve_hparams(train_dir, model_name, hparam_overrides)
-        num_examples = int(hparams.num_examples(clips.num_samples).sum())
-        epoch_num_batches = epoch_num_batches or max(
-            1, num_examples // hparams.batch_size
+        hparams = _resolve_hparams(train_dir, model_name, hparam_overrides, class_names)
+        epoch_num_batches, max_steps = _plan(
+            clips, hparams, epoch_num_batches, max_steps
         )
-        if not max_steps:
-            max_steps = max(1, DEFAULT_PASSES * num_examples // hparams.batch_size)
-        _print_facts(clips, hparams, num_examples, epoch_num_batches, max_steps)
         trainer = Trainer(
             model_name=model_name,
             num_classes=len(class_names),
@@ -187,33 +183,38 @@ def _set_seed(seed: int | None) -> int:
 
 
 def _resolve_hparams(
-    train_dir: str, model_name: str, overrides: Mapping[str, Any]
+    train_dir: str,
+    model_name: str,
+    overrides: Mapping[str, Any],
+    class_names: Sequence[str],
 ) -> Hparams:
     """Those given; where training resumes, over those that it began with."""
     if not checkpoints.list_checkpoints(train_dir):
         return Hparams(**overrides)
     return hparams_lib.resumed_hparams(
-        train_dir, model_name=model_name, overrides=overrides
+        train_dir, model_name=model_name, overrides=overrides, class_names=class_names
     )
 
 
-def _print_facts(
-    clips: Clips,
-    hparams: Hparams,
-    num_examples: int,
-    epoch_num_batches: int,
-    max_steps: int,
-) -> None:
+def _plan(
+    clips: Clips, hparams: Hparams, epoch_num_batches: int, max_steps: int
+) -> tuple[int, int]:
+    """Batches in an epoch and steps in all, counted where 0; prints the facts."""
+    num_examples = int(hparams.num_examples(clips.num_samples).sum())
+    if not epoch_num_batches:
+        epoch_num_batches = max(1, num_examples // hparams.batch_size)
+    if not max_steps:
+        max_steps = max(1, DEFAULT_PASSES * num_examples // hparams.batch_size)
     print(
         f"{len(clips)} clips, {clips.hours:.2f} hours, {clips.labels.shape[1]} "
-        f"classes, "
-        f"{num_examples} examples; {epoch_num_batches} batches of {hparams.batch_size} "
-        f"an epoch; training to step {max_steps}",
+        f"classes, {num_examples} examples; {epoch_num_batches} batches of "
+        f"{hparams.batch_size} an epoch; training to step {max_steps}",
         file=sys.stderr,
     )
     values = hparams_lib.non_defaults(hparams)
     listed = ", ".join(f"{name}={value}" for name, value in values.items())
     print(f"hyperparameters: {listed or 'all at their defaults'}", file=sys.stderr)
+    return epoch_num_batches, max_steps
 
 
 def _start(trainer: Trainer, train_dir: str, warm_start: Callable[[], None]) -> None:

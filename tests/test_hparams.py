@@ -107,7 +107,11 @@ def test_bad_hparams_are_named(text, message):
 
 
 def _read(directory, overrides, read=hparams.trained_hparams):
-    return read(directory, model_name="mobilenet-v1", overrides=overrides)
+    names = ["Bark", "Meow"]
+    model_name = "mobilenet-v1"
+    return read(
+        directory, model_name=model_name, overrides=overrides, class_names=names
+    )
 
 
 @pytest.fixture

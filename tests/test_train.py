@@ -204,11 +204,14 @@ def test_a_clip_that_is_cut_off_later_stops_with_its_name(
     clip_dir = tmp_path / "clips"
     shutil.copytree(dataset.clip_dir, clip_dir)
 
-    def cut_off(*_):
+    plan = train._plan
+
+    def plan_and_cut_off(*arguments):
         with open(clip_dir / "07.wav", "r+b") as file:
             file.truncate(2000)
+        return plan(*arguments)
 
-    monkeypatch.setattr(train, "_print_facts", cut_off)
+    monkeypatch.setattr(train, "_plan", plan_and_cut_off)
     run = tmp_path / "run"
     flags = dataset.train_flags(run, hparams=SMALL_HPARAMS, train_clip_dir=clip_dir)
     assert runner.main(flags) == 1
