@@ -172,10 +172,8 @@ def _delete_old(directory: str) -> None:
         if written - last_kept >= KEEP_EVERY_SECONDS:
             last_kept = written
             continue
-        for suffix in (
-            INDEX_SUFFIX,
-            DATA_SUFFIX,
-        ):  # Without its index it is no longer one.
+        # Without its index it is no longer a checkpoint.
+        for suffix in (INDEX_SUFFIX, DATA_SUFFIX):
             pathlib.Path(prefix + suffix).unlink(missing_ok=True)
 
 

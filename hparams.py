@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 SAMPLE_RATE = 44100  # Hz, of every clip: the only rate of the data set.
+MAX_SEED = 2**31  # Seeds are below it, as TensorFlow takes them.
 HPARAMS_FILE = "hparams.json"
 MODEL_NAMES = ("mobilenet-v1",)
 

@@ -1,9 +1,8 @@
-"""The input pipeline: from WAV files to log mel examples and labels, all in TensorFlow
-ops.
+"""The input pipeline: from WAV files to log mel examples and labels.
 
-As in the baseline's inputs.py, features are computed on the fly inside tf.data. Read
-from top to bottom as a clip flows: file -> waveform -> log mel spectrogram -> examples
--> batches.
+As in the baseline's inputs.py, features are computed on the fly inside tf.data, by
+TensorFlow's operations alone. Read from top to bottom as a clip flows: file -> waveform
+-> log mel spectrogram -> examples -> batches.
 
 Letters for shapes: N clips, E examples, T frames, F mel bands, C classes, S samples.
 """

@@ -232,6 +232,8 @@ def check_flags(values: flags.FlagValues, arguments: Sequence[str]) -> dict[str,
         if not values[name].value:
             raise ValueError(f"--mode {values.mode} needs --{name}")
     overrides = hparams_lib.parse_overrides(values.hparams)
+    if values.seed is not None and values.seed >= hparams_lib.MAX_SEED:
+        raise ValueError(f"--seed must be below 2**31, but got {values.seed}")
     if values.mode == "train":
         _check_warmstart(values, bool(overrides.get("warmstart")))
     if values.mode == "eval":

@@ -21,7 +21,6 @@ from hparams import Hparams
 
 DEFAULT_PASSES = 1000  # over the data, where --max_steps is 0
 RATE_STEPS = 10  # The throughput is printed every so many steps.
-MAX_SEED = 2**31
 
 
 class Trainer:
@@ -177,7 +176,7 @@ def train(
 def _set_seed(seed: int | None) -> int:
     """Makes TensorFlow repeatable for a seed that is given; else draws one."""
     if seed is None:
-        return random.randrange(MAX_SEED)
+        return random.randrange(hparams_lib.MAX_SEED)
     tf.config.experimental.enable_op_determinism()
     return seed
 

@@ -63,7 +63,11 @@ def test_checkpoints_pass_to_tensorflow_1s_saver_and_back(tmp_path):
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         theirs = {
             name: tf.compat.v1.get_variable(
-                name, variable.shape, variable.dtype, use_resource=False
+                name,
+                variable.shape,
+                variable.dtype,
+                tf.compat.v1.zeros_initializer(),
+                use_resource=False,
             )
             for name, variable in ours.items()
         }
