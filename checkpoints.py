@@ -283,15 +283,11 @@ class WarmStart:
 
     def _listed(self, names: Sequence[str]) -> str:
         """Names one by one, but a scope that is in there whole by its own name."""
-        whole = set(_scopes([*self.restored, *self.left])) - set(
-            _scopes(set(self.restored).union(self.left).difference(names))
-        )
-        return ", ".join(
-            dict.fromkeys(
-                name.split("/")[0] if name.split("/")[0] in whole else name
-                for name in names
-            )
-        )
+        others = {*self.restored, *self.left}.difference(names)
+        divided = set(_scopes(others))
+        scopes = {name: name.split("/")[0] for name in names}
+        shown = [name if scopes[name] in divided else scopes[name] for name in names]
+        return ", ".join(dict.fromkeys(shown))
 
 
 def _scopes(names: Iterable[str]) -> list[str]:

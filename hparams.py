@@ -304,7 +304,7 @@ def trained_hparams(
         raise ValueError(f"{path} is of a model {record.model}, not {model_name}")
     if problem := class_map_problem(directory, class_names):
         raise ValueError(problem)
-    for name, value in changed(overrides, record.hparams).items():
+    for name, value in _changed(overrides, record.hparams).items():
         print(
             f"warning: --hparams: {name}={value} from the command line is used, not "
             f"the {getattr(record.hparams, name)} of {path}",
@@ -327,7 +327,7 @@ def resumed_hparams(
     """
     record = _read_record(directory)
     if record is not None:
-        for name, value in changed(overrides, record.hparams).items():
+        for name, value in _changed(overrides, record.hparams).items():
             if name in MODEL_HPARAMS:
                 raise ValueError(
                     f"--hparams: {name}={value} cannot replace the "
@@ -346,7 +346,7 @@ def warn_of_other_model(directory: str, hparams: Hparams) -> None:
     if record is None:
         return
     given = {name: getattr(hparams, name) for name in MODEL_HPARAMS}
-    for name, value in changed(given, record.hparams).items():
+    for name, value in _changed(given, record.hparams).items():
         print(
             f"warning: {name} is {value}, but {getattr(record.hparams, name)} where "
             f"the weights of the warm start come from",
@@ -354,7 +354,7 @@ def warn_of_other_model(directory: str, hparams: Hparams) -> None:
         )
 
 
-def changed(values: Mapping[str, Any], hparams: Hparams) -> dict[str, Any]:
+def _changed(values: Mapping[str, Any], hparams: Hparams) -> dict[str, Any]:
     """Those of the values, by name, that differ from hyperparameters; not warmstart."""
     return {
         name: value
