@@ -59,6 +59,7 @@ $(VENV)/.bench: requirements-bench.txt $(VENV)/.run
 bench: $(VENV)/.bench
 	$(RUN) benchmarks/train_step.py
 	$(RUN) benchmarks/inference_batch.py
+	$(RUN) benchmarks/where_time_goes.py
 	$(RUN) benchmarks/features.py
 	$(RUN) benchmarks/whole_process.py
 	$(RUN) benchmarks/growth.py

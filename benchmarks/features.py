@@ -3,13 +3,15 @@
     python benchmarks/features.py [--clips 200] [--rounds 15]
 
 From five-second WAV files to log mel examples, each in its own parallel pipeline, in
-one process in turn.
+one process in turn. Then what a GPU needs: the audio that the pipeline must deliver to
+keep a card of a given step time busy, and the cores like these that deliver it.
 """
 
 import argparse
 import concurrent.futures
 import os
 import pathlib
+import statistics
 import tempfile
 import wave
 
@@ -32,6 +34,7 @@ from make_demo_data import write_wav  # noqa: E402
 
 SECONDS = 5
 ORIGINAL_PARALLEL_CALLS = 4  # the original's constant
+STEP_MILLISECONDS = (200, 100, 50, 20, 10)  # of the cards in the table
 TOLERANCE = 2e-2  # between ways to compute the log of nearly nothing
 
 
@@ -86,6 +89,20 @@ def pytorch_examples(path: str, matrix: torch.Tensor, hparams: Hparams) -> torch
     return log_mel.unfold(0, size, hop).transpose(1, 2).contiguous()
 
 
+def report_need(audio_a_second: float, hparams: Hparams) -> None:
+    """Prints what cards of some step times need, from the seconds of audio a second
+    that the pipeline delivers on this machine.
+    """
+    a_core = audio_a_second / inputs.PARALLEL_CLIPS
+    a_step = hparams.batch_size * hparams.example_hop_seconds
+    print(f"\nTo keep a GPU busy: {a_core:.0f} s of audio a second from a core here\n")
+    print(f"| step of {hparams.batch_size} examples | audio a second | cores |")
+    print("|---|---|---|")
+    for milliseconds in STEP_MILLISECONDS:
+        need = a_step / milliseconds * 1000
+        print(f"| {milliseconds} ms | {need:.0f} s | {need / a_core:.1f} |")
+
+
 def main() -> None:
     """Checks that all agree, times them and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -133,7 +150,9 @@ def main() -> None:
         seconds = measure.take_turns(contenders, arguments.rounds)
     print(measure.machine("tensorflow", "torch"))
     title = f"Features, {arguments.clips} clips of {SECONDS} s; a second: of audio"
-    measure.report(title, seconds, "ours", arguments.clips * SECONDS)
+    audio = arguments.clips * SECONDS
+    measure.report(title, seconds, "ours", audio)
+    report_need(audio / statistics.median(seconds["ours"]), hparams)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ import measure
 
 import runner
 
-CLIPS = (50, 100, 200)
+CLIPS = (40, 80, 160)
 SECONDS = 5
-STEPS = 4
+STEPS = 3
 FIRST_STEP_CLIPS = 300
 FULL_BUFFER_CLIPS, FULL_BUFFER_SECONDS = 500, 20  # 20,000 examples
 FEATURES_FLAG = "--features_of"

@@ -1,6 +1,6 @@
 """A training step on a CPU: ours, plain Keras 3, and PyTorch.
 
-    python benchmarks/train_step.py [--rounds 5]
+    python benchmarks/train_step.py [--rounds 4]
 
 The same network, batch of 64 examples [100, 96], 10 classes, Adam, in one process in
 turn. "Plain Keras" is the network as one writes it with Keras layers, in a tf.function;
@@ -138,7 +138,7 @@ def pytorch(features: np.ndarray, labels: np.ndarray, layout: torch.memory_forma
 def main() -> None:
     """Times all of them and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument(PLAIN_FLAG, action="store_true")
     arguments = parser.parse_args()
     rounds = arguments.rounds
@@ -147,7 +147,7 @@ def main() -> None:
     labels = (rng.random((BATCH, CLASSES)) < 0.1).astype(np.float32)
     if arguments.plain_keras_alone:
         contenders = {"plain": plain_keras(features, labels)}
-        print(json.dumps(measure.take_turns(contenders, rounds, warm_ups=2)["plain"]))
+        print(json.dumps(measure.take_turns(contenders, rounds, warm_ups=1)["plain"]))
         return
     contenders = {
         "ours": ours(features, labels),
@@ -155,7 +155,7 @@ def main() -> None:
         "PyTorch, channels_last": pytorch(features, labels, torch.channels_last),
         "PyTorch": pytorch(features, labels, torch.contiguous_format),
     }
-    seconds = measure.take_turns(contenders, rounds, warm_ups=2)
+    seconds = measure.take_turns(contenders, rounds, warm_ups=1)
     alone = subprocess.run(
         [sys.executable, __file__, PLAIN_FLAG, f"--rounds={rounds}"],
         env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0"},

@@ -255,6 +255,19 @@ def test_a_signal_saves_a_checkpoint_and_leaves(dataset, tmp_path, number):
     assert "Traceback" not in errors
 
 
+def test_mixed_precision_trains_and_keeps_float32(dataset, trained, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = dataset.train_flags(run, hparams=SMALL_HPARAMS, max_steps=2, seed=3)
+    assert runner.main([*arguments, "--mixed_precision"]) == 0
+    losses = losses_of(capsys.readouterr().out)
+    plain = EventAccumulator(str(trained)).Reload().Tensors("loss")[0]
+    # Only the first: an untrained network magnifies the smallest differences.
+    assert losses[1] == pytest.approx(tf.make_ndarray(plain.tensor_proto), rel=0.1)
+    values = values_of(str(run / "model.ckpt-2"))
+    kinds = {value.dtype for name, value in values.items() if name != "global_step"}
+    assert kinds == {np.dtype(np.float32)}
+
+
 def test_it_learns(dataset, tmp_path, capsys):
     """Tone and noise are told apart after some seconds of training."""
     run, eval_dir = tmp_path / "run", tmp_path / "eval"

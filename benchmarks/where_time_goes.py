@@ -1,0 +1,172 @@
+"""Where a training step and a batch of scoring spend their time, on a CPU.
+
+    python benchmarks/where_time_goes.py [--rounds 5]
+
+Each kind of operation at the shapes of each layer, for 64 examples, one at a time,
+summed over the layers; beside them the whole step, and the floor: the multiplications
+of the convolutions at the rate of a large matrix product on this machine.
+"""
+
+import argparse
+import functools
+import math
+import statistics
+
+import measure
+
+import runner
+
+runner.set_environment()
+runner.start_tensorflow()
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+import model  # noqa: E402
+import train  # noqa: E402
+from hparams import Hparams  # noqa: E402
+
+BATCH, CLASSES = 64, 10
+PRODUCT_SIZE = 4096  # of the square matrices of the plain product
+GIGA = 1e9
+
+
+def layer_operations(
+    convolution: model._Convolution, size: tuple[int, int]
+) -> tuple[dict[str, tuple[functools.partial, float]], tuple[int, int]]:
+    """The operations of one convolution's layer in a training step.
+
+    Returns:
+      By kind, a call and its GFLOP (0 where it does not multiply matrices); and the
+      height and width that the layer leaves.
+    """
+    stride = convolution.stride
+    out_size = tuple(-(-n // stride) for n in size)
+    depth, out_depth = convolution.shape[2], convolution.shape[3]
+    if convolution.depthwise:
+        out_depth = depth
+    net = tf.random.normal([BATCH, *size, depth])
+    out = tf.random.normal([BATCH, *out_size, out_depth])
+    weights = tf.random.normal(convolution.shape)
+    options = {"strides": [1, stride, stride, 1], "padding": "SAME"}
+    raw = tf.raw_ops
+    if convolution.depthwise:
+        kind = "depthwise"
+        forward, by_input, by_filter = (
+            raw.DepthwiseConv2dNative,
+            raw.DepthwiseConv2dNativeBackpropInput,
+            raw.DepthwiseConv2dNativeBackpropFilter,
+        )
+    else:
+        kind = "3x3" if convolution.shape[0] > 1 else "pointwise"
+        forward, by_input, by_filter = (
+            raw.Conv2D,
+            raw.Conv2DBackpropInput,
+            raw.Conv2DBackpropFilter,
+        )
+    ones = tf.ones([out_depth])
+    norm = functools.partial(
+        raw.FusedBatchNormV3, x=out, scale=ones, offset=ones, mean=[], variance=[]
+    )
+    _, mean, variance, _, _, reserve = norm()
+    gflop = 2 * BATCH * math.prod(out_size) * math.prod(convolution.shape) / GIGA
+    operations = {
+        f"{kind} convolutions, forward": (
+            functools.partial(forward, input=net, filter=weights, **options),
+            gflop,
+        ),
+        f"{kind} convolutions, gradient of weights": (
+            functools.partial(
+                by_filter,
+                input=net,
+                filter_sizes=convolution.shape,
+                out_backprop=out,
+                **options,
+            ),
+            gflop,
+        ),
+        "batch norm, forward": (norm, 0),
+        "batch norm, gradient": (
+            functools.partial(
+                raw.FusedBatchNormGradV3,
+                y_backprop=out,
+                x=out,
+                scale=ones,
+                reserve_space_1=mean,
+                reserve_space_2=variance,
+                reserve_space_3=reserve,
+            ),
+            0,
+        ),
+        "ReLU, forward and gradient": (
+            lambda: (raw.Relu(features=out), raw.ReluGrad(gradients=out, features=out)),
+            0,
+        ),
+    }
+    if depth > 1:  # The first layer's input has no gradient.
+        operations[f"{kind} convolutions, gradient of input"] = (
+            functools.partial(
+                by_input,
+                input_sizes=net.shape,
+                filter=weights,
+                out_backprop=out,
+                **options,
+            ),
+            gflop,
+        )
+    return operations, out_size
+
+
+def median_seconds(run, rounds: int) -> float:
+    """The median time of a call, after one that does not count."""
+    return statistics.median(measure.take_turns({"": run}, rounds)[""])
+
+
+def main() -> None:
+    """Times all of them and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    square = tf.random.normal([PRODUCT_SIZE, PRODUCT_SIZE])
+    rate = 2 * PRODUCT_SIZE**3 / GIGA / median_seconds(lambda: square @ square, rounds)
+    trainer = train.Trainer(
+        model_name="mobilenet-v1",
+        num_classes=CLASSES,
+        hparams=Hparams(),
+        epoch_num_batches=1,
+        seed=0,
+    )
+    rng = np.random.default_rng(0)
+    features = tf.constant(rng.normal(-3, 2, (BATCH, 100, 96)), tf.float32)
+    labels = tf.constant(rng.random((BATCH, CLASSES)) < 0.1, tf.float32)
+    step = median_seconds(
+        lambda: float(trainer.train_step(features, labels)[0]), rounds
+    )
+    scoring = median_seconds(lambda: trainer.network.scores(features).numpy(), rounds)
+    seconds, gflops, size = {}, {}, (100, 96)
+    for convolution in trainer.network._convolutions:
+        operations, size = layer_operations(convolution, size)
+        for kind, (run, gflop) in operations.items():
+            seconds[kind] = seconds.get(kind, 0) + median_seconds(run, rounds)
+            gflops[kind] = gflops.get(kind, 0) + gflop
+    print(measure.machine("tensorflow"))
+    print(f"\nOperations of a training step on {BATCH} examples\n")
+    print("| operations of all layers | s | of the step | GFLOP/s |")
+    print("|---|---|---|---|")
+    for kind in sorted(seconds, key=seconds.get, reverse=True):
+        speed = f"{gflops[kind] / seconds[kind]:.0f}" if gflops[kind] else ""
+        share = seconds[kind] / step
+        print(f"| {kind} | {seconds[kind]:.3f} | {share:.0%} | {speed} |")
+    forward = sum(value for kind, value in gflops.items() if "forward" in kind)
+    print(
+        f"\nall of these {sum(seconds.values()):.2f} s; the training step {step:.2f} s"
+    )
+    print(
+        f"a plain matrix product runs at {rate:.0f} GFLOP/s: the floor is "
+        f"{3 * forward / rate:.2f} s for a step, {forward / rate:.2f} s for scoring, "
+        f"which takes {scoring:.2f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
