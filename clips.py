@@ -30,6 +30,7 @@ GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
 # Written by programs that stream to a pipe and cannot go back to fill in the size.
 UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF)
 FORMAT_CHUNK_BYTES = 40  # The longest form, WAVE_FORMAT_EXTENSIBLE's.
+MAX_CHUNKS = 1000  # Real files have some ten; gigabytes of zeros would be millions.
 
 EXPECTED_WAV = "expected a 16-bit PCM WAV file, 44.1 kHz, mono"
 FILE_COLUMN = "fname"
@@ -378,7 +379,10 @@ def _find_samples(file, size: int, path: str) -> tuple[int, int]:
     if riff != b"RIFF" or wave != b"WAVE":
         raise _bad_wav(path, "is not a WAV file")
     position, have_format = 12, False
-    while (chunk := _read_chunk_header(file, position, size)) is not None:
+    for _ in range(MAX_CHUNKS):
+        chunk = _read_chunk_header(file, position, size)
+        if chunk is None:
+            break
         name, chunk_size = chunk
         start = position + 8
         if name == b"fmt ":

@@ -425,8 +425,18 @@ def make_folder(path: str, flag: str) -> None:
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a text file that appears whole or not at all, even when killed."""
-    path = pathlib.Path(path)
+    """Writes a text file that appears whole or not at all, even when killed.
+
+    Raises:
+      OSError: it cannot be written; the message names it.
+    """
+    try:
+        _write_and_rename(pathlib.Path(path), text)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _write_and_rename(path: pathlib.Path, text: str) -> None:
     descriptor, temporary = tempfile.mkstemp(
         prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
     )

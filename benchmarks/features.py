@@ -1,6 +1,6 @@
 """Features on all cores: ours, the original's operations, and PyTorch.
 
-    python benchmarks/features.py [--clips 200] [--rounds 15]
+    python benchmarks/features.py [--clips 200] [--rounds 10]
 
 From five-second WAV files to log mel examples, each in its own parallel pipeline, in
 one process in turn. Then what a GPU needs: the audio that the pipeline must deliver to
@@ -107,7 +107,7 @@ def main() -> None:
     """Checks that all agree, times them and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
     hparams = Hparams()
     torch.set_num_threads(1)  # A clip a thread, as many threads as cores.

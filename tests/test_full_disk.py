@@ -1,0 +1,104 @@
+"""A disk that is full or read-only: one line, and nothing half-written.
+
+On small file systems in memory, which only root can mount; skipped elsewhere.
+"""
+
+import pathlib
+import subprocess
+
+import pytest
+from conftest import SMALL_HPARAMS
+
+import checkpoints
+import runner
+
+MEBIBYTE = 2**20
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """A function that mounts an empty file system with some options."""
+    mounted = []
+
+    def mount_tmpfs(options: str) -> pathlib.Path:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("may not mount a file system")
+        mounted.append(folder)
+        return folder
+
+    yield mount_tmpfs
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def last_line(capsys) -> str:
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    return errors.splitlines()[-1]
+
+
+def test_training_on_a_disk_that_fills_keeps_the_checkpoints_there(
+    dataset, mount, capsys
+):
+    run = mount("size=32m") / "run"  # Room for two checkpoints of 13 MB.
+    flags = dict(hparams=SMALL_HPARAMS + ",opt=sgd", checkpoint_steps=1, max_steps=9)
+    assert runner.main(dataset.train_flags(run, **flags)) == 1
+    line = last_line(capsys)
+    assert line.startswith(f"error: cannot write checkpoint model.ckpt-2 in {run}: ")
+    assert "space" in line
+    prefixes = checkpoints.list_checkpoints(run)
+    assert [checkpoints.checkpoint_step(p) for p in prefixes] == [0, 1]
+    assert not list(run.glob(checkpoints.SAVING_PREFIX + "*"))
+    assert len(checkpoints.shapes(prefixes[-1])) == 138
+    assert runner.main(dataset.train_flags(run, **flags | {"max_steps": 1})) == 0
+    assert "already at step 1" in last_line(capsys)
+
+
+def fill(disk: pathlib.Path, leave: int) -> None:
+    """Leaves so many bytes free."""
+    (disk / "filler").write_bytes(bytes(MEBIBYTE - leave))
+
+
+def test_evaluation_on_a_full_disk(dataset, trained, mount, capsys):
+    disk = mount(f"size={MEBIBYTE}")
+    eval_dir = disk / "eval"
+    eval_dir.mkdir()
+    fill(disk, 4096)
+    assert runner.main(dataset.eval_flags(trained, eval_dir)) == 1
+    line = last_line(capsys)
+    assert line.startswith("error: ")
+    assert "space" in line
+    assert str(eval_dir) in line
+    assert not list(eval_dir.glob("eval-*.txt"))
+    (disk / "filler").unlink()
+    assert runner.main(dataset.eval_flags(trained, eval_dir)) == 0
+    assert len(list(eval_dir.glob("eval-*.txt"))) == 4
+
+
+def test_inference_on_a_full_disk(dataset, trained, mount, capsys):
+    disk = mount(f"size={MEBIBYTE}")
+    fill(disk, 0)
+    csv_path = disk / "submission.csv"
+    assert runner.main(dataset.inference_flags(trained, csv_path)) == 1
+    line = last_line(capsys)
+    assert line.startswith(f"error: cannot write {csv_path}: ")
+    assert "space" in line
+    assert [path.name for path in disk.iterdir()] == ["filler"]
+
+
+def test_read_only_folders_name_their_flags(dataset, trained, mount, capsys):
+    disk = mount("ro")
+    for flags, flag in (
+        (dataset.train_flags(disk / "run"), "--train_dir"),
+        (dataset.train_flags(disk), "--train_dir"),
+        (dataset.eval_flags(trained, disk / "eval"), "--eval_dir"),
+        (dataset.eval_flags(trained, disk), "--eval_dir"),
+        (dataset.inference_flags(trained, disk / "a.csv"), "--predictions_csv_path"),
+    ):
+        assert runner.main(flags) == 1
+        assert last_line(capsys).startswith(f"error: {flag}: ")

@@ -1,0 +1,183 @@
+"""Processes that are killed at random moments: what they leave, and what goes on.
+
+TAGGER_KILLS sets how often each mode is killed.
+"""
+
+import csv
+import itertools
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+from conftest import ROOT, SMALL_HPARAMS
+
+import checkpoints
+
+KILLS = int(os.environ.get("TAGGER_KILLS", 2))
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+HANG_SECONDS = 300  # No process here takes so long.
+STEPS = 10
+CHECKPOINTS = 8
+
+
+class Process:
+    """A run of runner.py, with its output in files."""
+
+    def __init__(self, folder: pathlib.Path, name: str, flags: list[str]):
+        self.out, self.err = (folder / f"{name}.{kind}" for kind in ("out", "err"))
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self._process = subprocess.Popen(
+                [sys.executable, str(ROOT / "runner.py"), *flags],
+                stdout=out,
+                stderr=err,
+            )
+
+    def finish(self) -> None:
+        """Waits until it has ended well."""
+        assert self._process.wait(HANG_SECONDS) == 0, self.err.read_text()
+
+    def kill_after(self, seconds: float, number: signal.Signals) -> bool:
+        """Sends a signal, if it still runs then; returns whether it did."""
+        try:
+            self._process.wait(seconds)
+            return False
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(number)
+        status = self._process.wait(HANG_SECONDS)
+        assert status in (0, -number, 128 + number), self.err.read_text()
+        assert "Traceback" not in self.err.read_text()
+        return True
+
+    def steps(self) -> list[int]:
+        """The steps whose loss was printed."""
+        return [int(n) for n in re.findall(r"^step (\d+):", self.out.read_text(), re.M)]
+
+
+def kills(mode: str, seconds: float):
+    """Numbered signals, and random times after the start to send them at."""
+    rng = random.Random(f"{mode}{KILLS}")
+    signals = itertools.cycle(rng.sample(SIGNALS, len(SIGNALS)))
+    for number in range(KILLS):
+        yield number, rng.uniform(0, seconds), next(signals)
+
+
+def newest_step(train_dir: pathlib.Path) -> int:
+    """Checks that what a train_dir shows is whole; its newest step, or -1."""
+    prefixes = checkpoints.list_checkpoints(train_dir)
+    for prefix in prefixes[-2:]:
+        reader = tf.train.load_checkpoint(prefix)
+        values = {name: reader.get_tensor(name) for name in checkpoints.shapes(prefix)}
+        assert len(values) == 138
+        assert values["global_step"] == checkpoints.checkpoint_step(prefix)
+    state = tf.train.get_checkpoint_state(train_dir)
+    if state is not None:
+        for path in state.all_model_checkpoint_paths:
+            assert path in prefixes
+    return checkpoints.checkpoint_step(prefixes[-1]) if prefixes else -1
+
+
+def test_training(dataset, tmp_path):
+    run = tmp_path / "run"
+    flags = dataset.train_flags(
+        run, hparams=SMALL_HPARAMS + ",opt=sgd", max_steps=STEPS, checkpoint_steps=2
+    )
+    newest = -1
+    for number, seconds, sent in kills("train", 12):
+        process = Process(tmp_path, f"train{number}", flags)
+        killed = process.kill_after(seconds, sent)
+        before, newest = newest, newest_step(run)
+        steps = process.steps()
+        if steps and before >= 0:
+            assert steps[0] == before + 1
+            assert f"resuming from {run}/model.ckpt-{before}" in process.err.read_text()
+        # Lost are at most the steps since the last whole checkpoint.
+        last = steps[-1] if steps else before
+        assert newest >= max(before, (last - 1) // 2 * 2 if steps else -1)
+        if killed and steps and sent != signal.SIGKILL:
+            assert newest == last
+    final = Process(tmp_path, "train", flags)
+    final.finish()
+    assert newest_step(run) == STEPS
+    assert final.steps() == list(range(max(newest, 0) + 1, STEPS + 1))
+    assert not list(run.glob(checkpoints.SAVING_PREFIX + "*"))
+
+
+def evaluated_steps(process: Process) -> set[int]:
+    text = process.out.read_text()
+    return {int(step) for step in re.findall(r"^step (\d+), all", text, re.M)}
+
+
+def markers(eval_dir: pathlib.Path) -> set[int]:
+    """Checks that what an eval_dir shows is whole; the steps that have a marker."""
+    steps = set()
+    for path in eval_dir.glob("eval-*.txt"):
+        assert re.fullmatch(
+            r"(Lwlrap\(\w+\) = [01]\.\d{6}\n){2}Overall lwlrap = [01]\.\d{6}\n",
+            path.read_text(),
+        )
+        steps.add(int(path.stem.removeprefix("eval-")))
+    table = eval_dir / "lwlrap.csv"
+    if table.exists():
+        header, *rows = csv.reader(table.open(newline=""))
+        assert header == ["step", "overall", "Noise", "Tone"]
+        assert {int(row[0]) for row in rows} <= steps
+        assert all(len(row) == 4 for row in rows)
+    return steps
+
+
+@pytest.fixture(scope="module")
+def many_checkpoints(trained, tmp_path_factory) -> pathlib.Path:
+    """A train_dir with the steps 1 to CHECKPOINTS, all alike."""
+    folder = tmp_path_factory.mktemp("many") / "run"
+    folder.mkdir()
+    shutil.copy(trained / "hparams.json", folder)
+    for step in range(1, CHECKPOINTS + 1):
+        for suffix in (checkpoints.DATA_SUFFIX, checkpoints.INDEX_SUFFIX):
+            source = trained / f"model.ckpt-5{suffix}"
+            (folder / f"model.ckpt-{step}{suffix}").hardlink_to(source)
+    return folder
+
+
+def test_evaluation(dataset, many_checkpoints, tmp_path):
+    eval_dir = tmp_path / "eval"
+    flags = dataset.eval_flags(many_checkpoints, eval_dir)
+    done = set()
+    for number, seconds, sent in kills("eval", 10):
+        process = Process(tmp_path, f"eval{number}", flags)
+        process.kill_after(seconds, sent)
+        assert not evaluated_steps(process) & done
+        done = markers(eval_dir)
+        assert done == set(range(1, len(done) + 1))
+    final = Process(tmp_path, "eval", flags)
+    final.finish()
+    assert evaluated_steps(final) == set(range(1, CHECKPOINTS + 1)) - done
+    assert markers(eval_dir) == set(range(1, CHECKPOINTS + 1))
+
+
+def test_inference(dataset, trained, tmp_path):
+    path = tmp_path / "submission.csv"
+    flags = dataset.inference_flags(trained, path)
+    for number, seconds, sent in kills("inference", 8):
+        Process(tmp_path, f"inference{number}", flags).kill_after(seconds, sent)
+        if path.exists():
+            assert len(path.read_text().splitlines()) == 13
+            path.unlink()
+    Process(tmp_path, "inference", flags).finish()
+    assert len(path.read_text().splitlines()) == 13
+
+
+def test_two_evaluators_in_one_folder(dataset, many_checkpoints, tmp_path):
+    eval_dir = tmp_path / "eval"
+    flags = dataset.eval_flags(many_checkpoints, eval_dir)
+    both = [Process(tmp_path, name, flags) for name in ("first", "second")]
+    for process in both:
+        process.finish()
+    assert markers(eval_dir) == set(range(1, CHECKPOINTS + 1))
+    assert len((eval_dir / "lwlrap.csv").read_text().splitlines()) == 1 + CHECKPOINTS
