@@ -41,8 +41,9 @@ class InputProblems(ValueError):
     """All that is wrong with the input files, one problem a line."""
 
     def __init__(self, problems: Sequence[str]):
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
+        # A quoted field may hold line breaks.
+        self.problems = [" ".join(problem.splitlines()) for problem in problems]
+        super().__init__("\n".join(self.problems))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,9 +197,9 @@ def _parse_rows(
 def _name_problem(fname: str) -> str:
     if not fname:
         return "the clip has no name"
-    if "\0" in fname or any(
-        os.path.isabs(p) for p in (fname, fname.replace("\\", "/"))
-    ):
+    if any(ord(letter) < ord(" ") for letter in fname):
+        return f"clip {fname!r} has control characters in its name"
+    if any(os.path.isabs(p) for p in (fname, fname.replace("\\", "/"))):
         return f"clip {fname!r} must be named relative to the folder of clips"
     if ".." in fname.replace("\\", "/").split("/"):
         return f"clip {fname!r} may not lie outside the folder of clips (..)"
@@ -268,12 +269,12 @@ def read_clips(
             problems.append(problem)
             class_names = []
     except (ValueError, OSError) as error:
-        problems.append(str(error))
+        problems += str(error).splitlines()
     try:
         lines = _csv_lines(csv_path, f"--{flag_prefix}_csv_path")
         _, rows, row_problems = _parse_rows(lines)
     except (InputProblems, OSError) as error:
-        problems.append(str(error))
+        problems += str(error).splitlines()
     if class_names:
         row_problems += _label_problems(rows, class_names, class_map_path)
     paths = [os.path.join(clip_dir, row.fname) for row in rows]
