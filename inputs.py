@@ -30,6 +30,9 @@ CUT_OFF = "clip is cut off since its header was read:"
 # Sets of features up to this size are kept in memory between passes (evaluation).
 CACHE_BYTES = 2 * 2**30
 
+# There is no Python control flow on tensors here, and to look for it takes a second.
+without_autograph = tf.autograph.experimental.do_not_convert
+
 
 @dataclasses.dataclass(frozen=True)
 class StreamStart:
@@ -194,9 +197,11 @@ def _examples_of(
     data_offsets = tf.constant(clips.data_offsets)
     num_samples = tf.constant(clips.num_samples)
 
+    @without_autograph
     def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return index, tf.io.read_file(paths[index])
 
+    @without_autograph
     def compute(index: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         waveform = _contents_to_waveform(
             contents, paths[index], data_offsets[index], num_samples[index]
@@ -265,11 +270,13 @@ def train_input(
     """
     labels = tf.constant(clips.labels)
 
+    @without_autograph
     def epoch_to_clips(epoch: tf.Tensor) -> tf.data.Dataset:
         order = clip_order(len(clips), seed=seed, epoch=epoch)
         first = tf.where(epoch == start.epoch, start.clip, 0)
         return tf.data.Dataset.from_tensor_slices(order[first:])
 
+    @without_autograph
     def label(clip: tf.Tensor, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return examples, tf.tile(labels[clip][tf.newaxis], [tf.shape(examples)[0], 1])
 
@@ -302,6 +309,7 @@ def clip_input(
       between passes where it is smaller than CACHE_BYTES.
     """
 
+    @without_autograph
     def tag(clip: tf.Tensor, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return examples, tf.repeat(clip, tf.shape(examples)[0])
 

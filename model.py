@@ -209,7 +209,7 @@ class MobileNet:
             self.variables["fully_connected/biases"],
         )
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def scores(self, features: tf.Tensor) -> tf.Tensor:
         """Applies the network, without training, and a sigmoid.
 

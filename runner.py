@@ -298,11 +298,15 @@ def set_environment() -> None:
 def start_tensorflow() -> None:
     """Imports TensorFlow without the lines that it logs before it can be told not to.
 
+    Also without Keras, which TensorFlow imports at its own end if it can, and which
+    takes more than a third of the time. Whoever needs it later can still import it.
+
     A trainer and an evaluator may share a GPU, so each takes memory only as it needs
     it.
     """
     sys.stderr.flush()
     stderr = os.dup(2)
+    keras = sys.modules.setdefault("keras", None)  # None: cannot be imported.
     try:
         with open(os.devnull, "w") as devnull:
             os.dup2(devnull.fileno(), 2)
@@ -311,6 +315,8 @@ def start_tensorflow() -> None:
         for device in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(device, True)
     finally:
+        if keras is None:
+            del sys.modules["keras"]
         os.dup2(stderr, 2)
         os.close(stderr)
 

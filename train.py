@@ -57,7 +57,9 @@ class Trainer:
         }
         self._epoch_num_batches = epoch_num_batches
         self.seed = seed
-        self.train_step = tf.function(self._train_step, reduce_retracing=True)
+        self.train_step = tf.function(
+            self._train_step, reduce_retracing=True, autograph=False
+        )
 
     def _train_step(
         self, features: tf.Tensor, labels: tf.Tensor
