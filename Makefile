@@ -1,5 +1,6 @@
 # make demo   sets up, then trains, evaluates and applies a tagger on synthetic clips
 # make test   sets up, then runs the tests
+# make test-matrix  runs the tests on several versions of Python and TensorFlow
 # make bench  sets up, then runs the benchmarks with their peers beside them
 # make lint   checks the style of the code
 # make clean  removes what these have made
@@ -9,7 +10,7 @@ VENV ?= .venv
 DEMO = demo
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test test-matrix bench lint clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: requirements.txt
@@ -52,6 +53,9 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	$(RUN) -m pytest
 
+test-matrix:
+	tests/matrix.sh
+
 $(VENV)/.bench: requirements-bench.txt $(VENV)/.run
 	$(RUN) -m pip install --quiet --requirement requirements-bench.txt
 	touch $@
@@ -69,4 +73,4 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) .matrix $(DEMO)
