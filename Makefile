@@ -67,6 +67,7 @@ bench: $(VENV)/.bench
 	$(RUN) benchmarks/features.py
 	$(RUN) benchmarks/whole_process.py
 	$(RUN) benchmarks/growth.py
+	$(RUN) benchmarks/kaggle_kernel.py --clips 300
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .

@@ -275,7 +275,7 @@ def main() -> None:
             predictions = pathlib.Path(folder) / "predictions.csv"
             score(inputs, predictions)
             write_submission(predictions, inputs.sample, SUBMISSION)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise SystemExit(f"error: {error}") from None
     print(f"done in {time.monotonic() - started:.0f} s")
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from test_inference import read
@@ -22,6 +23,7 @@ LAYOUTS = {
     "old": (COMPETITION, "tagger"),
     "new": (f"competitions/{COMPETITION}", "datasets/me/tagger"),
 }
+CLIPS = ["00_text.wav", "01.wav", "03_cut.wav", "05.wav", "06.wav"]
 # No network, and read-only inputs for root too, where the machine permits it.
 SANDBOX = [
     *["unshare", "--map-root-user", "--net", "--mount", "sh", "-ec"],
@@ -76,29 +78,49 @@ def run_kernel(program: pathlib.Path, root: pathlib.Path, folder: pathlib.Path):
             env=os.environ | {kernel.INPUT_DIR_VARIABLE: str(root)},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=300,
         )
     finally:
         for path in [root, *root.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_submission_of_every_clip(layout, packed, dataset, trained, tmp_path):
-    """The script in the old layout, the notebook's cells in the new one."""
-    root, out = tmp_path / "input", tmp_path / "working"
-    competition, tagger = (root / path for path in LAYOUTS[layout])
-    test = competition / "test"
-    test.mkdir(parents=True)
-    out.mkdir()
+@pytest.fixture(scope="module")
+def competition(dataset, tmp_path_factory) -> pathlib.Path:
+    """The competition's folder: clips, two of them broken, and a sample submission."""
+    folder = tmp_path_factory.mktemp("competition")
+    test = folder / "test"
+    test.mkdir()
     for name in ("01.wav", "05.wav", "06.wav"):
         shutil.copy(dataset.clip_dir / name, test)
     (test / "00_text.wav").write_text("not audio")
     (test / "03_cut.wav").write_bytes((test / "05.wav").read_bytes()[:999])
-    names = ["00_text.wav", "01.wav", "03_cut.wav", "05.wav", "06.wav"]
-    sample = "".join(f"{name},0,0\n" for name in [*names, "99_gone.wav"])
-    (competition / "sample_submission.csv").write_text("fname,Tone,Noise\n" + sample)
-    shutil.copytree(packed / "dataset", tagger)
+    sample = "".join(f"{name},0,0\n" for name in [*CLIPS, "99_gone.wav"])
+    (folder / "sample_submission.csv").write_text("fname,Tone,Noise\n" + sample)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected_scores(competition, dataset, trained) -> np.ndarray:
+    """What both packed checkpoints give for CLIPS, [5, 2]."""
+    both = f"{trained / 'model.ckpt-2'},{trained}"
+    out = competition.parent / "expected.csv"
+    flags = dataset.inference_flags(both, out, clip_dir=competition / "test")
+    assert runner.main(flags) == 1
+    _, names, scores = read(out)
+    assert names == CLIPS
+    return scores
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_submission_of_every_clip(
+    layout, packed, competition, expected_scores, tmp_path
+):
+    """The script in the old layout, the notebook's cells in the new one."""
+    root, out = tmp_path / "input", tmp_path / "working"
+    out.mkdir()
+    for source, path in zip((competition, packed / "dataset"), LAYOUTS[layout]):
+        shutil.copytree(source, root / path)
     files = sorted(root.rglob("*"))
     program = packed / "kernel" / "kernel.py"
     if layout == "new":
@@ -119,13 +141,8 @@ def test_a_submission_of_every_clip(layout, packed, dataset, trained, tmp_path):
 
     header, submitted, scores = read(out / "submission.csv")
     assert header == ["fname", "Tone", "Noise"]
-    assert submitted == [*names, "99_gone.wav"]
-    both = f"{trained / 'model.ckpt-2'},{trained}"
-    expected = tmp_path / "expected.csv"
-    runner.main(dataset.inference_flags(both, expected, clip_dir=test))
-    _, expected_names, expected_scores = read(expected)
-    assert expected_names == names
-    assert scores[:-1, ::-1] == pytest.approx(expected_scores, abs=1e-6)
+    assert submitted == [*CLIPS, "99_gone.wav"]
+    np.testing.assert_allclose(scores[:-1, ::-1], expected_scores, atol=1e-6)
     assert scores.any(axis=1).tolist() == [False, True, False, True, True, False]
 
 

@@ -1,0 +1,123 @@
+"""The Kaggle kernel on as many clips as Kaggle's private test set has.
+
+    python benchmarks/kaggle_kernel.py [--clips 3361] [--longest 20.4]
+
+Packs an untrained checkpoint of 80 classes, lays it and the clips out as Kaggle does,
+and runs the kernel as a whole process. Lengths are spread evenly, by default so that
+their mean is that of the test set (12.9 hours of 4,481 clips). A clip in a hundred is
+broken.
+"""
+
+import argparse
+import csv
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import measure
+
+import runner
+from hparams import SAMPLE_RATE, Hparams, write_hparams
+
+SHORTEST = 0.3  # s
+LENGTHS = 50  # different clips; the others are links to them
+BROKEN_EVERY = 100
+BROKEN_BYTES = 100
+CLASS_MAP = measure.ROOT / "class_map.csv"
+COMPETITION = "competitions/freesound-audio-tagging-2019"
+
+
+def write_checkpoint(folder: pathlib.Path, class_names: list[str]) -> None:
+    """Writes an untrained checkpoint."""
+    import numpy as np
+
+    import checkpoints
+    import model
+
+    folder.mkdir()
+    network = model.MobileNet(num_classes=len(class_names), hparams=Hparams(), seed=0)
+    variables = {**network.variables, "global_step": np.int64(0)}
+    checkpoints.save(str(folder), variables, 0)
+    write_hparams(
+        str(folder),
+        model_name="mobilenet-v1",
+        hparams=Hparams(),
+        class_names=class_names,
+    )
+
+
+def write_competition(
+    folder: pathlib.Path, class_names: list[str], num_clips: int, longest: float
+) -> float:
+    """Writes clips of noise and a sample submission; returns their hours."""
+    import numpy as np
+
+    from make_demo_data import write_wav
+
+    test = folder / "test"
+    test.mkdir(parents=True)
+    names = [f"{index:08x}.wav" for index in range(num_clips)]
+    sizes = SAMPLE_RATE * np.linspace(SHORTEST, longest, min(LENGTHS, num_clips))
+    sizes = np.round(sizes).astype(int)
+    rng = np.random.default_rng(0)
+    for name, size in zip(names, sizes):
+        write_wav(test / name, rng.integers(-9000, 9000, size).astype(np.int16))
+    for index in range(len(sizes), num_clips):
+        (test / names[index]).hardlink_to(test / names[index % len(sizes)])
+    for name in names[::BROKEN_EVERY]:
+        head = (test / name).read_bytes()[:BROKEN_BYTES]
+        (test / name).unlink()  # Others may be links to it.
+        (test / name).write_bytes(head)
+    with (folder / "sample_submission.csv").open("w", newline="") as file:
+        zeros = [0] * len(class_names)
+        csv.writer(file).writerows(
+            [["fname", *class_names], *([name, *zeros] for name in names)]
+        )
+    return float(sizes[np.arange(num_clips) % len(sizes)].sum()) / SAMPLE_RATE / 3600
+
+
+def main() -> None:
+    """Runs the kernel and prints what it prints and how long it took."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=3361)
+    parser.add_argument("--longest", type=float, default=20.4, help="s")
+    arguments = parser.parse_args()
+    runner.set_environment()
+    runner.start_tensorflow()
+    from clips import read_class_map
+
+    class_names = read_class_map(CLASS_MAP)
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        inputs = root / "input"
+        write_checkpoint(root / "model", class_names)
+        hours = write_competition(
+            inputs / COMPETITION, class_names, arguments.clips, arguments.longest
+        )
+        pack = measure.ROOT / "kaggle" / "pack.py"
+        packed = root / "packed"
+        measure.run_process(
+            [pack, packed, "--owner=me", "--checkpoint", root / "model"]
+        )
+        (packed / "dataset").rename(inputs / "tagger")
+        started = time.perf_counter()
+        subprocess.run(
+            [sys.executable, packed / "kernel" / "kernel.py"],
+            cwd=root,
+            env=os.environ | {"TAGGER_INPUT_DIR": str(inputs)},
+            check=True,
+        )
+        seconds = time.perf_counter() - started
+        rows = (root / "submission.csv").read_text().splitlines()[1:]
+    print(measure.machine("tensorflow"))
+    print(
+        f"{len(rows)} rows for {arguments.clips} clips ({hours:.2f} hours) in "
+        f"{seconds:.0f} s: {1000 * seconds / arguments.clips:.0f} ms a clip"
+    )
+
+
+if __name__ == "__main__":
+    main()
