@@ -132,13 +132,13 @@ class Hparams:
                 f"hyperparameter mel_min_hz must be below mel_max_hz, but "
                 f"{self.mel_min_hz:g} Hz is not below {self.mel_max_hz:g} Hz"
             )
-        for name, size, unit in (
-            ("stft_window_seconds", self.stft_window_samples, "sample"),
-            ("stft_hop_seconds", self.stft_hop_samples, "sample"),
-            ("example_window_seconds", self.example_window_frames, "frame"),
-            ("example_hop_seconds", self.example_hop_frames, "frame"),
+        for name, size_name, unit in (
+            ("stft_window_seconds", "stft_window_samples", "sample"),
+            ("stft_hop_seconds", "stft_hop_samples", "sample"),
+            ("example_window_seconds", "example_window_frames", "frame"),
+            ("example_hop_seconds", "example_hop_frames", "frame"),
         ):
-            if size < 1:
+            if getattr(self, size_name) < 1:
                 raise ValueError(
                     f"hyperparameter {name} must come to at least 1 {unit}, but "
                     f"{getattr(self, name):g} s comes to none"

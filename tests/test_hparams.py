@@ -97,6 +97,7 @@ def test_overrides_have_their_types():
         ("mel_max_hz=22051", "at most 22050"),
         ("mel_min_hz=8000,mel_max_hz=8000", "mel_min_hz must be below mel_max_hz"),
         ("stft_hop_seconds=1e-9", "at least 1 sample"),
+        ("stft_hop_seconds=2e-311", "at least 1 sample"),
         ("example_hop_seconds=0.001", "at least 1 frame"),
         ("example_window_seconds=1e9", "at most 60"),
     ],
