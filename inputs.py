@@ -164,9 +164,7 @@ def log_mel_spectrogram_to_examples(
         pad_value=0.0,
         axis=0,
     )
-    return tf.ensure_shape(
-        examples, [None, hparams.example_window_frames, hparams.mel_bands]
-    )
+    return tf.reshape(examples, [-1, hparams.example_window_frames, hparams.mel_bands])
 
 
 def waveform_to_examples(waveform: tf.Tensor, hparams: Hparams) -> tf.Tensor:

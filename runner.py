@@ -18,7 +18,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -165,11 +165,11 @@ SIGNAL_STATUS = 128  # added to a signal's number, as shells do
 SIGINT = 2
 
 
-def define_flags() -> flags.FlagValues:
-    """Declares the flags of the table FLAGS, and --help."""
+def define_flags(flag_groups: Mapping[str, Sequence[Flag]]) -> flags.FlagValues:
+    """Declares the flags of a table such as FLAGS, and --help."""
     values = flags.FlagValues()
     flags.DEFINE_boolean("help", False, "Show this help.", flag_values=values)
-    for flag in itertools.chain(*FLAGS.values()):
+    for flag in itertools.chain(*flag_groups.values()):
         if isinstance(flag.default, bool):
             flags.DEFINE_boolean(flag.name, flag.default, flag.help, flag_values=values)
         elif isinstance(flag.default, str):
@@ -187,10 +187,10 @@ def define_flags() -> flags.FlagValues:
     return values
 
 
-def help_text() -> str:
-    """All flags with their defaults, by mode."""
-    lines = [__doc__.strip(), ""]
-    for title, group in FLAGS.items():
+def help_text(introduction: str, flag_groups: Mapping[str, Sequence[Flag]]) -> str:
+    """The introduction, then all flags with their defaults, by group."""
+    lines = [introduction.strip(), ""]
+    for title, group in flag_groups.items():
         lines.append(f"{title}:")
         for flag in group:
             unset = flag.default is False or flag.default in (None, "")
@@ -203,12 +203,8 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def check_flags(values: flags.FlagValues, arguments: Sequence[str]) -> dict[str, Any]:
+def check_flags(values: flags.FlagValues) -> dict[str, Any]:
     """Checks what can be known before any file is read.
-
-    Args:
-      values: the parsed flags.
-      arguments: what was left after parsing.
 
     Returns:
       The hyperparameters given.
@@ -216,18 +212,12 @@ def check_flags(values: flags.FlagValues, arguments: Sequence[str]) -> dict[str,
     Raises:
       ValueError: a flag is missing, contradicts another or has a wrong value; names it.
     """
-    if arguments:
-        raise ValueError(f"flags start with --, but got '{arguments[0]}'")
     if values.mode not in MODES:
         got = (
             f", but got '{values.mode}'" if values.mode else "; --help lists all flags"
         )
         raise ValueError(f"--mode must be one of {', '.join(MODES)}{got}")
-    if values.model not in hparams_lib.MODEL_NAMES:
-        raise ValueError(
-            f"--model must be one of {', '.join(hparams_lib.MODEL_NAMES)}, "
-            f"but got '{values.model}'"
-        )
+    check_model(values)
     for name in REQUIRED[values.mode]:
         if not values[name].value:
             raise ValueError(f"--mode {values.mode} needs --{name}")
@@ -241,6 +231,15 @@ def check_flags(values: flags.FlagValues, arguments: Sequence[str]) -> dict[str,
     if values.mode == "inference" and not split_list(values.inference_checkpoint):
         raise ValueError("--inference_checkpoint names no checkpoint")
     return overrides
+
+
+def check_model(values: flags.FlagValues) -> None:
+    """Raises a ValueError where there is no model of the name in --model."""
+    if values.model not in hparams_lib.MODEL_NAMES:
+        raise ValueError(
+            f"--model must be one of {', '.join(hparams_lib.MODEL_NAMES)}, "
+            f"but got '{values.model}'"
+        )
 
 
 def _check_warmstart(values: flags.FlagValues, warmstart: bool) -> None:
@@ -389,12 +388,17 @@ def run_inference(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
     return 1 if problems else 0
 
 
-def run_mode(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
-    """Calls the mode; returns the exit status.
+def run_mode(values: flags.FlagValues) -> int:
+    """Checks the flags and calls the mode; returns the exit status.
 
     Raises:
+      ValueError: a flag cannot be used.
       OSError: TensorFlow ran out of memory, or could not write its events.
     """
+    overrides = check_flags(values)
+    warn_of_idle_flags(values)
+    set_environment()
+    start_tensorflow()
     import tensorflow as tf
 
     run = {"train": run_train, "eval": run_eval, "inference": run_inference}
@@ -409,19 +413,33 @@ def run_mode(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
         raise OSError(f"TensorFlow: {str(error.message).splitlines()[0]}") from None
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the program with its command-line arguments; returns the exit status."""
-    values = define_flags()
+def run_command(
+    arguments: Sequence[str],
+    *,
+    introduction: str,
+    flag_groups: Mapping[str, Sequence[Flag]],
+    run: Callable[[flags.FlagValues], int],
+) -> int:
+    """Runs a program, and turns its errors into lines on stderr.
+
+    Args:
+      arguments: of the command line.
+      introduction: what --help says first.
+      flag_groups: flags by title.
+      run: what to do with the parsed flags; returns the exit status.
+
+    Returns:
+      The exit status.
+    """
+    values = define_flags(flag_groups)
     try:
         rest = values([sys.argv[0], *arguments], known_only=False)[1:]
         if values.help:
-            print(help_text())
+            print(help_text(introduction, flag_groups))
             return 0
-        overrides = check_flags(values, rest)
-        warn_of_idle_flags(values)
-        set_environment()
-        start_tensorflow()
-        return run_mode(values, overrides)
+        if rest:
+            raise ValueError(f"flags start with --, but got '{rest[0]}'")
+        return run(values)
     except (flags.Error, ValueError, FloatingPointError, OSError) as error:
         for line in str(error).splitlines():
             line = re.sub(
@@ -432,6 +450,11 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
         return SIGNAL_STATUS + SIGINT
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the program with its command-line arguments; returns the exit status."""
+    return run_command(arguments, introduction=__doc__, flag_groups=FLAGS, run=run_mode)
 
 
 if __name__ == "__main__":

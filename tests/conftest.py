@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import wave
 
 import numpy as np
@@ -61,6 +62,19 @@ def reference() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"no references in {folder}; set {REFERENCE_VARIABLE}")
     return folder
+
+
+def readme_section(title: str) -> str:
+    """What the README has below a heading."""
+    text = (ROOT / "README.md").read_text()
+    return re.split(rf"^#+ {title}$", text, flags=re.MULTILINE)[1]
+
+
+def readme_table(title: str) -> list[list[str]]:
+    """The rows of the first table after a heading of the README."""
+    section = readme_section(title)
+    lines = re.search(r"(?:^\|.*\|\n)+", section, re.MULTILINE)[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 class Dataset:

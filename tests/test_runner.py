@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, readme_table
 
 import hparams
 import runner
@@ -146,14 +146,6 @@ def test_the_recipe_has_the_published_values():
     # 10 epochs of 9,148 batches and 100 of 1,217, of 64 examples.
     for line in ("noisy_steps=91480", "curated_steps=121700", "batch_size=64"):
         assert f"\n{line}\n" in text
-
-
-def readme_table(title: str) -> list[list[str]]:
-    """The rows of the first table after a heading of the README."""
-    text = (ROOT / "README.md").read_text()
-    section = re.split(rf"^#+ {title}$", text, flags=re.MULTILINE)[1]
-    lines = re.search(r"(?:^\|.*\|\n)+", section, re.MULTILINE)[0].splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def test_the_readme_lists_every_flag_with_its_default():
