@@ -18,14 +18,15 @@ while read -r python tensorflow keras; do
     [[ -n $python ]] || continue
     name="python$python-tensorflow$tensorflow-keras$keras"
     venv=".matrix/$name"
-    if [[ ! -e $venv/.done ]]; then
-        if ! "python$python" -m venv --clear "$venv"; then
+    done="$venv/.done"
+    if [[ ! $done -nt requirements.txt || ! $done -nt requirements-dev.txt ]]; then
+        if ! "python$python" -m venv "$venv"; then
             summary+="$name: no python$python"$'\n'
             continue
         fi
         "$venv/bin/python" -m pip install --quiet --requirement requirements-dev.txt \
             "tensorflow==$tensorflow" "keras==$keras" || exit 1
-        touch "$venv/.done"
+        touch "$done"
     fi
     echo "== $name"
     if result=$("$venv/bin/python" -m pytest -q "$@" < /dev/null | tee /dev/stderr); then
