@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 import hparams as hparams_lib
+from progress import progress_bar
 
 BYTES_PER_SAMPLE = 2  # 16-bit PCM
 HEADER_THREADS = 16  # Headers wait for the disk, not for the processor.
@@ -335,8 +336,15 @@ def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | ValueError]
         except ValueError as error:
             return error
 
-    with concurrent.futures.ThreadPoolExecutor(HEADER_THREADS) as pool:
-        return list(pool.map(read_one, paths))
+    headers = []
+    with (
+        concurrent.futures.ThreadPoolExecutor(HEADER_THREADS) as pool,
+        progress_bar(len(paths), what="checking WAV headers", unit="clip") as bar,
+    ):
+        for header in pool.map(read_one, paths):
+            headers.append(header)
+            bar.update()
+    return headers
 
 
 def read_wav_header(path: str) -> tuple[int, int]:

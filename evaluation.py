@@ -17,9 +17,12 @@ import tensorflow as tf
 import checkpoints
 import inputs
 import model
+import plots
+import summaries
 from clips import Clips, read_clips
 from hparams import make_folder, trained_hparams, write_whole
 from lwlrap import Lwlrap
+from progress import print_result, progress_bar
 
 PARTIAL_SHARE = 0.05  # of the clips, for the quick scalar
 PARTIAL_NAME = "Lwlrap-5%"
@@ -27,6 +30,7 @@ SHUFFLE_SEED = 0  # One order for all checkpoints, so that their partial values 
 RUNNING_PRINT_SECONDS = 30
 POLL_SECONDS = 2
 SUMMARY_FILE = "lwlrap.csv"
+SUMMARY_PICTURE = "lwlrap.png"
 SUMMARY_LOCK_FILE = ".lwlrap.lock"
 
 
@@ -58,8 +62,8 @@ def evaluate(
 ) -> None:
     """Evaluates all checkpoints of train_dir, oldest first, then waits for new ones.
 
-    Writes `eval-N.txt`, `lwlrap.csv` and TensorBoard's events into eval_dir. See
-    runner.py for the flags of these names.
+    Writes `eval-N.txt`, `per_class-N.png`, `lwlrap.csv`, `lwlrap.png` and TensorBoard's
+    events into eval_dir. See runner.py for the flags of these names.
 
     Args:
       share: which checkpoints are this evaluator's.
@@ -98,6 +102,7 @@ def evaluate(
                 mixed_precision=mixed_precision,
             )
             evaluator = _Evaluator(network, clips, class_names, eval_dir)
+            evaluator.write_hparams(train_dir)
         try:
             evaluator.evaluate_checkpoint(prefix)
             evaluated += 1
@@ -108,6 +113,13 @@ def evaluate(
     print(
         f"{evaluated} checkpoints evaluated; results are in {eval_dir}", file=sys.stderr
     )
+    markers = _read_markers(eval_dir)
+    best = _best(markers)
+    if best is not None:
+        print(
+            f"best so far: step {best}, overall lwlrap {markers[best].overall}",
+            file=sys.stderr,
+        )
 
 
 def _shuffle(clips: Clips) -> Clips:
@@ -173,8 +185,14 @@ class _Evaluator:
         self._class_names = class_names
         self._eval_dir = eval_dir
         self._network = network
+        self._num_clips = clips.labels.astype(bool).sum(axis=0)  # int [C]
         self._batches = inputs.clip_input(clips, network.hparams)
         self._writer = tf.summary.create_file_writer(eval_dir)
+
+    def write_hparams(self, train_dir: str) -> None:
+        """Writes the hyperparameters of the run in train_dir to TensorBoard."""
+        with self._writer.as_default():
+            summaries.write_hparams(self._network.hparams, train_dir)
 
     def evaluate_checkpoint(self, prefix: str) -> None:
         """Scores every clip with a checkpoint, prints lwlrap, and writes it.
@@ -188,16 +206,45 @@ class _Evaluator:
         started = time.monotonic()
         lwlrap, partial = self._score(step)
         seconds = time.monotonic() - started
-        print(
-            f"step {step}, all {len(self._clips)} clips in {seconds:.1f} s:\n{lwlrap}",
-            flush=True,
+        print_result(
+            f"step {step}, all {len(self._clips)} clips in {seconds:.1f} s:\n{lwlrap}"
         )
+        picture = self._per_class_picture(lwlrap, step)
         with self._writer.as_default(step=step):
-            tf.summary.scalar("Lwlrap", lwlrap.overall_lwlrap())
+            tf.summary.scalar(summaries.LWLRAP, lwlrap.overall_lwlrap())
             tf.summary.scalar(PARTIAL_NAME, partial)
+            summaries.write_picture("per_class", picture, step=step)
+            summaries.write_per_class(
+                lwlrap.per_class_lwlrap(),
+                self._num_clips,
+                self._class_names,
+                step=step,
+            )
             self._writer.flush()
+        write_whole(pathlib.Path(self._eval_dir) / f"per_class-{step}.png", picture)
         write_whole(_marker_path(self._eval_dir, step), f"{lwlrap}\n")
         _write_summary(self._eval_dir, self._class_names)
+
+    def _per_class_picture(self, lwlrap: Lwlrap, step: int) -> bytes:
+        """A PNG of lwlrap per class, beside that of the best of the other steps."""
+        others = _read_markers(self._eval_dir)
+        others.pop(step, None)
+        best = _best(others)
+        other_values, other_title = None, ""
+        if best is not None:
+            by_class = others[best].by_class
+            other_values = np.array(
+                [float(by_class.get(name, "nan")) for name in self._class_names]
+            )
+            other_title = f"best of the others: step {best}, {others[best].overall}"
+        return plots.per_class_picture(
+            lwlrap.per_class_lwlrap(),
+            self._num_clips,
+            class_names=self._class_names,
+            title=f"step {step}: overall lwlrap {lwlrap.overall_lwlrap():.6f}",
+            other_values=other_values,
+            other_title=other_title,
+        )
 
     def _score(self, step: int) -> tuple[Lwlrap, float]:
         """The metric over all clips, and overall after the first PARTIAL_SHARE."""
@@ -205,16 +252,16 @@ class _Evaluator:
         num_partial = max(1, int(PARTIAL_SHARE * num_clips))
         lwlrap, partial = Lwlrap(self._class_names), 0.0
         last_printed = time.monotonic()
-        for position, scores in self._clip_scores():
-            lwlrap.accumulate(self._clips.labels[[position]], scores[np.newaxis])
-            done = position + 1
-            if done == num_partial:
-                partial = lwlrap.overall_lwlrap()
-            if time.monotonic() - last_printed > RUNNING_PRINT_SECONDS:
-                print(
-                    f"step {step}, {done} of {num_clips} clips:\n{lwlrap}", flush=True
-                )
-                last_printed = time.monotonic()
+        with progress_bar(num_clips, what=f"step {step}", unit="clip") as bar:
+            for position, scores in self._clip_scores():
+                lwlrap.accumulate(self._clips.labels[[position]], scores[np.newaxis])
+                bar.update()
+                done = position + 1
+                if done == num_partial:
+                    partial = lwlrap.overall_lwlrap()
+                if time.monotonic() - last_printed > RUNNING_PRINT_SECONDS:
+                    print_result(f"step {step}, {done} of {num_clips} clips:\n{lwlrap}")
+                    last_printed = time.monotonic()
         return lwlrap, partial
 
     def _clip_scores(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -228,31 +275,48 @@ class _Evaluator:
             yield position, scores
 
 
-def _read_marker(path: pathlib.Path) -> tuple[str, dict[str, str]] | None:
-    """The overall value in a marker, and those by class name; None if it is not one."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    overall = re.search(r"^Overall lwlrap = (\S+)$", text, re.MULTILINE)
-    values = dict(re.findall(r"^Lwlrap\((.*)\) = (\S+)$", text, re.MULTILINE))
-    return (overall[1], values) if overall else None
+@dataclasses.dataclass(frozen=True)
+class _Marker:
+    """The decimals in an `eval-N.txt`: overall, and by class name."""
+
+    overall: str
+    by_class: dict[str, str]
+
+
+def _read_markers(eval_dir: str) -> dict[int, _Marker]:
+    """What all markers hold, also other evaluators', by step, in order of steps."""
+    markers = {}
+    for path in pathlib.Path(eval_dir).iterdir():
+        if match := re.fullmatch(r"eval-(\d+)\.txt", path.name):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            values = re.findall(r"^Lwlrap\((.*)\) = (\d\.\d+)$", text, re.MULTILINE)
+            overall = re.search(r"^Overall lwlrap = (\d\.\d+)$", text, re.MULTILINE)
+            if overall:
+                markers[int(match[1])] = _Marker(overall[1], dict(values))
+    return dict(sorted(markers.items()))
+
+
+def _best(markers: Mapping[int, _Marker]) -> int | None:
+    """The first step with the highest overall value; None if there are no markers."""
+    return max(markers, key=lambda step: float(markers[step].overall), default=None)
 
 
 def _write_summary(eval_dir: str, class_names: Sequence[str]) -> None:
-    """Writes all markers, also other evaluators', as one table, a row a step.
+    """Writes all markers as one table, a row a step, and overall as a picture.
 
     One evaluator at a time, so that the last to write has seen all markers.
     """
     folder = pathlib.Path(eval_dir)
     with open(folder / SUMMARY_LOCK_FILE, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        rows = {}
-        for path in folder.iterdir():
-            match = re.fullmatch(r"eval-(\d+)\.txt", path.name)
-            if match and (marker := _read_marker(path)):
-                overall, values = marker
-                by_class = [values.get(name, "") for name in class_names]
-                rows[int(match[1])] = [match[1], overall, *by_class]
+        markers = _read_markers(eval_dir)
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["step", "overall", *class_names])
-        table.writerows(rows[step] for step in sorted(rows))
+        for step, marker in markers.items():
+            by_class = [marker.by_class.get(name, "") for name in class_names]
+            table.writerow([step, marker.overall, *by_class])
         write_whole(folder / SUMMARY_FILE, text.getvalue())
+        if markers:
+            overall = {step: float(m.overall) for step, m in markers.items()}
+            write_whole(folder / SUMMARY_PICTURE, plots.lwlrap_picture(overall))

@@ -424,27 +424,27 @@ def make_folder(path: str, flag: str) -> None:
         raise PermissionError(f"{flag}: cannot write in {path}")
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a text file that appears whole or not at all, even when killed.
+def write_whole(path: pathlib.Path, contents: str | bytes) -> None:
+    """Writes a file that appears whole or not at all, even when killed; text as UTF-8.
 
     Raises:
       OSError: it cannot be written; the message names it.
     """
     try:
-        _write_and_rename(pathlib.Path(path), text)
+        _write_and_rename(pathlib.Path(path), contents)
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def _write_and_rename(path: pathlib.Path, text: str) -> None:
+def _write_and_rename(path: pathlib.Path, contents: str | bytes) -> None:
+    if isinstance(contents, str):
+        contents = contents.encode("utf-8", "surrogateescape")
     descriptor, temporary = tempfile.mkstemp(
         prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
     )
     try:
-        with open(
-            descriptor, "w", encoding="utf-8", errors="surrogateescape", newline=""
-        ) as file:
-            file.write(text)
+        with open(descriptor, "wb") as file:
+            file.write(contents)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)

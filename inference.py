@@ -15,6 +15,7 @@ import inputs
 import model
 from clips import Clips, list_wavs, make_clips, read_class_map, read_wav_headers
 from hparams import trained_hparams, write_whole
+from progress import progress_bar
 
 
 def predict(
@@ -108,13 +109,15 @@ def _score(
     checkpoints.restore(prefix, network.variables)
     scores = np.full([len(clips), network.num_classes], -1.0)
     batches = inputs.clip_input(clips, network.hparams, skip_unreadable=True)
-    for position, clip_scores in model.clip_scores(network, batches):
-        if not np.isfinite(clip_scores).all():
-            raise FloatingPointError(
-                f"{clips.paths[position]}: the scores are not finite; checkpoint "
-                f"{prefix} is broken"
-            )
-        scores[position] = clip_scores
+    with progress_bar(len(clips), what="scoring", unit="clip") as bar:
+        for position, clip_scores in model.clip_scores(network, batches):
+            if not np.isfinite(clip_scores).all():
+                raise FloatingPointError(
+                    f"{clips.paths[position]}: the scores are not finite; checkpoint "
+                    f"{prefix} is broken"
+                )
+            scores[position] = clip_scores
+            bar.update()
     lost = {
         clips.paths[position]: f"{clips.paths[position]}: could no longer be read when "
         f"its turn came"

@@ -237,6 +237,14 @@ def stream_start(
     return StreamStart(epoch, clip)
 
 
+def shuffle_buffer(clips: Clips, hparams: Hparams) -> tuple[int, int]:
+    """Examples in the buffer that mixes those of clips, and its size in bytes."""
+    num_examples = int(hparams.num_examples(clips.num_samples).sum())
+    buffered = min(EXAMPLE_SHUFFLE_BUFFER, num_examples)
+    values = hparams.example_window_frames * hparams.mel_bands
+    return buffered, buffered * values * np.float32().nbytes
+
+
 def train_input(
     clips: Clips,
     hparams: Hparams,
@@ -278,14 +286,14 @@ def train_input(
     def label(clip: tf.Tensor, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return examples, tf.tile(labels[clip][tf.newaxis], [tf.shape(examples)[0], 1])
 
-    num_examples = int(hparams.num_examples(clips.num_samples).sum())
+    buffered, _ = shuffle_buffer(clips, hparams)
     epochs = tf.data.Dataset.range(start.epoch, np.iinfo(np.int32).max)
     epochs = epochs.map(lambda epoch: tf.cast(epoch, tf.int32))
     dataset = _examples_of(
         epochs.flat_map(epoch_to_clips), clips, hparams, deterministic=deterministic
     ).map(label)
     dataset = dataset.unbatch()
-    dataset = dataset.shuffle(min(EXAMPLE_SHUFFLE_BUFFER, num_examples), seed=seed)
+    dataset = dataset.shuffle(buffered, seed=seed)
     dataset = dataset.batch(hparams.batch_size, drop_remainder=True)
     return dataset.prefetch(PREFETCH_BATCHES)
 

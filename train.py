@@ -1,7 +1,9 @@
 """Trains the model on labelled clips. Called by runner.py in --mode train."""
 
+import collections
 import functools
 import os
+import platform
 import random
 import signal
 import sys
@@ -11,16 +13,22 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 import checkpoints
 import hparams as hparams_lib
 import inputs
 import model
+import plots
+import summaries
 from clips import Clips, read_clips
 from hparams import Hparams
+from progress import print_result, progress_bar
 
 DEFAULT_PASSES = 1000  # over the data, where --max_steps is 0
 RATE_STEPS = 10  # The throughput is printed every so many steps.
+MEAN_LOSS_STEPS = 100  # The closing line has the mean loss of so many steps.
+PICTURE_EXAMPLES = 8  # of the first batch, for TensorBoard
 
 
 class Trainer:
@@ -168,6 +176,7 @@ def train(
         return _loop(
             trainer,
             _batches(trainer, clips, deterministic=seed is not None),
+            class_names=class_names,
             train_dir=train_dir,
             max_steps=max_steps,
             checkpoint_steps=checkpoint_steps,
@@ -206,16 +215,32 @@ def _plan(
         epoch_num_batches = max(1, num_examples // hparams.batch_size)
     if not max_steps:
         max_steps = max(1, DEFAULT_PASSES * num_examples // hparams.batch_size)
+    values = hparams_lib.non_defaults(hparams)
+    listed = ", ".join(f"{name}={value}" for name, value in values.items())
+    buffered, size = inputs.shuffle_buffer(clips, hparams)
     print(
+        f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {_device()}",
         f"{len(clips)} clips, {clips.hours:.2f} hours, {clips.labels.shape[1]} "
         f"classes, {num_examples} examples; {epoch_num_batches} batches of "
         f"{hparams.batch_size} an epoch; training to step {max_steps}",
+        f"shuffle buffer: {buffered} examples, {size / 1e6:.3g} MB, filled before the "
+        f"first step",
+        f"hyperparameters: {listed or 'all at their defaults'}",
+        sep="\n",
         file=sys.stderr,
     )
-    values = hparams_lib.non_defaults(hparams)
-    listed = ", ".join(f"{name}={value}" for name, value in values.items())
-    print(f"hyperparameters: {listed or 'all at their defaults'}", file=sys.stderr)
     return epoch_num_batches, max_steps
+
+
+def _device() -> str:
+    """What the steps run on."""
+    names = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    if names:
+        return f"GPU: {', '.join(names)}"
+    return f"no GPU, {len(os.sched_getaffinity(0))} CPU cores"
 
 
 def _start(trainer: Trainer, train_dir: str, warm_start: Callable[[], None]) -> None:
@@ -301,6 +326,7 @@ def _loop(
     trainer: Trainer,
     batches: tf.data.Dataset,
     *,
+    class_names: Sequence[str],
     train_dir: str,
     max_steps: int,
     checkpoint_steps: int,
@@ -318,16 +344,24 @@ def _loop(
     stream = inputs.read_batches(batches)
     batch = next(stream)  # Fills the shuffle buffer.
     print("first batch is ready", file=sys.stderr)
-    report = _Report(step, trainer.hparams.batch_size)
-    with _StopSignals() as stop, writer.as_default():
+    with (
+        _StopSignals() as stop,
+        writer.as_default(),
+        progress_bar(
+            max_steps, what="training", unit="step", done=step, keep=True
+        ) as bar,
+    ):
+        _write_start(trainer.hparams, batch, class_names, train_dir, step)
+        report = _Report(bar, step, trainer.hparams.batch_size)
         while True:
             loss, rate = trainer.train_step(*batch)
             step += 1
             report.print_previous(loss)
             if step % summary_steps == 0:
                 report.print_last()
-                tf.summary.scalar("loss", loss, step=step)
+                tf.summary.scalar(summaries.LOSS, loss, step=step)
                 tf.summary.scalar("learning_rate", rate, step=step)
+                report.write_speed()
             last = step >= max_steps or stop.received is not None
             if last or step % checkpoint_steps == 0:
                 report.print_last()
@@ -341,11 +375,32 @@ def _loop(
         f"stopped by {signal.Signals(stop.received).name}" if stop.received else "done"
     )
     print(
+        report.closing(),
         f"{reason} at step {step}; checkpoint {checkpoints.NAME}-{saved_step} is in "
         f"{train_dir}",
+        "next: the same command goes on from there"
+        if stop.received
+        else f"next: --mode eval --train_dir {train_dir} evaluates the checkpoints",
+        sep="\n",
         file=sys.stderr,
     )
     return stop.received or 0
+
+
+def _write_start(
+    hparams: Hparams,
+    batch: tuple[tf.Tensor, tf.Tensor],
+    class_names: Sequence[str],
+    train_dir: str,
+    step: int,
+) -> None:
+    """Writes to TensorBoard what a run starts with: values, and some examples."""
+    summaries.write_hparams(hparams, train_dir)
+    features, labels = (part[:PICTURE_EXAMPLES].numpy() for part in batch)
+    picture = plots.examples_picture(
+        features, labels, class_names=class_names, hparams=hparams
+    )
+    summaries.write_picture("examples", picture, step=step)
 
 
 def _save(trainer: Trainer, train_dir: str) -> None:
@@ -358,14 +413,35 @@ def _save(trainer: Trainer, train_dir: str) -> None:
     checkpoints.save(train_dir, trainer.variables, int(trainer.global_step))
 
 
-class _Report:
-    """Prints each step's loss, one step late so that no step waits for its number."""
+class _Speed:
+    """Steps a second between one look and the next."""
 
-    def __init__(self, step: int, batch_size: int):
-        self._step = step
+    def __init__(self):
+        self._last: tuple[int, float] | None = None  # a step, and when it was done
+
+    def look(self, step: int) -> float | None:
+        """Steps a second since the last look; None at the first."""
+        last, self._last = self._last, (step, time.monotonic())
+        return (step - last[0]) / (self._last[1] - last[1]) if last else None
+
+
+class _Report:
+    """Shows each step's loss, one step late so that no step waits for its number.
+
+    The bar shows every step, and stdout has a line for each; where stdout is a terminal
+    beside a bar, for every RATE_STEPS.
+    """
+
+    def __init__(self, bar: tqdm.tqdm, step: int, batch_size: int):
+        self._bar = bar
+        self._first_step = self._step = step
         self._batch_size = batch_size
+        self._line_steps = 1 if bar.disable or not sys.stdout.isatty() else RATE_STEPS
         self._loss: tf.Tensor | None = None
-        self._timed: tuple[int, float] | None = None  # a step, and when it was done
+        self._losses = collections.deque(maxlen=MEAN_LOSS_STEPS)
+        # The first step also builds the graph, and is in no speed.
+        self._printed, self._written, self._whole = _Speed(), _Speed(), _Speed()
+        self._started = time.monotonic()
 
     def print_previous(self, loss: tf.Tensor) -> None:
         """Prints the step before, and takes note of this one's loss."""
@@ -383,18 +459,37 @@ class _Report:
             return
         loss, self._loss = float(self._loss), None
         line = f"step {self._step}: loss {loss:.6f}"
-        if self._timed is None:  # The first step also builds the graph: not counted.
-            self._timed = self._step, time.monotonic()
+        if not self._losses:
+            for speed in (self._printed, self._written, self._whole):
+                speed.look(self._step)
         elif self._step % RATE_STEPS == 0:
-            line += f", {self._examples_a_second():.1f} examples/s"
-        print(line, flush=True)
+            rate = self._printed.look(self._step) * self._batch_size
+            line += f", {rate:.1f} examples/s"
+        self._losses.append(loss)
+        self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+        self._bar.update()
+        if self._step % self._line_steps == 0:
+            print_result(line)
         if not np.isfinite(loss):
             raise FloatingPointError(
                 f"step {self._step}: the loss is {loss}; training stops, and the last "
                 f"checkpoint is kept; a lower lr may help"
             )
 
-    def _examples_a_second(self) -> float:
-        step, since = self._timed
-        self._timed = self._step, time.monotonic()
-        return (self._step - step) * self._batch_size / (self._timed[1] - since)
+    def write_speed(self) -> None:
+        """Writes the speed since it was last written to TensorBoard."""
+        if self._step > self._first_step + 1:
+            speed = self._written.look(self._step)
+            tf.summary.scalar("steps/s", speed, step=self._step)
+            tf.summary.scalar("examples/s", speed * self._batch_size, step=self._step)
+
+    def closing(self) -> str:
+        """A line about all steps of this process."""
+        num_steps = self._step - self._first_step
+        minutes = (time.monotonic() - self._started) / 60
+        text = f"{num_steps} steps in {minutes:.1f} minutes"
+        if num_steps > 1:
+            rate = self._whole.look(self._step) * self._batch_size
+            text += f", {rate:.1f} examples/s"
+        mean = np.mean(self._losses)
+        return f"{text}, mean loss of the last {len(self._losses)}: {mean:.4f}"
