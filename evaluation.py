@@ -211,7 +211,7 @@ class _Evaluator:
         )
         picture = self._per_class_picture(lwlrap, step)
         with self._writer.as_default(step=step):
-            tf.summary.scalar(summaries.LWLRAP, lwlrap.overall_lwlrap())
+            tf.summary.scalar("Lwlrap", lwlrap.overall_lwlrap())
             tf.summary.scalar(PARTIAL_NAME, partial)
             summaries.write_picture("per_class", picture, step=step)
             summaries.write_per_class(

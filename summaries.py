@@ -11,27 +11,18 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api
 
-import hparams as hparams_lib
 from hparams import Hparams
-
-LOSS = "loss"
-LWLRAP = "Lwlrap"
-METRICS = (LOSS, LWLRAP)  # of a run, in the HParams tab
 
 
 def write_hparams(hparams: Hparams, train_dir: str) -> None:
     """Writes the hyperparameters of a run, for the HParams tab.
 
-    Training and evaluation both write them: the tab has a row for each trial, with the
-    metrics of all folders of that trial, wherever --eval_dir is.
+    Training and evaluation both write them, under one name: the tab has a row for each
+    name, with the scalars of both, wherever --eval_dir is.
     """
-    # Those of training first: the tab hides what does not fit.
-    names = sorted(hparams_lib.FIELDS, key=lambda n: n in hparams_lib.MODEL_HPARAMS)
-    api.hparams_config(
-        hparams=[api.HParam(name) for name in names],
-        metrics=[api.Metric(name) for name in METRICS],
-    )
-    api.hparams(dataclasses.asdict(hparams), trial_id=os.path.realpath(train_dir))
+    parent, name = os.path.split(os.path.realpath(train_dir))
+    # The name first, as the tab shows the beginning of what is long.
+    api.hparams(dataclasses.asdict(hparams), trial_id=f"{name} in {parent}")
 
 
 def write_picture(name: str, png: bytes, *, step: int) -> None:

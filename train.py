@@ -359,7 +359,7 @@ def _loop(
             report.print_previous(loss)
             if step % summary_steps == 0:
                 report.print_last()
-                tf.summary.scalar(summaries.LOSS, loss, step=step)
+                tf.summary.scalar("loss", loss, step=step)
                 tf.summary.scalar("learning_rate", rate, step=step)
                 report.write_speed()
             last = step >= max_steps or stop.received is not None

@@ -1,15 +1,20 @@
 """Evaluation: markers, events, shares, restarts, and unreadable checkpoints."""
 
 import csv
+import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 import checkpoints
 import evaluation
+import hparams
+import plots
 import runner
 
 
@@ -51,6 +56,66 @@ def test_every_checkpoint_gets_a_marker_events_and_a_row(
     assert [event.step for event in events.Tensors("Lwlrap-5%")] == [0, 2, 4, 5]
     value = tf.make_ndarray(events.Tensors("Lwlrap")[-1].tensor_proto)
     assert float(value) == pytest.approx(float(rows[-1]["overall"]), abs=1e-6)
+    table = events.Tensors("per_class_table")[-1]
+    text = tf.make_ndarray(table.tensor_proto).item().decode()
+    assert f"| Tone | {rows[-1]['Tone']} | 8 |" in text
+    picture = tf.make_ndarray(events.Tensors("per_class")[-1].tensor_proto)[2]
+    png = (eval_dir / "per_class-5.png").read_bytes()
+    np.testing.assert_array_equal(tf.io.decode_png(picture), tf.io.decode_png(png))
+    assert {path.name for path in eval_dir.glob("*.png")} == {
+        "lwlrap.png",
+        *[f"per_class-{step}.png" for step in (0, 2, 4, 5)],
+    }
+
+
+def test_a_trial_of_tensorboard_has_the_scalars_of_both_folders(dataset, run, tmp_path):
+    """The HParams tab joins folders by the name of the trial."""
+    eval_dir = tmp_path / "elsewhere"
+    assert run_eval(dataset, run, eval_dir, eval_every_k=9) == 0
+    trials = []
+    for folder in (run, eval_dir):
+        events = EventAccumulator(str(folder)).Reload()
+        metadata = events.SummaryMetadata("_hparams_/session_start_info")
+        data = plugin_data_pb2.HParamsPluginData.FromString(
+            metadata.plugin_data.content
+        )
+        trials.append(data.session_start_info)
+    assert trials[1].group_name == f"run in {os.path.realpath(tmp_path)}"
+    for trial in trials:
+        assert trial.hparams["lr"].number_value == 1e-3
+        assert trial.hparams["batch_size"].number_value == 4
+        assert trial.hparams["opt"].string_value == "adam"
+        assert len(trial.hparams) == len(hparams.FIELDS)
+
+
+def test_a_picture_compares_with_the_best_of_the_others(
+    dataset, run, tmp_path, capsys, monkeypatch
+):
+    eval_dir = tmp_path / "eval"
+    eval_dir.mkdir()
+    values = "Lwlrap(Tone) = 0.900000\nLwlrap(Gone) = 0.100000\n"
+    for step, overall in ((0, "0.500000"), (2, "0.999000"), (5, "0.999000")):
+        (eval_dir / f"eval-{step}.txt").write_text(
+            f"{values}Overall lwlrap = {overall}\n"
+        )
+    drawn = []
+
+    def draw(*values, **named):
+        drawn.append(named)
+        return plots.per_class_picture(*values, **named)
+
+    monkeypatch.setattr(
+        evaluation,
+        "plots",
+        SimpleNamespace(**vars(plots) | {"per_class_picture": draw}),
+    )
+    assert run_eval(dataset, run, eval_dir) == 0
+    (picture,) = drawn
+    assert picture["title"].startswith("step 4: overall lwlrap 0.")
+    assert picture["other_title"] == "best of the others: step 2, 0.999000"
+    np.testing.assert_array_equal(picture["other_values"], [np.nan, 0.9])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "best so far: step 2, overall lwlrap 0.999000"
 
 
 def test_a_restart_skips_what_has_a_marker(dataset, run, tmp_path, capsys):

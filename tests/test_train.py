@@ -74,10 +74,28 @@ def test_what_a_run_leaves_behind(trained):
     assert record["hparams"]["mel_bands"] == 16
     assert values_of(str(trained / "model.ckpt-4"))["global_step"] == 4
     events = EventAccumulator(str(trained)).Reload()
-    assert set(events.Tags()["tensors"]) == {"loss", "learning_rate"}
+    assert set(events.Tags()["tensors"]) == {
+        "_hparams_/session_start_info",
+        "examples",
+        "examples/s",
+        "learning_rate",
+        "loss",
+        "steps/s",
+    }
     assert [event.step for event in events.Tensors("loss")] == [1, 2, 3, 4, 5]
     rate = tf.make_ndarray(events.Tensors("learning_rate")[0].tensor_proto)
     assert rate == pytest.approx(1e-3)
+    # The first step builds the graph, and has no speed.
+    assert [event.step for event in events.Tensors("steps/s")] == [2, 3, 4, 5]
+    speeds = [
+        float(tf.make_ndarray(events.Tensors(tag)[-1].tensor_proto))
+        for tag in ("steps/s", "examples/s")
+    ]
+    assert speeds[1] == pytest.approx(4 * speeds[0])
+    (picture,) = events.Tensors("examples")
+    width, height, png = tf.make_ndarray(picture.tensor_proto)
+    assert picture.step == 0
+    assert tf.io.decode_png(png).shape[:2] == (int(height), int(width))
 
 
 def test_one_seed_gives_one_run(dataset, trained, tmp_path, capsys):
@@ -251,6 +269,7 @@ def test_a_signal_saves_a_checkpoint_and_leaves(dataset, tmp_path, number):
     assert process.returncode == 128 + number
     last = max(losses_of(rest), default=3)
     assert f"stopped by {number.name} at step {last}" in errors
+    assert errors.endswith("next: the same command goes on from there\n")
     assert checkpoints.list_checkpoints(run)[-1].endswith(f"model.ckpt-{last}")
     assert "Traceback" not in errors
 

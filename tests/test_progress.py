@@ -1,0 +1,96 @@
+"""The bar: on a terminal only, and never in the way of results."""
+
+import io
+import re
+
+import pytest
+from conftest import SMALL_HPARAMS
+
+import progress
+import runner
+
+
+class Terminal(io.StringIO):
+    """A terminal that does not tell its size."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def attach(monkeypatch):
+    """A function that puts a terminal in the place of streams; bars show at once."""
+
+    def attach_terminal(*streams: str) -> Terminal:
+        terminal = Terminal()
+        for stream in streams:
+            monkeypatch.setattr(f"sys.{stream}", terminal)
+        return terminal
+
+    monkeypatch.setattr(progress, "DELAY_SECONDS", 0)
+    return attach_terminal
+
+
+def test_a_pipe_has_no_bar(capsys):
+    with progress.progress_bar(3, what="scoring", unit="clip", keep=True) as bar:
+        bar.update()
+        progress.print_result("a line")
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("a line\n", "")
+
+
+def test_a_bar_shows_what_and_how_far(attach):
+    terminal = attach("stderr")
+    with progress.progress_bar(
+        8, what="training", unit="step", done=2, keep=True
+    ) as bar:
+        for _ in range(3):
+            bar.update()
+        bar.refresh()
+    assert "training:  25%" in terminal.getvalue()
+    assert "| 5/8 [" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\n")
+
+
+def test_a_line_on_the_same_terminal_starts_on_a_clean_one(attach):
+    terminal = attach("stdout", "stderr")
+    with progress.progress_bar(2, what="step 0", unit="clip"):
+        progress.print_result("a line")
+    assert re.search(r"\r +\ra line\n", terminal.getvalue())
+    assert terminal.getvalue().endswith("\r")  # What is not kept is wiped out.
+
+
+def test_training_to_a_terminal(dataset, tmp_path, attach):
+    flags = dataset.train_flags(tmp_path / "run", hparams=SMALL_HPARAMS, max_steps=11)
+    terminal = attach("stdout", "stderr")
+    assert runner.main(flags) == 0
+    screen = terminal.getvalue()
+    assert "11/11" in screen
+    assert re.search(r"loss \d\.\d{4}\]", screen)
+    # The bar shows each step, and a line stays of every tenth.
+    assert re.findall(r"(?:^|\r)step (\d+): loss", screen, re.MULTILINE) == ["10"]
+    assert "checking WAV headers" in screen
+    last = screen.splitlines()[-3:]
+    assert re.match(
+        r"11 steps in \d+\.\d minutes, .* mean loss of the last 11", last[0]
+    )
+    assert last[1].startswith("done at step 11; checkpoint model.ckpt-11 is in")
+    assert last[2].startswith("next: --mode eval --train_dir")
+
+
+def test_results_to_a_file_have_every_step(dataset, tmp_path, attach, capsys):
+    terminal = attach("stderr")
+    flags = dataset.train_flags(tmp_path / "run", hparams=SMALL_HPARAMS, max_steps=2)
+    assert runner.main(flags) == 0
+    assert capsys.readouterr().out.count("step ") == 2
+    assert "2/2" in terminal.getvalue()
+
+
+def test_scoring_to_a_terminal(dataset, trained, tmp_path, attach):
+    terminal = attach("stdout", "stderr")
+    out, eval_dir = tmp_path / "out.csv", tmp_path / "eval"
+    assert runner.main(dataset.inference_flags(trained, out)) == 0
+    assert runner.main(dataset.eval_flags(trained, eval_dir, eval_every_k=9)) == 0
+    assert re.search(r"\rscoring: +8%.* 1/12 ", terminal.getvalue())
+    assert re.search(r"\rstep 0: +\d+%.*/12 ", terminal.getvalue())
+    assert re.search(r"\r +\rstep 0, all 12 clips in", terminal.getvalue())
