@@ -114,11 +114,13 @@ def per_class_picture(
     places = np.arange(len(order))
     figure = _new_figure(width=9, height=1.4 + 0.19 * len(order))
     axes = figure.subplots()
-    axes.barh(places, values[order], color=BLUE, height=0.75, label="this checkpoint")
+    bars = axes.barh(
+        places, values[order], color=BLUE, height=0.75, label="this checkpoint"
+    )
     for place, value in zip(places, values[order]):
         axes.text(1.01, place, f"{value:.3f}", fontsize=8, va="center")
     if other_values is not None:
-        axes.plot(
+        (ticks,) = axes.plot(
             other_values[order],
             places,
             linestyle="none",
@@ -127,8 +129,15 @@ def per_class_picture(
             markeredgewidth=2.5,
             color=ORANGE,
             label=other_title,
+            clip_on=False,
         )
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+        axes.legend(
+            handles=[bars, ticks],
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=2,
+            frameon=False,
+        )
     names = [f"{class_names[index]} ({num_clips[index]})" for index in order]
     axes.set_yticks(places, names, fontsize=8, parse_math=False)
     axes.set_ylim(-0.6, len(order) - 0.4)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from tensorboard.plugins.hparams import api
+from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 
 from hparams import Hparams
 
@@ -22,7 +22,7 @@ def write_hparams(hparams: Hparams, train_dir: str) -> None:
     """
     parent, name = os.path.split(os.path.realpath(train_dir))
     # The name first, as the tab shows the beginning of what is long.
-    api.hparams(dataclasses.asdict(hparams), trial_id=f"{name} in {parent}")
+    hparams_summary.hparams(dataclasses.asdict(hparams), trial_id=f"{name} in {parent}")
 
 
 def write_picture(name: str, png: bytes, *, step: int) -> None:

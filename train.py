@@ -400,7 +400,7 @@ def _write_start(
     picture = plots.examples_picture(
         features, labels, class_names=class_names, hparams=hparams
     )
-    summaries.write_picture("examples", picture, step=step)
+    summaries.write_picture("first_batch", picture, step=step)
 
 
 def _save(trainer: Trainer, train_dir: str) -> None:

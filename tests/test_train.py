@@ -76,8 +76,8 @@ def test_what_a_run_leaves_behind(trained):
     events = EventAccumulator(str(trained)).Reload()
     assert set(events.Tags()["tensors"]) == {
         "_hparams_/session_start_info",
-        "examples",
         "examples/s",
+        "first_batch",
         "learning_rate",
         "loss",
         "steps/s",
@@ -92,7 +92,7 @@ def test_what_a_run_leaves_behind(trained):
         for tag in ("steps/s", "examples/s")
     ]
     assert speeds[1] == pytest.approx(4 * speeds[0])
-    (picture,) = events.Tensors("examples")
+    (picture,) = events.Tensors("first_batch")
     width, height, png = tf.make_ndarray(picture.tensor_proto)
     assert picture.step == 0
     assert tf.io.decode_png(png).shape[:2] == (int(height), int(width))
