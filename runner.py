@@ -93,7 +93,7 @@ FLAGS = {
         Flag(
             "max_steps",
             0,
-            "Stop after so many steps in all; 0: 1000 passes over the data.",
+            "Stop after so many steps (batches) in all; 0: 1000 passes over the data.",
             0,
         ),
         Flag(

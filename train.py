@@ -1,6 +1,7 @@
 """Trains the model on labelled clips. Called by runner.py in --mode train."""
 
 import collections
+import datetime
 import functools
 import os
 import platform
@@ -486,8 +487,8 @@ class _Report:
     def closing(self) -> str:
         """A line about all steps of this process."""
         num_steps = self._step - self._first_step
-        minutes = (time.monotonic() - self._started) / 60
-        text = f"{num_steps} steps in {minutes:.1f} minutes"
+        seconds = round(time.monotonic() - self._started)
+        text = f"{num_steps} steps in {datetime.timedelta(seconds=seconds)}"
         if num_steps > 1:
             rate = self._whole.look(self._step) * self._batch_size
             text += f", {rate:.1f} examples/s"
