@@ -11,18 +11,20 @@ of their own, brought to disk, and renamed, the index last.
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import os
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tensorflow as tf
 
-from hparams import write_whole
+from hparams import HPARAMS_FILE, write_whole
 
 NAME = "model.ckpt"
 DATA_SUFFIX = ".data-00000-of-00001"
@@ -31,6 +33,8 @@ SAVING_PREFIX = ".saving-"  # of folders with checkpoints that are being written
 STATE_FILE = "checkpoint"  # the name that TensorFlow looks for
 LOCK_FILE = ".lock"
 GLOBAL_STEP = "global_step"
+# What file systems without locks answer, network drives among them.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 # As in the original: so many checkpoints are kept, and of older ones one every 15
 # minutes.
@@ -96,6 +100,20 @@ def find_checkpoint(path: str, flag: str) -> str:
     return prefix
 
 
+def lock(file: IO, kind: int) -> None:
+    """Locks an open file as fcntl.flock does; a warning where there are no locks."""
+    try:
+        fcntl.flock(file, kind)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(
+            f"warning: the file system of {file.name} has no locks, so nothing keeps "
+            f"two processes from writing there at once",
+            file=sys.stderr,
+        )
+
+
 @contextlib.contextmanager
 def locked(directory: str) -> Iterator[None]:
     """Holds a train_dir for one process; it goes with the process, however that ends.
@@ -105,7 +123,7 @@ def locked(directory: str) -> Iterator[None]:
     """
     with open(os.path.join(directory, LOCK_FILE), "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(
                 f"another process is training in {directory}; stop it, or choose "
@@ -181,6 +199,9 @@ def delete_unfinished(directory: str) -> None:
     """Removes what killed processes left half-written; only with the lock held."""
     for path in pathlib.Path(directory).glob(SAVING_PREFIX + "*"):
         shutil.rmtree(path, ignore_errors=True)
+    for name in (STATE_FILE, HPARAMS_FILE):
+        for path in pathlib.Path(directory).glob(f".{name}.*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -351,7 +372,7 @@ def _matching(
     for scope in scopes:
         try:
             found = {name for name in names if re.match(scope, name)}
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"{flag}: '{scope}' is not a regular expression: {error}"
             ) from None

@@ -84,42 +84,37 @@ def evaluate(
     clips = _shuffle(clips)
     _report_empty_classes(clips, class_names)
     make_folder(eval_dir, "--eval_dir")
-    _write_summary(eval_dir, class_names)
-    evaluator, evaluated = None, 0
-    for prefix in _pending_checkpoints(train_dir, eval_dir, share, timeout_secs):
-        if evaluator is None:
-            hparams = trained_hparams(
-                train_dir,
-                model_name=model_name,
-                overrides=hparam_overrides,
-                class_names=class_names,
-            )
-            network = model.define_model(
-                model_name,
-                num_classes=len(class_names),
-                hparams=hparams,
-                seed=0,
-                mixed_precision=mixed_precision,
-            )
-            evaluator = _Evaluator(network, clips, class_names, eval_dir)
-            evaluator.write_hparams(train_dir)
-        try:
-            evaluator.evaluate_checkpoint(prefix)
-            evaluated += 1
-        except checkpoints.UnreadableError as error:
-            print(f"skipped: {error}", file=sys.stderr)
+    results = _Results(eval_dir, class_names)
+    results.write()
+    evaluator = None
+    try:
+        for prefix in _pending_checkpoints(train_dir, eval_dir, share, timeout_secs):
+            if evaluator is None:
+                hparams = trained_hparams(
+                    train_dir,
+                    model_name=model_name,
+                    overrides=hparam_overrides,
+                    class_names=class_names,
+                )
+                network = model.define_model(
+                    model_name,
+                    num_classes=len(class_names),
+                    hparams=hparams,
+                    seed=0,
+                    mixed_precision=mixed_precision,
+                )
+                evaluator = _Evaluator(network, clips, results)
+                evaluator.write_hparams(train_dir)
+            try:
+                evaluator.evaluate_checkpoint(prefix)
+            except checkpoints.UnreadableError as error:
+                print(f"skipped: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        results.report()
+        raise
     if not checkpoints.list_checkpoints(train_dir):
         raise ValueError(f"--train_dir: there is no whole checkpoint in {train_dir}")
-    print(
-        f"{evaluated} checkpoints evaluated; results are in {eval_dir}", file=sys.stderr
-    )
-    markers = _read_markers(eval_dir)
-    best = _best(markers)
-    if best is not None:
-        print(
-            f"best so far: step {best}, overall lwlrap {markers[best].overall}",
-            file=sys.stderr,
-        )
+    results.report()
 
 
 def _shuffle(clips: Clips) -> Clips:
@@ -139,6 +134,94 @@ def _report_empty_classes(clips: Clips, class_names: Sequence[str]) -> None:
 
 def _marker_path(eval_dir: str, step: int) -> pathlib.Path:
     return pathlib.Path(eval_dir) / f"eval-{step}.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Marker:
+    """The decimals in an `eval-N.txt`: overall, and by class name."""
+
+    overall: str
+    by_class: dict[str, str]
+
+
+def _read_marker(path: pathlib.Path) -> _Marker | None:
+    """What a marker holds; None if it is not one."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    values = re.findall(r"^Lwlrap\((.*)\) = (\d\.\d+)$", text, re.MULTILINE)
+    overall = re.search(r"^Overall lwlrap = (\d\.\d+)$", text, re.MULTILINE)
+    return _Marker(overall[1], dict(values)) if overall else None
+
+
+class _Results:
+    """What has been evaluated into an eval_dir, also by other evaluators.
+
+    Attributes:
+      eval_dir: the folder.
+      class_names: C names.
+    """
+
+    def __init__(self, eval_dir: str, class_names: Sequence[str]):
+        self.eval_dir = eval_dir
+        self.class_names = class_names
+        self._markers: dict[int, _Marker] = {}  # by step, in order
+        self._num_evaluated = 0
+
+    def add(self, step: int, lwlrap: Lwlrap) -> None:
+        """Writes the marker of a step, and then all that sums up the markers."""
+        write_whole(_marker_path(self.eval_dir, step), f"{lwlrap}\n")
+        self._num_evaluated += 1
+        self.write()
+
+    def best_but(self, excluded: int | None = None) -> tuple[int, _Marker] | None:
+        """The first step with the highest overall value; None if there is none."""
+        steps = [step for step in self._markers if step != excluded]
+        if not steps:
+            return None
+        best = max(steps, key=lambda step: float(self._markers[step].overall))
+        return best, self._markers[best]
+
+    def write(self) -> None:
+        """Writes all markers as one table, a row a step, and overall as a picture.
+
+        One evaluator at a time, so that the last to write has seen all markers.
+        """
+        folder = pathlib.Path(self.eval_dir)
+        with open(folder / SUMMARY_LOCK_FILE, "w") as file:
+            checkpoints.lock(file, fcntl.LOCK_EX)
+            self._read()
+            text = io.StringIO()
+            table = csv.writer(text, lineterminator="\n")
+            table.writerow(["step", "overall", *self.class_names])
+            for step, marker in self._markers.items():
+                by_class = [marker.by_class.get(name, "") for name in self.class_names]
+                table.writerow([step, marker.overall, *by_class])
+            write_whole(folder / SUMMARY_FILE, text.getvalue())
+            if self._markers:
+                overall = {step: float(m.overall) for step, m in self._markers.items()}
+                write_whole(folder / SUMMARY_PICTURE, plots.lwlrap_picture(overall))
+
+    def _read(self) -> None:
+        """Reads the markers that are new, and forgets those that are gone."""
+        markers = {}
+        for path in pathlib.Path(self.eval_dir).iterdir():
+            if match := re.fullmatch(r"eval-(\d+)\.txt", path.name):
+                step = int(match[1])
+                if marker := self._markers.get(step) or _read_marker(path):
+                    markers[step] = marker
+        self._markers = dict(sorted(markers.items()))
+
+    def report(self) -> None:
+        """Says how many checkpoints were evaluated, and which of all is the best."""
+        print(
+            f"{self._num_evaluated} checkpoints evaluated; results are in "
+            f"{self.eval_dir}",
+            file=sys.stderr,
+        )
+        if best := self.best_but():
+            print(
+                f"best so far: step {best[0]}, overall lwlrap {best[1].overall}",
+                file=sys.stderr,
+            )
 
 
 def _pending_checkpoints(
@@ -174,20 +257,14 @@ def _pending_checkpoints(
 class _Evaluator:
     """The clips, their features and a network, for all checkpoints to come."""
 
-    def __init__(
-        self,
-        network: model.MobileNet,
-        clips: Clips,
-        class_names: Sequence[str],
-        eval_dir: str,
-    ):
+    def __init__(self, network: model.MobileNet, clips: Clips, results: _Results):
         self._clips = clips
-        self._class_names = class_names
-        self._eval_dir = eval_dir
+        self._results = results
+        self._class_names = results.class_names
         self._network = network
         self._num_clips = clips.labels.astype(bool).sum(axis=0)  # int [C]
         self._batches = inputs.clip_input(clips, network.hparams)
-        self._writer = tf.summary.create_file_writer(eval_dir)
+        self._writer = tf.summary.create_file_writer(results.eval_dir)
 
     def write_hparams(self, train_dir: str) -> None:
         """Writes the hyperparameters of the run in train_dir to TensorBoard."""
@@ -221,22 +298,19 @@ class _Evaluator:
                 step=step,
             )
             self._writer.flush()
-        write_whole(pathlib.Path(self._eval_dir) / f"per_class-{step}.png", picture)
-        write_whole(_marker_path(self._eval_dir, step), f"{lwlrap}\n")
-        _write_summary(self._eval_dir, self._class_names)
+        path = pathlib.Path(self._results.eval_dir) / f"per_class-{step}.png"
+        write_whole(path, picture)
+        self._results.add(step, lwlrap)
 
     def _per_class_picture(self, lwlrap: Lwlrap, step: int) -> bytes:
         """A PNG of lwlrap per class, beside that of the best of the other steps."""
-        others = _read_markers(self._eval_dir)
-        others.pop(step, None)
-        best = _best(others)
         other_values, other_title = None, ""
-        if best is not None:
-            by_class = others[best].by_class
+        if best := self._results.best_but(step):
+            other, marker = best
             other_values = np.array(
-                [float(by_class.get(name, "nan")) for name in self._class_names]
+                [float(marker.by_class.get(name, "nan")) for name in self._class_names]
             )
-            other_title = f"best of the others: step {best}, {others[best].overall}"
+            other_title = f"best of the others: step {other}, {marker.overall}"
         return plots.per_class_picture(
             lwlrap.per_class_lwlrap(),
             self._num_clips,
@@ -273,50 +347,3 @@ class _Evaluator:
                     f"the checkpoint is broken"
                 )
             yield position, scores
-
-
-@dataclasses.dataclass(frozen=True)
-class _Marker:
-    """The decimals in an `eval-N.txt`: overall, and by class name."""
-
-    overall: str
-    by_class: dict[str, str]
-
-
-def _read_markers(eval_dir: str) -> dict[int, _Marker]:
-    """What all markers hold, also other evaluators', by step, in order of steps."""
-    markers = {}
-    for path in pathlib.Path(eval_dir).iterdir():
-        if match := re.fullmatch(r"eval-(\d+)\.txt", path.name):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            values = re.findall(r"^Lwlrap\((.*)\) = (\d\.\d+)$", text, re.MULTILINE)
-            overall = re.search(r"^Overall lwlrap = (\d\.\d+)$", text, re.MULTILINE)
-            if overall:
-                markers[int(match[1])] = _Marker(overall[1], dict(values))
-    return dict(sorted(markers.items()))
-
-
-def _best(markers: Mapping[int, _Marker]) -> int | None:
-    """The first step with the highest overall value; None if there are no markers."""
-    return max(markers, key=lambda step: float(markers[step].overall), default=None)
-
-
-def _write_summary(eval_dir: str, class_names: Sequence[str]) -> None:
-    """Writes all markers as one table, a row a step, and overall as a picture.
-
-    One evaluator at a time, so that the last to write has seen all markers.
-    """
-    folder = pathlib.Path(eval_dir)
-    with open(folder / SUMMARY_LOCK_FILE, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        markers = _read_markers(eval_dir)
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["step", "overall", *class_names])
-        for step, marker in markers.items():
-            by_class = [marker.by_class.get(name, "") for name in class_names]
-            table.writerow([step, marker.overall, *by_class])
-        write_whole(folder / SUMMARY_FILE, text.getvalue())
-        if markers:
-            overall = {step: float(m.overall) for step, m in markers.items()}
-            write_whole(folder / SUMMARY_PICTURE, plots.lwlrap_picture(overall))

@@ -86,7 +86,7 @@ class Hparams:
     example_hop_seconds: float = _hparam(
         0.5, "s", _up_to(60), "From the start of one example to the next"
     )
-    batch_size: int = _hparam(64, "examples", POSITIVE, "Examples in a batch")
+    batch_size: int = _hparam(64, "examples", _up_to(100000), "Examples in a batch")
     global_pool: str = _hparam(
         "mean", "", _one_of("mean", "max"), "Pooling over time and frequency"
     )
@@ -120,7 +120,7 @@ class Hparams:
     decay_epochs: float = _hparam(
         2.5,
         "epochs",
-        POSITIVE,
+        _up_to(100000),
         "Epochs from one decay of the learning rate to the next",
     )
 

@@ -16,6 +16,7 @@ and exit status 1.
 import itertools
 import os
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -162,7 +163,7 @@ REQUIRED = {
 }
 HELP_WIDTH = 88
 SIGNAL_STATUS = 128  # added to a signal's number, as shells do
-SIGINT = 2
+MAX_INTEGER = 2**31 - 1  # of a flag
 
 
 def define_flags(flag_groups: Mapping[str, Sequence[Flag]]) -> flags.FlagValues:
@@ -182,7 +183,12 @@ def define_flags(flag_groups: Mapping[str, Sequence[Flag]]) -> flags.FlagValues:
             )
         else:
             flags.DEFINE_integer(
-                flag.name, flag.default, flag.help, flag.low, flag_values=values
+                flag.name,
+                flag.default,
+                flag.help,
+                flag.low,
+                MAX_INTEGER,
+                flag_values=values,
             )
     return values
 
@@ -222,8 +228,6 @@ def check_flags(values: flags.FlagValues) -> dict[str, Any]:
         if not values[name].value:
             raise ValueError(f"--mode {values.mode} needs --{name}")
     overrides = hparams_lib.parse_overrides(values.hparams)
-    if values.seed is not None and values.seed >= hparams_lib.MAX_SEED:
-        raise ValueError(f"--seed must be below 2**31, but got {values.seed}")
     if values.mode == "train":
         _check_warmstart(values, bool(overrides.get("warmstart")))
     if values.mode == "eval":
@@ -432,6 +436,7 @@ def run_command(
       The exit status.
     """
     values = define_flags(flag_groups)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         rest = values([sys.argv[0], *arguments], known_only=False)[1:]
         if values.help:
@@ -447,9 +452,17 @@ def run_command(
             )
             print(f"error: {line}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped by SIGINT", file=sys.stderr)
-        return SIGNAL_STATUS + SIGINT
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        print(f"stopped by {signal.Signals(number).name}", file=sys.stderr)
+        return SIGNAL_STATUS + number
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Makes another signal stop the program as Ctrl-C does."""
+    raise KeyboardInterrupt(number)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,5 +1,6 @@
 """Checkpoints: format, atomicity, retention, restoring, warm starts, locks."""
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -298,6 +299,24 @@ def test_the_report_says_what_was_left_and_why():
         "  left, not in --warmstart_include_scopes: SeparableConv2d_1",
         "  not taken from any checkpoint: moving averages, optimizer state, step",
     ]
+
+
+def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, capsys):
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(checkpoints.fcntl, "flock", no_locks)
+    with checkpoints.locked(tmp_path):
+        pass
+    assert "has no locks" in capsys.readouterr().err
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    (tmp_path / ".saving-3-1234").mkdir()
+    for name in (".checkpoint.abc.tmp", ".hparams.json.abc.tmp", "checkpoint"):
+        (tmp_path / name).touch()
+    checkpoints.delete_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path):

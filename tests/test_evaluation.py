@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -242,6 +243,19 @@ def test_new_checkpoints_are_waited_for(run, tmp_path, monkeypatch):
         (tmp_path / f"eval-{prefix[-1]}.txt").touch()
     assert "".join(found) == "0245"
     assert 68 <= clock[0] < 90  # It left a minute after the last.
+
+
+def test_ctrl_c_tells_what_was_evaluated(dataset, run, tmp_path, capsys, monkeypatch):
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation.time, "sleep", interrupt)
+    flags = dataset.eval_flags(run, tmp_path / "eval", eval_timeout_secs=-1)
+    assert runner.main(flags) == 130
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\d checkpoints evaluated; results are in .*/eval", lines[-3])
+    assert lines[-2].startswith("best so far: step ")
+    assert lines[-1] == "stopped by SIGINT"
 
 
 def test_a_folder_without_checkpoints_is_an_error(dataset, tmp_path, capsys):

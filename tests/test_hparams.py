@@ -90,6 +90,8 @@ def test_overrides_have_their_types():
         ("lr=-1", "lr must be 0 or more, but got -1.0"),
         ("batch_size=1.5", "batch_size must be a whole number"),
         ("batch_size=0", "batch_size must be above 0"),
+        ("batch_size=99999999999999999999", "at most 100000"),
+        ("decay_epochs=1e308", "at most 100000"),
         ("global_pool=median", "mean or max, but got median"),
         ("opt=rmsprop", "adam or sgd"),
         ("bn=2", "0 or 1"),

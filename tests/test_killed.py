@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import tensorflow as tf
@@ -23,7 +24,8 @@ import checkpoints
 KILLS = int(os.environ.get("TAGGER_KILLS", 2))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 HANG_SECONDS = 300  # No process here takes so long.
-STEPS = 10
+POLL_SECONDS = 0.02
+STEPS = 30
 CHECKPOINTS = 8
 
 
@@ -39,22 +41,42 @@ class Process:
                 stderr=err,
             )
 
+    def _wait(self) -> int:
+        try:
+            return self._process.wait(HANG_SECONDS)
+        finally:
+            self._process.kill()
+
     def finish(self) -> None:
         """Waits until it has ended well."""
-        assert self._process.wait(HANG_SECONDS) == 0, self.err.read_text()
+        assert self._wait() == 0, self.err.read_text()
 
-    def kill_after(self, seconds: float, number: signal.Signals) -> bool:
-        """Sends a signal, if it still runs then; returns whether it did."""
+    def kill(self, sign: str, seconds: float, number: signal.Signals) -> bool:
+        """Sends a signal so many seconds after a sign of it being at work.
+
+        Args:
+          sign: a regular expression, of its output.
+
+        Returns:
+          Whether it was still at work.
+        """
+        started = time.monotonic()
+        while not re.search(sign, self.out.read_text() + self.err.read_text(), re.M):
+            assert time.monotonic() - started < HANG_SECONDS
+            if self._ends_within(POLL_SECONDS):
+                return False
+        if self._ends_within(seconds):
+            return False
+        self._process.send_signal(number)
+        assert self._wait() in (0, -number, 128 + number), self.err.read_text()
+        assert "Traceback" not in self.err.read_text()
+        return True
+
+    def _ends_within(self, seconds: float) -> bool:
         try:
             self._process.wait(seconds)
-            return False
         except subprocess.TimeoutExpired:
-            self._process.send_signal(number)
-        status = self._process.wait(HANG_SECONDS)
-        assert status in (0, -number, 128 + number), self.err.read_text()
-        errors = self.err.read_text()
-        # Before main runs, Ctrl-C is Python's to tell.
-        assert "Traceback" not in errors or ", in main" not in errors
+            return False
         return True
 
     def steps(self) -> list[int]:
@@ -63,8 +85,8 @@ class Process:
 
 
 def kills(mode: str, seconds: float):
-    """Numbered signals, and random times after the start to send them at."""
-    rng = random.Random(f"{mode}{KILLS}")
+    """Numbered signals, and random times after a process is at work to send them at."""
+    rng = random.Random(mode)
     signals = itertools.cycle(rng.sample(SIGNALS, len(SIGNALS)))
     for number in range(KILLS):
         yield number, rng.uniform(0, seconds), next(signals)
@@ -90,10 +112,12 @@ def test_training(dataset, tmp_path):
     flags = dataset.train_flags(
         run, hparams=SMALL_HPARAMS + ",opt=sgd", max_steps=STEPS, checkpoint_steps=2
     )
-    newest = -1
-    for number, seconds, sent in kills("train", 12):
+    newest, at_work = -1, 0
+    for number, seconds, sent in kills("train", 1):
         process = Process(tmp_path, f"train{number}", flags)
-        killed = process.kill_after(seconds, sent)
+        sign = ("^step", "^hyperparameters")[number % 2]  # at work, or starting
+        killed = process.kill(sign, seconds, sent)
+        at_work += killed
         before, newest = newest, newest_step(run)
         steps = process.steps()
         if steps and before >= 0:
@@ -104,6 +128,7 @@ def test_training(dataset, tmp_path):
         assert newest >= max(before, (last - 1) // 2 * 2 if steps else -1)
         if killed and steps and sent != signal.SIGKILL:
             assert newest == last
+    assert at_work
     final = Process(tmp_path, "train", flags)
     final.finish()
     assert newest_step(run) == STEPS
@@ -151,9 +176,9 @@ def test_evaluation(dataset, many_checkpoints, tmp_path):
     eval_dir = tmp_path / "eval"
     flags = dataset.eval_flags(many_checkpoints, eval_dir)
     done = set()
-    for number, seconds, sent in kills("eval", 10):
+    for number, seconds, sent in kills("eval", 1):
         process = Process(tmp_path, f"eval{number}", flags)
-        process.kill_after(seconds, sent)
+        process.kill("^step", seconds, sent)
         assert not evaluated_steps(process) & done
         done = markers(eval_dir)
         assert done == set(range(1, len(done) + 1))
@@ -166,8 +191,9 @@ def test_evaluation(dataset, many_checkpoints, tmp_path):
 def test_inference(dataset, trained, tmp_path):
     path = tmp_path / "submission.csv"
     flags = dataset.inference_flags(trained, path)
-    for number, seconds, sent in kills("inference", 8):
-        Process(tmp_path, f"inference{number}", flags).kill_after(seconds, sent)
+    for number, seconds, sent in kills("inference", 0.5):
+        process = Process(tmp_path, f"inference{number}", flags)
+        process.kill("^scoring", seconds, sent)
         if path.exists():
             assert len(path.read_text().splitlines()) == 13
             path.unlink()

@@ -47,7 +47,7 @@ def test_examples_have_titles_that_are_no_formulas(num_examples):
         hparams=hparams,
     )
     height = open_png(contents).shape[0]
-    assert height == 290 if num_examples <= 4 else 550
+    assert height == (290 if num_examples <= 4 else 550)
 
 
 @pytest.mark.parametrize("num_classes", [2, 80])

@@ -35,7 +35,10 @@ INFERENCE = (
         (TRAIN + "extra", "'extra'"),
         (TRAIN + "--max_steps=many", "--max_steps=many: expected a whole number"),
         (TRAIN + "--max_steps=-1", "--max_steps"),
-        (TRAIN + "--seed=2147483648", "--seed must be below 2**31"),
+        (
+            TRAIN + "--seed=2147483648",
+            "--seed=2147483648: 2147483648 is not an integer in the range",
+        ),
         (TRAIN + "--checkpoint_steps=0", "--checkpoint_steps"),
         (TRAIN + "--model=resnet", "--model must be one of mobilenet-v1"),
         (TRAIN + "--hparams=lr=-1", "lr must be 0 or more, but got -1.0"),
