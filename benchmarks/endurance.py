@@ -28,7 +28,13 @@ STOP_SECONDS = 120
 
 
 def resident_mebibytes(process: subprocess.Popen) -> float:
-    """The memory that a process holds now."""
+    """The memory that a process holds now.
+
+    Raises:
+      ValueError: it has ended.
+    """
+    if process.poll() is not None:
+        raise ValueError(f"exit status {process.returncode}: {process.args}")
     status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
 
@@ -92,6 +98,7 @@ def main() -> None:
             processes[name] = subprocess.Popen(
                 [sys.executable, *map(str, command)], stdout=log, stderr=log
             )
+            stack.callback(processes[name].kill)
         print("\n| minutes | steps | evaluated | " + " | ".join(processes), end=" |\n")
         print("|---" * (3 + len(processes)) + "|")
         started = time.monotonic()

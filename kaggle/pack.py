@@ -146,6 +146,26 @@ def pack(arguments: argparse.Namespace) -> None:
         for path in arguments.checkpoint
     ]
     hparams_lib.make_folder(str(out), "OUT")
+    try:
+        _write(out, arguments, class_names=class_names, checked=checked)
+    except BaseException:  # also Ctrl-C
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+    print(
+        "Next:",
+        f"  kaggle datasets create -p {out / 'dataset'} --dir-mode zip",
+        f"  kaggle kernels push -p {out / 'kernel'}",
+        sep="\n",
+    )
+
+
+def _write(
+    out: pathlib.Path,
+    arguments: argparse.Namespace,
+    *,
+    class_names: Sequence[str],
+    checked: Sequence[tuple[str, hparams_lib.Hparams]],
+) -> None:
     dataset = out / "dataset"
     for number, (prefix, hparams) in enumerate(checked, start=1):
         folder = dataset / f"checkpoint_{number}"
@@ -157,12 +177,6 @@ def pack(arguments: argparse.Namespace) -> None:
         shutil.copyfile(ROOT / "kaggle" / name, out / "kernel" / name)
     write_metadata(out, arguments.owner, arguments.name)
     print(f"{out / 'kernel'}: the kernel, as notebook and as script")
-    print(
-        "Next:",
-        f"  kaggle datasets create -p {dataset} --dir-mode zip",
-        f"  kaggle kernels push -p {out / 'kernel'}",
-        sep="\n",
-    )
 
 
 def main(arguments: Sequence[str]) -> int:

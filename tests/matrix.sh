@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the suite on several versions: each line of VERSIONS is a Python, TensorFlow,
-# Keras. Environments stay in .matrix; a Python that is not there is told and left out.
+# Keras. Then the first and the last exchange checkpoints. Environments stay in .matrix;
+# a Python that is not there is told and left out.
 #
 #   tests/matrix.sh [pytest's arguments]
 set -uo pipefail
@@ -14,28 +15,35 @@ VERSIONS='
 '
 status=0
 summary=''
+pythons=()
+
+install() { # python tensorflow keras venv
+    local done="$4/.done"
+    [[ $done -nt requirements.txt && $done -nt requirements-dev.txt ]] && return
+    "python$1" -m venv "$4" &&
+        "$4/bin/python" -m pip install --quiet --requirement requirements-dev.txt \
+            "tensorflow==$2" "keras==$3" &&
+        touch "$done"
+}
+
 while read -r python tensorflow keras; do
     [[ -n $python ]] || continue
     name="python$python-tensorflow$tensorflow-keras$keras"
-    venv=".matrix/$name"
-    done="$venv/.done"
-    if [[ ! $done -nt requirements.txt || ! $done -nt requirements-dev.txt ]]; then
-        if ! "python$python" -m venv "$venv"; then
-            summary+="$name: no python$python"$'\n'
-            continue
-        fi
-        "$venv/bin/python" -m pip install --quiet --requirement requirements-dev.txt \
-            "tensorflow==$tensorflow" "keras==$keras" || exit 1
-        touch "$done"
-    fi
-    echo "== $name"
-    if result=$("$venv/bin/python" -m pytest -q "$@" < /dev/null | tee /dev/stderr); then
-        summary+="$name: $(tail -n 1 <<< "$result")"$'\n'
-    else
-        summary+="$name: FAILED: $(tail -n 1 <<< "$result")"$'\n'
+    if ! install "$python" "$tensorflow" "$keras" ".matrix/$name"; then
+        summary+="$name: NOT RUN, it could not be installed"$'\n'
         status=1
+        continue
     fi
+    pythons+=(".matrix/$name/bin/python")
+    echo "== $name"
+    result=$("${pythons[-1]}" -m pytest -q "$@" < /dev/null | tee /dev/stderr) || status=1
+    summary+="$name: $(tail -n 1 <<< "$result")"$'\n'
 done <<< "$VERSIONS"
+if ((${#pythons[@]} > 1)); then
+    echo "== checkpoints between ${pythons[0]} and ${pythons[-1]}"
+    result=$(tests/exchange_checkpoints.sh "${pythons[0]}" "${pythons[-1]}") || status=1
+    summary+="checkpoints: $result"$'\n'
+fi
 echo
 printf '%s' "$summary"
 exit $status
