@@ -12,6 +12,7 @@ import os
 import pathlib
 import stat
 import struct
+import sys
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -103,10 +104,10 @@ def read_class_map(path: str) -> list[str]:
     for line, fields in _csv_lines(path, "--class_map_path"):
         where = f"{path}:{line}"
         if not names and not problems and not fields[0].strip().isdecimal():
-            problems.append(
-                f"{where}: expected 0,name but got {','.join(fields)}; "
-                f"a class map has no header"
-            )
+            what = f"{where}: expected 0,name but got {','.join(fields)}"
+            if FILE_COLUMN in fields:
+                raise InputProblems([f"{what}; that is a CSV of clips"])
+            problems.append(f"{what}; a class map has no header")
             continue
         if len(fields) != 2 or not fields[1].strip():
             problems.append(f"{where}: expected index,name but got {','.join(fields)}")
@@ -279,7 +280,12 @@ def read_clips(
     if class_names:
         row_problems += _label_problems(rows, class_names, class_map_path)
     paths = [os.path.join(clip_dir, row.fname) for row in rows]
-    if os.path.isdir(clip_dir):
+    if os.path.isdir(clip_dir) and paths and not any(map(os.path.exists, paths)):
+        problems.append(
+            f"--{flag_prefix}_clip_dir: none of the {len(paths)} clips of {csv_path} "
+            f"is in {clip_dir}"
+        )
+    elif os.path.isdir(clip_dir):
         headers = read_wav_headers(paths)
         row_problems += [
             (row.line, str(header))
@@ -484,9 +490,15 @@ def list_wavs(clip_dir: str) -> list[str]:
     """
     if not os.path.isdir(clip_dir):
         raise FileNotFoundError(f"--inference_clip_dir: there is no folder {clip_dir}")
-    names = sorted(
-        p.name for p in pathlib.Path(clip_dir).iterdir() if p.suffix == ".wav"
-    )
+    paths = list(pathlib.Path(clip_dir).iterdir())
+    names = sorted(path.name for path in paths if path.suffix == ".wav")
+    others = sum(path.suffix.lower() == ".wav" for path in paths) - len(names)
+    if others:
+        print(
+            f"note: {others} files of {clip_dir} end in .WAV or the like, not .wav, "
+            f"and are left out",
+            file=sys.stderr,
+        )
     if not names:
         raise ValueError(
             f"--inference_clip_dir: there are no *.wav files in {clip_dir}"

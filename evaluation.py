@@ -4,10 +4,13 @@ import csv
 import dataclasses
 import fcntl
 import io
+import json
+import os
 import pathlib
 import re
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +35,8 @@ POLL_SECONDS = 2
 SUMMARY_FILE = "lwlrap.csv"
 SUMMARY_PICTURE = "lwlrap.png"
 SUMMARY_LOCK_FILE = ".lwlrap.lock"
+CONTENTS_FILE = "evaluated.json"  # of what the results in an eval_dir are
+ALIKE = 1e-3  # Scores that differ by less over all clips tell none from another.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +89,7 @@ def evaluate(
     clips = _shuffle(clips)
     _report_empty_classes(clips, class_names)
     make_folder(eval_dir, "--eval_dir")
+    _check_same_clips(eval_dir, clips, class_names, train_dir)
     results = _Results(eval_dir, class_names)
     results.write()
     evaluator = None
@@ -120,6 +126,36 @@ def evaluate(
 def _shuffle(clips: Clips) -> Clips:
     """The clips in the one order that all evaluations have."""
     return clips.take(np.random.default_rng(SHUFFLE_SEED).permutation(len(clips)))
+
+
+def _check_same_clips(
+    eval_dir: str, clips: Clips, class_names: Sequence[str], train_dir: str
+) -> None:
+    """Keeps in eval_dir what is evaluated, and compares it with what was before.
+
+    Raises:
+      ValueError: its results are of other clips, labels or classes.
+    """
+    path = pathlib.Path(eval_dir) / CONTENTS_FILE
+    names = [os.path.basename(name) for name in clips.paths]
+    facts = repr((names, clips.num_samples.tolist(), list(class_names)))
+    checksum = zlib.crc32(facts.encode(errors="replace") + clips.labels.tobytes())
+    contents = {"train_dir": os.path.realpath(train_dir), "clips_crc32": checksum}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before["clips_crc32"] != checksum:
+            raise ValueError(
+                f"--eval_dir: {eval_dir} has results of other clips, labels or "
+                f"classes; name another folder"
+            )
+        if before["train_dir"] != contents["train_dir"]:
+            print(
+                f"warning: {eval_dir} has results of checkpoints in "
+                f"{before['train_dir']}; steps that have one are not evaluated again",
+                file=sys.stderr,
+            )
+    except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
+        write_whole(path, json.dumps(contents, indent=2) + "\n")
 
 
 def _report_empty_classes(clips: Clips, class_names: Sequence[str]) -> None:
@@ -248,7 +284,11 @@ def _pending_checkpoints(
             if waiting_since is None:
                 waiting_since = now
                 if timeout_secs:
-                    print(f"waiting for a checkpoint in {train_dir}", file=sys.stderr)
+                    there = "" if os.path.isdir(train_dir) else ", not there yet"
+                    print(
+                        f"waiting for a checkpoint in {train_dir}{there}",
+                        file=sys.stderr,
+                    )
             if 0 <= timeout_secs <= now - waiting_since:
                 return
             time.sleep(POLL_SECONDS)
@@ -326,8 +366,11 @@ class _Evaluator:
         num_partial = max(1, int(PARTIAL_SHARE * num_clips))
         lwlrap, partial = Lwlrap(self._class_names), 0.0
         last_printed = time.monotonic()
+        lowest, highest = np.inf, -np.inf
         with progress_bar(num_clips, what=f"step {step}", unit="clip") as bar:
             for position, scores in self._clip_scores():
+                lowest = np.minimum(lowest, scores)
+                highest = np.maximum(highest, scores)
                 lwlrap.accumulate(self._clips.labels[[position]], scores[np.newaxis])
                 bar.update()
                 done = position + 1
@@ -336,6 +379,12 @@ class _Evaluator:
                 if time.monotonic() - last_printed > RUNNING_PRINT_SECONDS:
                     print_result(f"step {step}, {done} of {num_clips} clips:\n{lwlrap}")
                     last_printed = time.monotonic()
+        if num_clips > 1 and np.max(highest - lowest) < ALIKE:
+            print(
+                f"note: at step {step} all clips have nearly the same scores; early in "
+                f"training, batch norm's moving averages lag behind (see bndecay)",
+                file=sys.stderr,
+            )
         return lwlrap, partial
 
     def _clip_scores(self) -> Iterator[tuple[int, np.ndarray]]:

@@ -305,9 +305,10 @@ def trained_hparams(
     if problem := class_map_problem(directory, class_names):
         raise ValueError(problem)
     for name, value in _changed(overrides, record.hparams).items():
+        wrong = "; scores will be wrong" if name in MODEL_HPARAMS else ""
         print(
             f"warning: --hparams: {name}={value} from the command line is used, not "
-            f"the {getattr(record.hparams, name)} of {path}",
+            f"the {getattr(record.hparams, name)} of {path}{wrong}",
             file=sys.stderr,
         )
     return dataclasses.replace(record.hparams, **overrides)
@@ -395,7 +396,7 @@ def _read_record(directory: str) -> _Record | None:
         return _Record(
             record["model"], Hparams(**record["hparams"]), record["class_names"]
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None

@@ -141,7 +141,7 @@ def per_class_picture(
     names = [f"{class_names[index]} ({num_clips[index]})" for index in order]
     axes.set_yticks(places, names, fontsize=8, parse_math=False)
     axes.set_ylim(-0.6, len(order) - 0.4)
-    axes.set_xlim(0, 1)
+    axes.set_xlim(0, 1.005)
     axes.grid(axis="x", alpha=0.4)
     axes.set_axisbelow(True)
     axes.set_xlabel("lwlrap; in brackets the number of clips")

@@ -224,9 +224,10 @@ def check_flags(values: flags.FlagValues) -> dict[str, Any]:
         )
         raise ValueError(f"--mode must be one of {', '.join(MODES)}{got}")
     check_model(values)
-    for name in REQUIRED[values.mode]:
-        if not values[name].value:
-            raise ValueError(f"--mode {values.mode} needs --{name}")
+    missing = [name for name in REQUIRED[values.mode] if not values[name].value]
+    if missing:
+        listed = ", ".join(f"--{name}" for name in missing)
+        raise ValueError(f"--mode {values.mode} needs {listed}")
     overrides = hparams_lib.parse_overrides(values.hparams)
     if values.mode == "train":
         _check_warmstart(values, bool(overrides.get("warmstart")))
@@ -443,7 +444,10 @@ def run_command(
             print(help_text(introduction, flag_groups))
             return 0
         if rest:
-            raise ValueError(f"flags start with --, but got '{rest[0]}'")
+            raise ValueError(
+                f"flags start with --, but got '{rest[0]}' (hyperparameters are joined "
+                f"by commas, without spaces)"
+            )
         return run(values)
     except (flags.Error, ValueError, FloatingPointError, OSError) as error:
         for line in str(error).splitlines():
@@ -454,7 +458,8 @@ def run_command(
         return 1
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
-        print(f"stopped by {signal.Signals(number).name}", file=sys.stderr)
+        after_echo = "\n" if sys.stderr.isatty() else ""  # of ^C
+        print(f"{after_echo}stopped by {signal.Signals(number).name}", file=sys.stderr)
         return SIGNAL_STATUS + number
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -152,6 +152,7 @@ def test_quoted_class_names(tmp_path):
     [
         ("", "empty"),
         ("index,name\n0,Bark\n", "map.csv:1: expected 0,name but got index,name"),
+        ("fname,labels\na.wav,Bark\n", "but got fname,labels; that is a CSV of clips"),
         ("1,Bark\n", "map.csv:1: expected index 0, but got '1'"),
         ("0,Bark\n2,Meow\n", "map.csv:2: expected index 1, but got '2'"),
         ("0,Bark\n1,Bark\n", "class Bark is there twice"),
@@ -213,6 +214,19 @@ def test_an_unknown_label_is_one_line_with_a_hint(tmp_path, dataset):
     assert problem.endswith("(did you mean Tone?)")
 
 
+def test_a_folder_with_none_of_the_clips_is_one_line(tmp_path, dataset):
+    with pytest.raises(InputProblems) as error:
+        clips.read_clips(
+            csv_path=str(dataset.csv_path),
+            clip_dir=str(tmp_path),
+            class_map_path=str(dataset.class_map_path),
+            train_dir="none",
+            flag_prefix="train",
+        )
+    (problem,) = error.value.problems
+    assert problem.startswith("--train_clip_dir: none of the 12 clips of ")
+
+
 def test_missing_inputs_name_their_flags(tmp_path):
     with pytest.raises(InputProblems) as error:
         clips.read_clips(
@@ -243,11 +257,12 @@ def test_the_table_of_clips(dataset):
     assert taken.num_samples[0] == table.num_samples[2]
 
 
-def test_list_wavs(tmp_path):
+def test_list_wavs(tmp_path, capsys):
     with pytest.raises(ValueError, match="no \\*.wav files"):
         clips.list_wavs(str(tmp_path))
-    for name in ("b.wav", "a.wav", "notes.txt", "c.mp3"):
+    for name in ("b.wav", "a.wav", "notes.txt", "c.mp3", "D.WAV"):
         (tmp_path / name).touch()
     assert clips.list_wavs(str(tmp_path)) == ["a.wav", "b.wav"]
+    assert "note: 1 files of" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="--inference_clip_dir"):
         clips.list_wavs(str(tmp_path / "none"))

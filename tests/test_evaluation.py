@@ -245,6 +245,30 @@ def test_new_checkpoints_are_waited_for(run, tmp_path, monkeypatch):
     assert 68 <= clock[0] < 90  # It left a minute after the last.
 
 
+def test_a_folder_with_results_of_other_clips_is_refused(
+    dataset, run, tmp_path, capsys
+):
+    eval_dir = tmp_path / "eval"
+    assert runner.main(dataset.eval_flags(run, eval_dir)) == 0
+    csv_path = tmp_path / "others.csv"
+    csv_path.write_text("fname,labels\n00.wav,Tone\n01.wav,Noise\n")
+    flags = dataset.eval_flags(run, eval_dir, eval_csv_path=csv_path)
+    assert runner.main(flags) == 1
+    assert "has results of other clips" in capsys.readouterr().err.splitlines()[-1]
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    assert runner.main(dataset.eval_flags(moved, eval_dir)) == 0
+    assert f"has results of checkpoints in {run}" in capsys.readouterr().err
+
+
+def test_scores_that_tell_no_clip_from_another_are_told(
+    dataset, run, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(evaluation, "ALIKE", 2.0)
+    assert runner.main(dataset.eval_flags(run, tmp_path / "eval")) == 0
+    assert "all clips have nearly the same scores" in capsys.readouterr().err
+
+
 def test_ctrl_c_tells_what_was_evaluated(dataset, run, tmp_path, capsys, monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt
