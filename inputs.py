@@ -237,10 +237,12 @@ def stream_start(
     return StreamStart(epoch, clip)
 
 
-def shuffle_buffer(clips: Clips, hparams: Hparams) -> tuple[int, int]:
-    """Examples in the buffer that mixes those of clips, and its size in bytes."""
+def shuffle_buffer(
+    clips: Clips, hparams: Hparams, *, num_shards: int = 1
+) -> tuple[int, int]:
+    """Examples in a shard's buffer that mixes those of clips, and its size in bytes."""
     num_examples = int(hparams.num_examples(clips.num_samples).sum())
-    buffered = min(EXAMPLE_SHUFFLE_BUFFER, num_examples)
+    buffered = max(1, min(EXAMPLE_SHUFFLE_BUFFER, num_examples // num_shards))
     values = hparams.example_window_frames * hparams.mel_bands
     return buffered, buffered * values * np.float32().nbytes
 
@@ -252,12 +254,14 @@ def train_input(
     seed: int,
     deterministic: bool = False,
     start: StreamStart = StreamStart(),
+    shard: int = 0,
+    num_shards: int = 1,
 ) -> tf.data.Dataset:
     """An endless dataset of training batches.
 
     The clips are shuffled anew in every pass; their examples are mixed across clips,
     and across the border of two passes, so that the stream never waits for a buffer to
-    refill. Each pass has each clip once.
+    refill. Each pass has each clip once, in one of the shards.
 
     Args:
       clips: the N clips to train on, with labels.
@@ -265,6 +269,8 @@ def train_input(
       seed: of the order of clips and examples.
       deterministic: whether one seed always gives the same batches.
       start: where in the stream to start.
+      shard: from 0; which of the num_shards parts of each pass to read.
+      num_shards: how many workers share a pass; all have the same seed and start.
 
     Returns:
       Dataset of (features float32 [batch_size, frames, F], labels float32 [batch_size,
@@ -280,13 +286,13 @@ def train_input(
     def epoch_to_clips(epoch: tf.Tensor) -> tf.data.Dataset:
         order = clip_order(len(clips), seed=seed, epoch=epoch)
         first = tf.where(epoch == start.epoch, start.clip, 0)
-        return tf.data.Dataset.from_tensor_slices(order[first:])
+        return tf.data.Dataset.from_tensor_slices(order[first:][shard::num_shards])
 
     @without_autograph
     def label(clip: tf.Tensor, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return examples, tf.tile(labels[clip][tf.newaxis], [tf.shape(examples)[0], 1])
 
-    buffered, _ = shuffle_buffer(clips, hparams)
+    buffered, _ = shuffle_buffer(clips, hparams, num_shards=num_shards)
     epochs = tf.data.Dataset.range(start.epoch, np.iinfo(np.int32).max)
     epochs = epochs.map(lambda epoch: tf.cast(epoch, tf.int32))
     dataset = _examples_of(

@@ -109,6 +109,12 @@ FLAGS = {
             "Runs with one seed give the same losses and weights on one machine.",
             0,
         ),
+        Flag(
+            "devices",
+            "",
+            "Comma-separated devices that train together, such as GPU:0,GPU:1. Empty: "
+            "all GPUs, or else the CPU.",
+        ),
     ),
     EVAL: (
         Flag("eval_clip_dir", "", "Folder of the WAV clips to evaluate on."),
@@ -226,6 +232,7 @@ def check_flags(values: flags.FlagValues) -> dict[str, Any]:
         raise ValueError(f"--seed must be below 2**31, but got {values.seed}")
     if values.mode == "train":
         _check_warmstart(values, bool(overrides.get("warmstart")))
+        parse_devices(values.devices)
     if values.mode == "eval":
         parse_shard(values.eval_shard)
     if values.mode == "inference" and not split_list(values.inference_checkpoint):
@@ -250,6 +257,25 @@ def _check_warmstart(values: flags.FlagValues, warmstart: bool) -> None:
     for flag in FLAGS[TRAIN]:
         if flag.name.startswith("warmstart_") and values[flag.name].value:
             raise ValueError(f"--{flag.name} needs --hparams warmstart=1")
+
+
+def parse_devices(text: str) -> list[str]:
+    """Parses --devices.
+
+    Raises:
+      ValueError: they are not different GPUs, or parts of the CPU.
+    """
+    devices = split_list(text)
+    wrong = [name for name in devices if not re.fullmatch(r"(CPU|GPU):\d{1,3}", name)]
+    if wrong:
+        raise ValueError(
+            f"--devices must be such as GPU:0,GPU:1 or CPU:0, but got '{wrong[0]}'"
+        )
+    if len(set(devices)) < len(devices):
+        raise ValueError(f"--devices names a device twice: '{text}'")
+    if len({name[:3] for name in devices}) > 1:
+        raise ValueError(f"--devices must be GPUs or CPUs, but got both: '{text}'")
+    return devices
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -339,6 +365,7 @@ def run_train(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
         checkpoint_steps=values.checkpoint_steps,
         summary_steps=values.summary_steps,
         seed=values.seed,
+        devices=parse_devices(values.devices),
         mixed_precision=values.mixed_precision,
     )
     return SIGNAL_STATUS + stopped_by if stopped_by else 0
