@@ -143,6 +143,12 @@ FLAGS = {
             "comma-separated: their scores are averaged.",
         ),
         Flag("predictions_csv_path", "", "CSV to write the scores to."),
+        Flag(
+            "inference_shard",
+            "0/1",
+            "i/n: score every n-th clip only, i from 0 to n-1, into X-i-of-n.csv; "
+            "join_predictions.py joins the parts.",
+        ),
     ),
 }
 MODES = {
@@ -234,9 +240,11 @@ def check_flags(values: flags.FlagValues) -> dict[str, Any]:
         _check_warmstart(values, bool(overrides.get("warmstart")))
         parse_devices(values.devices)
     if values.mode == "eval":
-        parse_shard(values.eval_shard)
-    if values.mode == "inference" and not split_list(values.inference_checkpoint):
-        raise ValueError("--inference_checkpoint names no checkpoint")
+        parse_shard("eval_shard", values.eval_shard)
+    if values.mode == "inference":
+        parse_shard("inference_shard", values.inference_shard)
+        if not split_list(values.inference_checkpoint):
+            raise ValueError("--inference_checkpoint names no checkpoint")
     return overrides
 
 
@@ -278,19 +286,17 @@ def parse_devices(text: str) -> list[str]:
     return devices
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """Parses the i/n of --eval_shard.
+def parse_shard(flag: str, text: str) -> tuple[int, int]:
+    """Parses the i/n of --eval_shard or --inference_shard.
 
     Raises:
       ValueError: it is not two whole numbers with 0 <= i < n.
     """
     shard, slash, num_shards = text.partition("/")
     if not (slash and shard.isdecimal() and num_shards.isdecimal()):
-        raise ValueError(f"--eval_shard must be i/n, such as 0/4, but got '{text}'")
+        raise ValueError(f"--{flag} must be i/n, such as 0/4, but got '{text}'")
     if int(shard) >= int(num_shards):
-        raise ValueError(
-            f"--eval_shard i/n must have i from 0 to n-1, but got '{text}'"
-        )
+        raise ValueError(f"--{flag} i/n must have i from 0 to n-1, but got '{text}'")
     return int(shard), int(num_shards)
 
 
@@ -375,7 +381,7 @@ def run_eval(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
     """Calls evaluation.evaluate with the flags; returns the exit status."""
     import evaluation
 
-    shard, num_shards = parse_shard(values.eval_shard)
+    shard, num_shards = parse_shard("eval_shard", values.eval_shard)
     evaluation.evaluate(
         model_name=values.model,
         hparam_overrides=overrides,
@@ -395,6 +401,7 @@ def run_inference(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
     """Calls inference.predict with the flags; returns the exit status."""
     import inference
 
+    shard, num_shards = parse_shard("inference_shard", values.inference_shard)
     problems = inference.predict(
         model_name=values.model,
         hparam_overrides=overrides,
@@ -402,6 +409,8 @@ def run_inference(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
         inference_clip_dir=values.inference_clip_dir,
         inference_checkpoints=split_list(values.inference_checkpoint),
         predictions_csv_path=values.predictions_csv_path,
+        shard=shard,
+        num_shards=num_shards,
         mixed_precision=values.mixed_precision,
     )
     if problems:
