@@ -30,6 +30,7 @@ LOST_PEER = (
     tf.errors.UnavailableError,
     tf.errors.UnknownError,
 )
+ABORTED = "Collective ops is aborted by: "  # before the reason, in such an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,11 +154,11 @@ class Distribution:
             if self.cluster.num_workers == 1:
                 raise
             lines = str(error.message).splitlines()
-            told = [line for line in lines if line.startswith("Collective ops")]
+            told = [line for line in lines if line.startswith(ABORTED)] or lines
             raise ConnectionError(
                 f"worker {self.cluster.worker} of {self.cluster.num_workers}: another "
                 f"worker is gone, see its last lines; started again, all workers go "
-                f"on from the newest checkpoint ({(told or lines)[0]})"
+                f"on from the newest checkpoint ({told[0].replace(ABORTED, '')})"
             ) from None
 
     def of_chief(self, value: int) -> int:

@@ -115,6 +115,12 @@ FLAGS = {
             "Comma-separated devices that train together, such as GPU:0,GPU:1. Empty: "
             "all GPUs, or else the CPU.",
         ),
+        Flag(
+            "data_service",
+            "",
+            "grpc://host:port of a tf.data service's dispatcher (data_service.py), "
+            "whose workers compute the features. Empty: computed here.",
+        ),
     ),
     EVAL: (
         Flag("eval_clip_dir", "", "Folder of the WAV clips to evaluate on."),
@@ -239,6 +245,7 @@ def check_flags(values: flags.FlagValues) -> dict[str, Any]:
     if values.mode == "train":
         _check_warmstart(values, bool(overrides.get("warmstart")))
         parse_devices(values.devices)
+        parse_address(values.data_service)
     if values.mode == "eval":
         parse_shard("eval_shard", values.eval_shard)
     if values.mode == "inference":
@@ -284,6 +291,18 @@ def parse_devices(text: str) -> list[str]:
     if len({name[:3] for name in devices}) > 1:
         raise ValueError(f"--devices must be GPUs or CPUs, but got both: '{text}'")
     return devices
+
+
+def parse_address(text: str) -> tuple[str, int] | None:
+    """Parses --data_service: host and port; None of an empty one.
+
+    Raises:
+      ValueError: it is not grpc://host:port.
+    """
+    match = re.fullmatch(r"grpc://([^/]+):(\d{1,5})", text)
+    if text and not match:
+        raise ValueError(f"--data_service must be grpc://host:port, but got '{text}'")
+    return (match[1], int(match[2])) if match else None
 
 
 def parse_shard(flag: str, text: str) -> tuple[int, int]:
@@ -372,6 +391,7 @@ def run_train(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
         summary_steps=values.summary_steps,
         seed=values.seed,
         devices=parse_devices(values.devices),
+        data_service=parse_address(values.data_service),
         mixed_precision=values.mixed_precision,
     )
     return SIGNAL_STATUS + stopped_by if stopped_by else 0

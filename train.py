@@ -9,6 +9,7 @@ import os
 import platform
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from progress import print_result, progress_bar
 
 MEAN = tf.distribute.ReduceOp.MEAN
 DEFAULT_PASSES = 1000  # over the data, where --max_steps is 0
+CONNECT_SECONDS = 10  # to wait for the answer of a data service
 RATE_STEPS = 10  # The throughput is printed every so many steps.
 MEAN_LOSS_STEPS = 100  # The closing line has the mean loss of so many steps.
 PICTURE_EXAMPLES = 8  # of the first batch, for TensorBoard
@@ -179,6 +181,7 @@ def train(
     seed: int | None,
     mixed_precision: bool = False,
     devices: Sequence[str] = (),
+    data_service: tuple[str, int] | None = None,
 ) -> int:
     """Trains until max_steps, or a signal; see runner.py for the flags of these names.
 
@@ -190,7 +193,10 @@ def train(
         it.
       FloatingPointError: the loss or a weight is no longer finite.
     """
-    workers = distribution.Distribution(devices, distribution.read_cluster())
+    cluster = distribution.read_cluster()
+    if data_service:
+        _check_reachable(*data_service)
+    workers = distribution.Distribution(devices, cluster)
     class_names, clips = read_clips(
         csv_path=train_csv_path,
         clip_dir=train_clip_dir,
@@ -213,7 +219,7 @@ def train(
                 clips.labels.tobytes(),
             )
             + (hparams, epoch_num_batches, max_steps, checkpoint_steps)
-            + (mixed_precision, seed),
+            + (mixed_precision, seed, data_service is None),
             "the workers were not given the same flags, clips or train_dir; all that "
             "train together must be",
         )
@@ -248,7 +254,13 @@ def train(
             )
         return _loop(
             trainer,
-            _batches(trainer, clips, workers, deterministic=seed is not None),
+            _batches(
+                trainer,
+                clips,
+                workers,
+                deterministic=seed is not None,
+                data_service=data_service,
+            ),
             workers,
             class_names=class_names,
             train_dir=train_dir,
@@ -267,6 +279,17 @@ def _writing(train_dir: str, workers: distribution.Distribution) -> Iterator[Non
     with checkpoints.locked(train_dir):
         checkpoints.delete_unfinished(train_dir)
         yield
+
+
+def _check_reachable(host: str, port: int) -> None:
+    """Finds out now that there is no data service, for which TensorFlow would wait."""
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise OSError(
+            f"--data_service: cannot reach {host}:{port} ({error}); is its dispatcher "
+            f"running?"
+        ) from None
 
 
 def _check_divisible(
@@ -410,9 +433,16 @@ def _batches(
     workers: distribution.Distribution,
     *,
     deterministic: bool,
+    data_service: tuple[str, int] | None,
 ) -> tf.data.Dataset:
     """The stream of each replica's batches, from where the steps done have left it."""
     batch_size = trainer.hparams.batch_size
+    service = None
+    if data_service:
+        host, port = data_service
+        # A name of its own, so that no earlier job there is gone on with.
+        job = workers.of_chief(random.randrange(hparams_lib.MAX_SEED))
+        service = inputs.DataService(f"grpc://{host}:{port}", f"train-{job}")
     start = inputs.stream_start(
         clips,
         trainer.hparams,
@@ -429,6 +459,7 @@ def _batches(
         start=start,
         shard=workers.cluster.worker,
         num_shards=workers.cluster.num_workers,
+        data_service=service,
     )
 
 

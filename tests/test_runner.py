@@ -52,6 +52,7 @@ INFERENCE = (
         (EVAL + "--eval_shard=half", "--eval_shard must be i/n"),
         (EVAL + "--eval_every_k=0", "--eval_every_k"),
         (INFERENCE + "--inference_shard=3/3", "--inference_shard i/n must have i from"),
+        (TRAIN + "--data_service=host:1", "--data_service must be grpc://host:port"),
         (TRAIN + "--devices=GPU0", "--devices must be such as GPU:0,GPU:1 or CPU:0"),
         (TRAIN + "--devices=GPU:0,GPU:0", "--devices names a device twice"),
         (TRAIN + "--devices=GPU:0,CPU:0", "--devices must be GPUs or CPUs"),
