@@ -8,6 +8,7 @@ is the chief, which alone writes.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -110,7 +111,7 @@ class Distribution:
                 )
             self.strategy = self._join()
         elif len(names := _gpu_names() or devices) > 1:
-            self.strategy = tf.distribute.MirroredStrategy(names)
+            self.strategy = _mirrored(tuple(names))
         else:
             self.strategy = tf.distribute.get_strategy()
         self._mean = tf.function(self._mean_of_replicas, autograph=False)
@@ -212,6 +213,12 @@ class Distribution:
 
         results = self.strategy.run(mean, args=(value,))
         return self.strategy.experimental_local_results(results)[0]
+
+
+@functools.cache
+def _mirrored(names: tuple[str, ...]) -> tf.distribute.Strategy:
+    """One a process: two of them would mix up each other's collective operations."""
+    return tf.distribute.MirroredStrategy(names)
 
 
 def _gpu_names() -> list[str]:

@@ -40,6 +40,7 @@ def new_trainer(strategy: tf.distribute.Strategy | None, more: str) -> train.Tra
 
 @pytest.fixture(scope="module")
 def two_devices() -> distribution.Distribution:
+    """Two parts of the CPU."""
     return distribution.Distribution(["CPU:0", "CPU:1"])
 
 
@@ -85,9 +86,9 @@ def test_with_batch_norm_the_loss_curves_lie_together(two_devices):
     more = "batch_size=16"
     one, two = new_trainer(None, more), new_trainer(two_devices.strategy, more)
     expected, actual = losses(one, None, 20), losses(two, two_devices, 20)
-    print(expected, actual)
-    assert np.mean(np.abs(np.subtract(actual, expected))) < 0.1 * expected[0]
-    assert np.mean(actual[-5:]) < 0.3 * actual[0]
+    assert np.median(np.abs(np.subtract(actual, expected))) < 0.1 * expected[0]
+    for curve in (actual, expected):
+        assert np.median(curve[-10:]) < 0.2 * curve[0]
 
 
 def test_moving_averages_are_averaged_over_replicas(two_devices):
@@ -121,8 +122,9 @@ def test_checkpoints_pass_between_one_device_and_two(dataset, tmp_path, capsys):
         flags = dataset.train_flags(
             run, hparams=SMALL_HPARAMS, max_steps=step, seed=3, devices=devices
         )
-        assert runner.main(flags) == 0
-        return capsys.readouterr().err
+        status, error = runner.main(flags), capsys.readouterr().err
+        assert status == 0, error
+        return error
 
     train_to(2, "CPU:0,CPU:1")
     assert f"resuming from {run}/model.ckpt-2" in train_to(3, "CPU:0")
