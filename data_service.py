@@ -20,6 +20,7 @@ from typing import Any
 import runner
 
 PROTOCOL = "grpc"
+MAX_PORT = 65535
 
 
 def start_dispatcher(*, port: int, work_dir: str) -> Any:
@@ -69,7 +70,9 @@ def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     dispatcher = roles.add_parser("dispatcher", help="deals the clips; one of them")
     worker = roles.add_parser("worker", help="computes features; any number of them")
     for role in (dispatcher, worker):
-        role.add_argument("--port", type=int, required=True, help="to listen at")
+        role.add_argument(
+            "--port", type=int, required=True, help="to listen at; 0: any that is free"
+        )
     dispatcher.add_argument(
         "--work_dir", default="", help="folder to go on from when it is started again"
     )
@@ -86,6 +89,12 @@ def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Runs the program until a signal; returns the exit status."""
     parsed = _parse_arguments(arguments)
+    if not 0 <= parsed.port <= MAX_PORT:
+        print(
+            f"error: --port must be from 0 to {MAX_PORT}, but got {parsed.port}",
+            file=sys.stderr,
+        )
+        return 1
     runner.set_environment()
     runner.start_tensorflow()
     import tensorflow as tf
@@ -96,15 +105,17 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if parsed.role == "dispatcher":
             server = start_dispatcher(port=parsed.port, work_dir=parsed.work_dir)
+            where = f" at port {server.target.rpartition(':')[2]}"
         else:
             server = start_worker(
                 port=parsed.port, dispatcher=parsed.dispatcher, host=parsed.host
             )
+            where = f", for the dispatcher {parsed.dispatcher}"
     except tf.errors.OpError as error:
         print(f"error: {str(error.message).splitlines()[0]}", file=sys.stderr)
         return 1
     signal.signal(signal.SIGINT, previous)
-    print(f"{parsed.role} is ready at port {parsed.port}", file=sys.stderr, flush=True)
+    print(f"{parsed.role} is ready{where}", file=sys.stderr, flush=True)
     return _wait_for_signal(server)
 
 
