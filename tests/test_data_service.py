@@ -1,6 +1,7 @@
 """The tf.data service: the same clips a pass as at home, and data workers that die."""
 
 import collections
+import pathlib
 import signal
 import subprocess
 import sys
@@ -20,14 +21,58 @@ from hparams import parse_hparams
 HANG_SECONDS = 300  # No process here takes so long.
 
 
+class Process:
+    """A program of this project, with its lines on stderr or stdout in a file."""
+
+    def __init__(self, log: pathlib.Path, *command: object):
+        self.log = log
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *map(str, command)], stdout=file, stderr=file
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.process.kill()
+        self.process.wait()
+
+    def wait_for(self, text: str) -> str:
+        """Until the text is in its log; the rest of the line."""
+        deadline = time.monotonic() + HANG_SECONDS
+        while text not in (log := self.log.read_text()):
+            assert time.monotonic() < deadline, log
+            assert self.process.poll() is None, log
+            time.sleep(0.05)
+        return log.split(text)[1].split("\n")[0]
+
+
+COMMAND = ROOT / "data_service.py"
+
+
+def start_dispatcher(log: pathlib.Path) -> tuple[Process, str]:
+    """A dispatcher, and its host:port."""
+    dispatcher = Process(log, COMMAND, "dispatcher", "--port", 0)
+    port = dispatcher.wait_for("dispatcher is ready at port ")
+    return dispatcher, f"localhost:{port}"
+
+
+def start_worker(log: pathlib.Path, address: str) -> Process:
+    """A data worker of the dispatcher at host:port."""
+    flags = ("--dispatcher", address, "--port", 0, "--host", "localhost")
+    worker = Process(log, COMMAND, "worker", *flags)
+    worker.wait_for("worker is ready")
+    return worker
+
+
 @pytest.fixture(scope="module")
-def service():
-    """The address of a dispatcher and a worker in this process."""
-    dispatcher = data_service.start_dispatcher(port=0, work_dir="")
-    address = dispatcher.target.removeprefix("grpc://")
-    worker = data_service.start_worker(port=0, dispatcher=address, host="localhost")
-    yield f"grpc://{address}"
-    del worker, dispatcher
+def service(tmp_path_factory):
+    """The address of a dispatcher that has one worker."""
+    folder = tmp_path_factory.mktemp("service")
+    dispatcher, address = start_dispatcher(folder / "dispatcher")
+    with dispatcher, start_worker(folder / "worker", address):
+        yield f"grpc://{address}"
 
 
 def test_each_clip_comes_once_in_every_pass_as_without_it(
@@ -81,62 +126,28 @@ def test_a_clip_that_breaks_is_named(dataset, service, tmp_path, monkeypatch):
         next(inputs.read_batches(stream))
 
 
-class Process:
-    """A program of this project, with its lines on stderr or stdout in a file."""
-
-    def __init__(self, log, *command: object):
-        self.log = log
-        with log.open("w") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, *map(str, command)], stdout=file, stderr=file
-            )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.process.kill()
-        self.process.wait()
-
-    def wait_for(self, text: str) -> str:
-        """Until the text is in its log; the rest of the line."""
-        deadline = time.monotonic() + HANG_SECONDS
-        while text not in (log := self.log.read_text()):
-            assert time.monotonic() < deadline, log
-            assert self.process.poll() is None, log
-            time.sleep(0.05)
-        return log.split(text)[1].split("\n")[0]
-
-
 def test_the_trainer_goes_on_when_a_data_worker_dies(dataset, tmp_path):
-    command = ROOT / "data_service.py"
-    log = tmp_path.joinpath
-    with Process(log("dispatcher"), command, "dispatcher", "--port", 0) as dispatcher:
-        port = dispatcher.wait_for("dispatcher is ready at port ").strip()
-        worker = ["worker", "--dispatcher", f"localhost:{port}", "--port", 0]
-        worker += ["--host", "localhost"]
-        flags = dataset.train_flags(
-            tmp_path / "run",
-            hparams=SMALL_HPARAMS,
-            data_service=f"grpc://localhost:{port}",
-        )
-        with (
-            Process(log("first"), command, *worker) as first,
-            Process(log("second"), command, *worker) as second,
+    dispatcher, address = start_dispatcher(tmp_path / "dispatcher")
+    flags = dataset.train_flags(
+        tmp_path / "run", hparams=SMALL_HPARAMS, data_service=f"grpc://{address}"
+    )
+    with (
+        dispatcher,
+        start_worker(tmp_path / "first", address) as first,
+        start_worker(tmp_path / "second", address) as second,
+        Process(tmp_path / "trainer", ROOT / "runner.py", *flags) as trainer,
+    ):
+        trainer.wait_for("step 5:")
+        first.process.kill()
+        # Far more than can have been fetched ahead: ten passes.
+        trainer.wait_for("step 150:")
+        for each, number in (
+            (trainer, signal.SIGTERM),
+            (second, signal.SIGTERM),
+            (dispatcher, signal.SIGINT),
         ):
-            for data_worker in (first, second):
-                data_worker.wait_for("worker is ready")
-            with Process(log("trainer"), ROOT / "runner.py", *flags) as trainer:
-                trainer.wait_for("step 5:")
-                first.process.kill()
-                # Far more than can have been fetched ahead: ten passes.
-                trainer.wait_for("step 150:")
-                trainer.process.terminate()
-                assert trainer.process.wait(HANG_SECONDS) == 128 + signal.SIGTERM
-            second.process.terminate()
-            assert second.process.wait(HANG_SECONDS) == 128 + signal.SIGTERM
-        dispatcher.process.send_signal(signal.SIGINT)
-        assert dispatcher.process.wait(HANG_SECONDS) == 128 + signal.SIGINT
+            each.process.send_signal(number)
+            assert each.process.wait(HANG_SECONDS) == 128 + number
 
 
 def test_wrong_arguments(capsys):
