@@ -220,6 +220,36 @@ def test_a_stream_goes_on_in_its_pass(tagged, monkeypatch):
     np.testing.assert_array_equal(actual, expected[: len(actual)])
 
 
+def test_shards_have_each_clip_of_a_pass_once_together(tagged, monkeypatch):
+    monkeypatch.setattr(inputs, "EXAMPLE_SHUFFLE_BUFFER", 1)
+    per_clip = SMALL.num_examples(tagged.num_samples)
+    order = inputs.clip_order(7, seed=2, epoch=1).numpy()
+    for first in (0, 3):
+        seen = []
+        for shard in range(3):
+            dataset = inputs.train_input(
+                tagged,
+                SMALL,
+                seed=2,
+                deterministic=True,
+                start=inputs.StreamStart(1, first),
+                shard=shard,
+                num_shards=3,
+            )
+            own = order[first:][shard::3]
+            examples = np.repeat(own, per_clip[own])
+            actual = labels_of(dataset, -(-len(examples) // SMALL.batch_size))
+            np.testing.assert_array_equal(actual[: len(examples)], examples)
+            seen += list(own)
+        np.testing.assert_array_equal(np.sort(seen), np.sort(order[first:]))
+
+
+def test_a_clip_at_a_place_is_that_of_the_order():
+    order = inputs.clip_order(7, seed=2, epoch=1).numpy()
+    at = [int(inputs.clip_at(place, 7, seed=2, epoch=1)) for place in range(7)]
+    np.testing.assert_array_equal(at, order)
+
+
 def test_clip_input_keeps_order_and_fills_batches(tagged, monkeypatch):
     monkeypatch.setattr(inputs, "SCORING_BATCH", 4)
     batches = [(f.numpy(), p.numpy()) for f, p in inputs.clip_input(tagged, SMALL)]
