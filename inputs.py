@@ -234,13 +234,18 @@ def _examples_of(
 
 def clip_order(num_clips: int, *, seed: int, epoch: tf.Tensor | int) -> tf.Tensor:
     """The order of the clips in a pass over the data, int32 [N]."""
-    return clip_at(tf.range(num_clips), num_clips, seed=seed, epoch=epoch)
+    return tf.random.experimental.stateless_shuffle(
+        tf.range(num_clips), seed=[seed, epoch]
+    )
 
 
 def clip_at(
     place: tf.Tensor, num_clips: int, *, seed: int, epoch: tf.Tensor | int
 ) -> tf.Tensor:
-    """The clips at places of that order, without laying out the whole of it."""
+    """The clip at a place of a pass over the data, of which nobody sees the whole.
+
+    Each pass has each clip once, in another order than `clip_order` lays out.
+    """
     return tf.random.experimental.index_shuffle(
         place, seed=[seed, epoch], max_index=num_clips - 1
     )

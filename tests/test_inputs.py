@@ -244,10 +244,18 @@ def test_shards_have_each_clip_of_a_pass_once_together(tagged, monkeypatch):
         np.testing.assert_array_equal(np.sort(seen), np.sort(order[first:]))
 
 
-def test_a_clip_at_a_place_is_that_of_the_order():
-    order = inputs.clip_order(7, seed=2, epoch=1).numpy()
-    at = [int(inputs.clip_at(place, 7, seed=2, epoch=1)) for place in range(7)]
-    np.testing.assert_array_equal(at, order)
+@pytest.mark.parametrize("num_clips", [1, 2, 7, 50])
+def test_each_clip_has_a_place_in_every_pass(num_clips):
+    passes = []
+    for epoch in range(4):
+        places = range(num_clips)
+        clips = [
+            int(inputs.clip_at(place, num_clips, seed=2, epoch=epoch))
+            for place in places
+        ]
+        assert sorted(clips) == list(places)
+        passes.append(clips)
+    assert num_clips < 7 or passes[0] != passes[1]
 
 
 def test_clip_input_keeps_order_and_fills_batches(tagged, monkeypatch):
