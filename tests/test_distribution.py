@@ -82,6 +82,24 @@ def test_two_replicas_of_8_equal_one_of_16_without_batch_norm(two_devices):
             )
 
 
+def test_one_seed_draws_the_same_batches_for_one_device_and_two(
+    dataset, tmp_path, capsys
+):
+    hparams = SMALL_HPARAMS.replace("batch_size=4", "batch_size=16,bn=0")
+    found = []
+    for devices in ("CPU:0", "CPU:0,CPU:1"):
+        flags = dataset.train_flags(
+            tmp_path / devices, hparams=hparams, max_steps=6, seed=3, devices=devices
+        )
+        assert runner.main(flags) == 0
+        lines = re.findall(
+            r"^step \d+: loss (\S+?)(?:,|$)", capsys.readouterr().out, re.M
+        )
+        found.append([float(line) for line in lines])
+    assert len(found[0]) == 6
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
 def test_with_batch_norm_the_loss_curves_lie_together(two_devices):
     more = "batch_size=16"
     one, two = new_trainer(None, more), new_trainer(two_devices.strategy, more)
