@@ -114,6 +114,8 @@ class Distribution:
             self.strategy = _mirrored(tuple(names))
         else:
             self.strategy = tf.distribute.get_strategy()
+        if self.num_replicas > 1:
+            print(f"{self.num_replicas} devices train together", file=sys.stderr)
         self._mean = tf.function(self._mean_of_replicas, autograph=False)
 
     @property

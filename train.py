@@ -208,7 +208,7 @@ def train(
     with _writing(train_dir, workers), workers.errors_told():
         hparams = _resolve_hparams(train_dir, model_name, hparam_overrides, class_names)
         epoch_num_batches, max_steps = _plan(
-            clips, hparams, epoch_num_batches, max_steps
+            clips, hparams, epoch_num_batches, max_steps, cluster.num_workers
         )
         _check_divisible(hparams.batch_size, len(clips), workers)
         workers.check_alike(
@@ -330,7 +330,11 @@ def _resolve_hparams(
 
 
 def _plan(
-    clips: Clips, hparams: Hparams, epoch_num_batches: int, max_steps: int
+    clips: Clips,
+    hparams: Hparams,
+    epoch_num_batches: int,
+    max_steps: int,
+    num_workers: int,
 ) -> tuple[int, int]:
     """Batches in an epoch and steps in all, counted where 0; prints the facts."""
     num_examples = int(hparams.num_examples(clips.num_samples).sum())
@@ -340,7 +344,7 @@ def _plan(
         max_steps = max(1, DEFAULT_PASSES * num_examples // hparams.batch_size)
     values = hparams_lib.non_defaults(hparams)
     listed = ", ".join(f"{name}={value}" for name, value in values.items())
-    buffered, size = inputs.shuffle_buffer(clips, hparams)
+    buffered, size = inputs.shuffle_buffer(clips, hparams, num_shards=num_workers)
     print(
         f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {_device()}",
         f"{len(clips)} clips, {clips.hours:.2f} hours, {clips.labels.shape[1]} "
