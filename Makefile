@@ -67,6 +67,8 @@ bench: $(VENV)/.bench
 	$(RUN) benchmarks/features.py
 	$(RUN) benchmarks/whole_process.py
 	$(RUN) benchmarks/growth.py
+	$(RUN) benchmarks/data_service.py
+	$(RUN) benchmarks/exchange.py
 	$(RUN) benchmarks/kaggle_kernel.py --clips 300
 
 lint: $(VENV)/.dev

@@ -15,6 +15,7 @@ import inputs
 import model
 from clips import Clips, list_wavs, make_clips, read_class_map, read_wav_headers
 from hparams import trained_hparams, write_whole
+from join_predictions import part_path
 from progress import progress_bar
 
 
@@ -26,9 +27,14 @@ def predict(
     inference_clip_dir: str,
     inference_checkpoints: Sequence[str],
     predictions_csv_path: str,
+    shard: int = 0,
+    num_shards: int = 1,
     mixed_precision: bool = False,
 ) -> list[str]:
     """Writes a row of C scores in [0, 1] for each of the N `*.wav` files of a folder.
+
+    Of several shards, each writes the rows of every num_shards-th clip into a part of
+    its own; join_predictions.py makes one table of them.
 
     A clip that cannot be read gets the score 0 in every class, and the others go on:
     where every clip must have a row, no clip may stop the rest.
@@ -48,8 +54,9 @@ def predict(
         checkpoints.find_checkpoint(path, "--inference_checkpoint")
         for path in inference_checkpoints
     ]
+    predictions_csv_path = part_path(predictions_csv_path, shard, num_shards)
     _check_writable(predictions_csv_path)
-    names = list_wavs(inference_clip_dir)
+    names = list_wavs(inference_clip_dir)[shard::num_shards]
     paths = [os.path.join(inference_clip_dir, name) for name in names]
     clips, problems = _readable(paths, num_classes=len(class_names))
     scores = np.zeros([len(clips), len(class_names)])

@@ -35,6 +35,19 @@ without_autograph = tf.autograph.experimental.do_not_convert
 
 
 @dataclasses.dataclass(frozen=True)
+class DataService:
+    """A tf.data service that computes features, and the job that trainers share there.
+
+    Attributes:
+      address: of its dispatcher, grpc://host:port.
+      job: a name that is new for each start of a training, and alike on its workers.
+    """
+
+    address: str
+    job: str
+
+
+@dataclasses.dataclass(frozen=True)
 class StreamStart:
     """Where a training stream starts: the pass over the data, and the clip in it."""
 
@@ -184,7 +197,12 @@ def clip_to_log_mel_examples(
 
 
 def _examples_of(
-    indices: tf.data.Dataset, clips: Clips, hparams: Hparams, *, deterministic: bool
+    indices: tf.data.Dataset,
+    clips: Clips,
+    hparams: Hparams,
+    *,
+    deterministic: bool,
+    parallel_clips: int = PARALLEL_CLIPS,
 ) -> tf.data.Dataset:
     """From positions of clips to datasets of (position, float32 [E, frames, F]).
 
@@ -210,7 +228,7 @@ def _examples_of(
         read, num_parallel_calls=READ_AHEAD_CLIPS, deterministic=deterministic
     )
     return dataset.map(
-        compute, num_parallel_calls=PARALLEL_CLIPS, deterministic=deterministic
+        compute, num_parallel_calls=parallel_clips, deterministic=deterministic
     )
 
 
@@ -218,6 +236,18 @@ def clip_order(num_clips: int, *, seed: int, epoch: tf.Tensor | int) -> tf.Tenso
     """The order of the clips in a pass over the data, int32 [N]."""
     return tf.random.experimental.stateless_shuffle(
         tf.range(num_clips), seed=[seed, epoch]
+    )
+
+
+def clip_at(
+    place: tf.Tensor, num_clips: int, *, seed: int, epoch: tf.Tensor | int
+) -> tf.Tensor:
+    """The clip at a place of a pass over the data, of which nobody sees the whole.
+
+    Each pass has each clip once, in another order than `clip_order` lays out.
+    """
+    return tf.random.experimental.index_shuffle(
+        place, seed=[seed, epoch], max_index=num_clips - 1
     )
 
 
@@ -237,10 +267,12 @@ def stream_start(
     return StreamStart(epoch, clip)
 
 
-def shuffle_buffer(clips: Clips, hparams: Hparams) -> tuple[int, int]:
-    """Examples in the buffer that mixes those of clips, and its size in bytes."""
+def shuffle_buffer(
+    clips: Clips, hparams: Hparams, *, num_shards: int = 1
+) -> tuple[int, int]:
+    """Examples in a shard's buffer that mixes those of clips, and its size in bytes."""
     num_examples = int(hparams.num_examples(clips.num_samples).sum())
-    buffered = min(EXAMPLE_SHUFFLE_BUFFER, num_examples)
+    buffered = max(1, min(EXAMPLE_SHUFFLE_BUFFER, num_examples // num_shards))
     values = hparams.example_window_frames * hparams.mel_bands
     return buffered, buffered * values * np.float32().nbytes
 
@@ -252,12 +284,15 @@ def train_input(
     seed: int,
     deterministic: bool = False,
     start: StreamStart = StreamStart(),
+    shard: int = 0,
+    num_shards: int = 1,
+    data_service: DataService | None = None,
 ) -> tf.data.Dataset:
     """An endless dataset of training batches.
 
     The clips are shuffled anew in every pass; their examples are mixed across clips,
     and across the border of two passes, so that the stream never waits for a buffer to
-    refill. Each pass has each clip once.
+    refill. Each pass has each clip once, in one of the shards.
 
     Args:
       clips: the N clips to train on, with labels.
@@ -265,6 +300,11 @@ def train_input(
       seed: of the order of clips and examples.
       deterministic: whether one seed always gives the same batches.
       start: where in the stream to start.
+      shard: from 0; which of the num_shards parts of each pass to read.
+      num_shards: how many workers share a pass; all have the same seed and start.
+      data_service: where clips become examples, if not here. It deals the clips of a
+        pass to its own workers one by one, and their examples to the shards as they
+        ask; of clips in the hands of a data worker that dies, the pass loses the rest.
 
     Returns:
       Dataset of (features float32 [batch_size, frames, F], labels float32 [batch_size,
@@ -280,22 +320,56 @@ def train_input(
     def epoch_to_clips(epoch: tf.Tensor) -> tf.data.Dataset:
         order = clip_order(len(clips), seed=seed, epoch=epoch)
         first = tf.where(epoch == start.epoch, start.clip, 0)
-        return tf.data.Dataset.from_tensor_slices(order[first:])
+        return tf.data.Dataset.from_tensor_slices(order[first:][shard::num_shards])
 
     @without_autograph
+    @without_autograph
+    def place_to_clip(place: tf.Tensor) -> tf.Tensor:
+        epoch, place = place // len(clips), place % len(clips)
+        return clip_at(place, len(clips), seed=seed, epoch=epoch)
+
     def label(clip: tf.Tensor, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return examples, tf.tile(labels[clip][tf.newaxis], [tf.shape(examples)[0], 1])
 
-    buffered, _ = shuffle_buffer(clips, hparams)
+    buffered, _ = shuffle_buffer(clips, hparams, num_shards=num_shards)
     epochs = tf.data.Dataset.range(start.epoch, np.iinfo(np.int32).max)
     epochs = epochs.map(lambda epoch: tf.cast(epoch, tf.int32))
-    dataset = _examples_of(
-        epochs.flat_map(epoch_to_clips), clips, hparams, deterministic=deterministic
-    ).map(label)
+    if data_service is None:
+        indices = epochs.flat_map(epoch_to_clips)
+        dataset = _examples_of(indices, clips, hparams, deterministic=deterministic)
+        dataset = dataset.map(label)
+    else:
+        indices = _places(clips, start).map(place_to_clip)
+        dataset = _examples_of(
+            indices,
+            clips,
+            hparams,
+            deterministic=False,
+            parallel_clips=tf.data.AUTOTUNE,  # The cores there are not the cores here.
+        )
+        dataset = _served(dataset.map(label), data_service)
     dataset = dataset.unbatch()
     dataset = dataset.shuffle(buffered, seed=seed)
     dataset = dataset.batch(hparams.batch_size, drop_remainder=True)
     return dataset.prefetch(PREFETCH_BATCHES)
+
+
+def _places(clips: Clips, start: StreamStart) -> tf.data.Dataset:
+    """Counts clips through all passes: what a data service can deal one by one."""
+    first = start.epoch * len(clips) + start.clip
+    return tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+
+
+def _served(dataset: tf.data.Dataset, service: DataService) -> tf.data.Dataset:
+    """The elements of a dataset, from the workers of a data service."""
+    return dataset.apply(
+        tf.data.experimental.service.distribute(
+            processing_mode=tf.data.experimental.service.ShardingPolicy.DYNAMIC,
+            service=service.address,
+            job_name=service.job,
+            compression=None,  # Log mel spectrograms hardly shrink.
+        )
+    )
 
 
 def clip_input(

@@ -157,6 +157,11 @@ class MobileNet:
         """The variables that training changes by gradients, by name."""
         return {name: v for name, v in self.variables.items() if v.trainable}
 
+    @property
+    def moving_averages(self) -> dict[str, tf.Variable]:
+        """Batch norm's moving means and variances, by name."""
+        return {name: v for name, v in self.variables.items() if not v.trainable}
+
     def _add(self, name: str, value: tf.Tensor, trainable: bool = True) -> None:
         self.variables[name] = tf.Variable(value, trainable=trainable, name=name)
 

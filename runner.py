@@ -110,6 +110,18 @@ FLAGS = {
             "Runs with one seed give the same losses and weights on one machine.",
             0,
         ),
+        Flag(
+            "devices",
+            "",
+            "Comma-separated devices that train together, such as GPU:0,GPU:1. Empty: "
+            "all GPUs, or else the CPU.",
+        ),
+        Flag(
+            "data_service",
+            "",
+            "grpc://host:port of a tf.data service's dispatcher (data_service.py), "
+            "whose workers compute the features. Empty: computed here.",
+        ),
     ),
     EVAL: (
         Flag("eval_clip_dir", "", "Folder of the WAV clips to evaluate on."),
@@ -138,6 +150,12 @@ FLAGS = {
             "comma-separated: their scores are averaged.",
         ),
         Flag("predictions_csv_path", "", "CSV to write the scores to."),
+        Flag(
+            "inference_shard",
+            "0/1",
+            "i/n: score every n-th clip only, i from 0 to n-1, into X-i-of-n.csv; "
+            "join_predictions.py joins the parts.",
+        ),
     ),
 }
 MODES = {
@@ -231,10 +249,14 @@ def check_flags(values: flags.FlagValues) -> dict[str, Any]:
     overrides = hparams_lib.parse_overrides(values.hparams)
     if values.mode == "train":
         _check_warmstart(values, bool(overrides.get("warmstart")))
+        parse_devices(values.devices)
+        parse_address(values.data_service)
     if values.mode == "eval":
-        parse_shard(values.eval_shard)
-    if values.mode == "inference" and not split_list(values.inference_checkpoint):
-        raise ValueError("--inference_checkpoint names no checkpoint")
+        parse_shard("eval_shard", values.eval_shard)
+    if values.mode == "inference":
+        parse_shard("inference_shard", values.inference_shard)
+        if not split_list(values.inference_checkpoint):
+            raise ValueError("--inference_checkpoint names no checkpoint")
     return overrides
 
 
@@ -257,19 +279,48 @@ def _check_warmstart(values: flags.FlagValues, warmstart: bool) -> None:
             raise ValueError(f"--{flag.name} needs --hparams warmstart=1")
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """Parses the i/n of --eval_shard.
+def parse_devices(text: str) -> list[str]:
+    """Parses --devices.
+
+    Raises:
+      ValueError: they are not different GPUs, or parts of the CPU.
+    """
+    devices = split_list(text)
+    wrong = [name for name in devices if not re.fullmatch(r"(CPU|GPU):\d{1,3}", name)]
+    if wrong:
+        raise ValueError(
+            f"--devices must be such as GPU:0,GPU:1 or CPU:0, but got '{wrong[0]}'"
+        )
+    if len(set(devices)) < len(devices):
+        raise ValueError(f"--devices names a device twice: '{text}'")
+    if len({name[:3] for name in devices}) > 1:
+        raise ValueError(f"--devices must be GPUs or CPUs, but got both: '{text}'")
+    return devices
+
+
+def parse_address(text: str) -> tuple[str, int] | None:
+    """Parses --data_service: host and port; None of an empty one.
+
+    Raises:
+      ValueError: it is not grpc://host:port.
+    """
+    match = re.fullmatch(r"grpc://([^/]+):(\d{1,5})", text)
+    if text and not match:
+        raise ValueError(f"--data_service must be grpc://host:port, but got '{text}'")
+    return (match[1], int(match[2])) if match else None
+
+
+def parse_shard(flag: str, text: str) -> tuple[int, int]:
+    """Parses the i/n of --eval_shard or --inference_shard.
 
     Raises:
       ValueError: it is not two whole numbers with 0 <= i < n.
     """
     shard, slash, num_shards = text.partition("/")
     if not (slash and shard.isdecimal() and num_shards.isdecimal()):
-        raise ValueError(f"--eval_shard must be i/n, such as 0/4, but got '{text}'")
+        raise ValueError(f"--{flag} must be i/n, such as 0/4, but got '{text}'")
     if int(shard) >= int(num_shards):
-        raise ValueError(
-            f"--eval_shard i/n must have i from 0 to n-1, but got '{text}'"
-        )
+        raise ValueError(f"--{flag} i/n must have i from 0 to n-1, but got '{text}'")
     return int(shard), int(num_shards)
 
 
@@ -344,6 +395,8 @@ def run_train(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
         checkpoint_steps=values.checkpoint_steps,
         summary_steps=values.summary_steps,
         seed=values.seed,
+        devices=parse_devices(values.devices),
+        data_service=parse_address(values.data_service),
         mixed_precision=values.mixed_precision,
     )
     return SIGNAL_STATUS + stopped_by if stopped_by else 0
@@ -353,7 +406,7 @@ def run_eval(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
     """Calls evaluation.evaluate with the flags; returns the exit status."""
     import evaluation
 
-    shard, num_shards = parse_shard(values.eval_shard)
+    shard, num_shards = parse_shard("eval_shard", values.eval_shard)
     evaluation.evaluate(
         model_name=values.model,
         hparam_overrides=overrides,
@@ -373,6 +426,7 @@ def run_inference(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
     """Calls inference.predict with the flags; returns the exit status."""
     import inference
 
+    shard, num_shards = parse_shard("inference_shard", values.inference_shard)
     problems = inference.predict(
         model_name=values.model,
         hparam_overrides=overrides,
@@ -380,6 +434,8 @@ def run_inference(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
         inference_clip_dir=values.inference_clip_dir,
         inference_checkpoints=split_list(values.inference_checkpoint),
         predictions_csv_path=values.predictions_csv_path,
+        shard=shard,
+        num_shards=num_shards,
         mixed_precision=values.mixed_precision,
     )
     if problems:

@@ -1,15 +1,18 @@
 """Trains the model on labelled clips. Called by runner.py in --mode train."""
 
 import collections
+import contextlib
+import dataclasses
 import datetime
 import functools
 import os
 import platform
 import random
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ import tensorflow as tf
 import tqdm
 
 import checkpoints
+import distribution
 import hparams as hparams_lib
 import inputs
 import model
@@ -26,7 +30,9 @@ from clips import Clips, read_clips
 from hparams import Hparams
 from progress import print_result, progress_bar
 
+MEAN = tf.distribute.ReduceOp.MEAN
 DEFAULT_PASSES = 1000  # over the data, where --max_steps is 0
+CONNECT_SECONDS = 10  # to wait for the answer of a data service
 RATE_STEPS = 10  # The throughput is printed every so many steps.
 MEAN_LOSS_STEPS = 100  # The closing line has the mean loss of so many steps.
 PICTURE_EXAMPLES = 8  # of the first batch, for TensorBoard
@@ -34,6 +40,10 @@ PICTURE_EXAMPLES = 8  # of the first batch, for TensorBoard
 
 class Trainer:
     """The network, its optimizer and the step, and what one training step does to them.
+
+    Every replica of the strategy has its own copy of the variables. A step takes the
+    mean of their gradients, so that the copies stay alike; only the moving averages of
+    batch norm follow each replica's own part of the batch.
 
     Attributes:
       variables: all variables of a checkpoint, by name.
@@ -48,17 +58,20 @@ class Trainer:
         epoch_num_batches: int,
         seed: int,
         mixed_precision: bool = False,
+        strategy: tf.distribute.Strategy | None = None,
     ):
         self.hparams = hparams
-        self.network = model.define_model(
-            model_name,
-            num_classes=num_classes,
-            hparams=hparams,
-            seed=seed,
-            mixed_precision=mixed_precision,
-        )
-        self.optimizer = model.define_optimizer(self.network, hparams)
-        self.global_step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.strategy = strategy or tf.distribute.get_strategy()
+        with self.strategy.scope():
+            self.network = model.define_model(
+                model_name,
+                num_classes=num_classes,
+                hparams=hparams,
+                seed=seed,
+                mixed_precision=mixed_precision,
+            )
+            self.optimizer = model.define_optimizer(self.network, hparams)
+            self.global_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.variables = {
             **self.network.variables,
             **self.optimizer.variables,
@@ -69,28 +82,65 @@ class Trainer:
         self.train_step = tf.function(
             self._train_step, reduce_retracing=True, autograph=False
         )
+        self.average_moving = tf.function(self._average_moving, autograph=False)
+
+    @property
+    def steps_done(self) -> int:
+        """The step that the weights are of."""
+        return int(self.global_step.numpy())
 
     def _train_step(
         self, features: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Takes a step on a batch, features [E, T, F] and labels [E, C].
+        """Takes a step on a batch, features [E, T, F] and labels [E, C] a replica.
 
         Returns:
           The loss before the step, and the learning rate that the step was taken at.
         """
+        results = self.strategy.run(self._replica_step, args=(features, labels))
+        # They are the same on every replica.
+        loss, rate = (self.strategy.experimental_local_results(r)[0] for r in results)
+        return loss, rate
+
+    def _replica_step(
+        self, features: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What a replica does in a step, on its part of the batch."""
+        replica = tf.distribute.get_replica_context()
         trainable = self.network.trainable_variables
         with tf.GradientTape() as tape:
             logits = self.network.logits(
-                features, training=True, dropout_seed=[self.seed, self.global_step]
+                features, training=True, dropout_seed=self._dropout_seed(replica)
             )
             loss = model.smoothed_cross_entropy(labels, logits, self.hparams)
         gradients = tape.gradient(loss, trainable)
+        gradients, loss = replica.all_reduce(MEAN, (gradients, loss))
         rate = model.learning_rate(
             self.global_step, self.hparams, epoch_num_batches=self._epoch_num_batches
         )
         self.optimizer.apply(gradients, rate)
         self.global_step.assign_add(1)
         return loss, rate
+
+    def _dropout_seed(self, replica: tf.distribute.ReplicaContext) -> list[Any]:
+        """Another one for each step and replica."""
+        draw = self.global_step * replica.num_replicas_in_sync
+        number = tf.cast(replica.replica_id_in_sync_group, tf.int64)
+        return [self.seed, draw + number]
+
+    def _average_moving(self) -> None:
+        """Gives every replica the mean of all replicas' moving averages."""
+
+        def average() -> None:
+            replica = tf.distribute.get_replica_context()
+            means = replica.all_reduce(
+                MEAN, {name: tf.identity(v) for name, v in moving.items()}
+            )
+            for name, variable in moving.items():
+                variable.assign(means[name])
+
+        if moving := self.network.moving_averages:
+            self.strategy.run(average)
 
 
 class _StopSignals:
@@ -130,6 +180,8 @@ def train(
     summary_steps: int,
     seed: int | None,
     mixed_precision: bool = False,
+    devices: Sequence[str] = (),
+    data_service: tuple[str, int] | None = None,
 ) -> int:
     """Trains until max_steps, or a signal; see runner.py for the flags of these names.
 
@@ -141,6 +193,10 @@ def train(
         it.
       FloatingPointError: the loss or a weight is no longer finite.
     """
+    cluster = distribution.read_cluster()
+    if data_service:
+        _check_reachable(*data_service)
+    workers = distribution.Distribution(devices, cluster)
     class_names, clips = read_clips(
         csv_path=train_csv_path,
         clip_dir=train_clip_dir,
@@ -149,19 +205,32 @@ def train(
         flag_prefix="train",
     )
     hparams_lib.make_folder(train_dir, "--train_dir")
-    with checkpoints.locked(train_dir):
-        checkpoints.delete_unfinished(train_dir)
+    with _writing(train_dir, workers), workers.errors_told():
         hparams = _resolve_hparams(train_dir, model_name, hparam_overrides, class_names)
         epoch_num_batches, max_steps = _plan(
-            clips, hparams, epoch_num_batches, max_steps
+            clips, hparams, epoch_num_batches, max_steps, cluster.num_workers
+        )
+        _check_divisible(hparams.batch_size, len(clips), workers)
+        workers.check_alike(
+            (
+                model_name,
+                class_names,
+                clips.num_samples.tobytes(),
+                clips.labels.tobytes(),
+            )
+            + (hparams, epoch_num_batches, max_steps, checkpoint_steps)
+            + (mixed_precision, seed, data_service is None),
+            "the workers were not given the same flags, clips or train_dir; all that "
+            "train together must be",
         )
         trainer = Trainer(
             model_name=model_name,
             num_classes=len(class_names),
             hparams=hparams,
             epoch_num_batches=epoch_num_batches,
-            seed=_set_seed(seed),
+            seed=workers.of_chief(_set_seed(seed)),
             mixed_precision=mixed_precision,
+            strategy=workers.strategy,
         )
         warm_start = functools.partial(
             _warm_start,
@@ -171,17 +240,70 @@ def train(
             warmstart_exclude_scopes,
         )
         _start(trainer, train_dir, warm_start)
-        hparams_lib.write_hparams(
-            train_dir, model_name=model_name, hparams=hparams, class_names=class_names
+        workers.check_alike(
+            trainer.steps_done,
+            f"the workers found different checkpoints in {train_dir}; --train_dir must "
+            f"be one folder that all of them see",
         )
+        if workers.is_chief:
+            hparams_lib.write_hparams(
+                train_dir,
+                model_name=model_name,
+                hparams=hparams,
+                class_names=class_names,
+            )
         return _loop(
             trainer,
-            _batches(trainer, clips, deterministic=seed is not None),
+            _batches(
+                trainer,
+                clips,
+                workers,
+                deterministic=seed is not None,
+                data_service=data_service,
+            ),
+            workers,
             class_names=class_names,
             train_dir=train_dir,
             max_steps=max_steps,
             checkpoint_steps=checkpoint_steps,
             summary_steps=summary_steps,
+        )
+
+
+@contextlib.contextmanager
+def _writing(train_dir: str, workers: distribution.Distribution) -> Iterator[None]:
+    """Holds train_dir, on the chief, which alone writes."""
+    if not workers.is_chief:
+        yield
+        return
+    with checkpoints.locked(train_dir):
+        checkpoints.delete_unfinished(train_dir)
+        yield
+
+
+def _check_reachable(host: str, port: int) -> None:
+    """Finds out now that there is no data service, for which TensorFlow would wait."""
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise OSError(
+            f"--data_service: cannot reach {host}:{port} ({error}); is its dispatcher "
+            f"running?"
+        ) from None
+
+
+def _check_divisible(
+    batch_size: int, num_clips: int, workers: distribution.Distribution
+) -> None:
+    """Checks that there are examples for every replica and clips for every worker."""
+    num_replicas, num_workers = workers.num_replicas, workers.cluster.num_workers
+    if num_clips < num_workers:
+        raise ValueError(f"{num_clips} clips are too few for {num_workers} workers")
+    if batch_size % num_replicas:
+        raise ValueError(
+            f"batch_size must be a multiple of the {num_replicas} devices that train "
+            f"together, such as {-(-batch_size // num_replicas) * num_replicas}, but "
+            f"got {batch_size}"
         )
 
 
@@ -208,7 +330,11 @@ def _resolve_hparams(
 
 
 def _plan(
-    clips: Clips, hparams: Hparams, epoch_num_batches: int, max_steps: int
+    clips: Clips,
+    hparams: Hparams,
+    epoch_num_batches: int,
+    max_steps: int,
+    num_workers: int,
 ) -> tuple[int, int]:
     """Batches in an epoch and steps in all, counted where 0; prints the facts."""
     num_examples = int(hparams.num_examples(clips.num_samples).sum())
@@ -218,7 +344,7 @@ def _plan(
         max_steps = max(1, DEFAULT_PASSES * num_examples // hparams.batch_size)
     values = hparams_lib.non_defaults(hparams)
     listed = ", ".join(f"{name}={value}" for name, value in values.items())
-    buffered, size = inputs.shuffle_buffer(clips, hparams)
+    buffered, size = inputs.shuffle_buffer(clips, hparams, num_shards=num_workers)
     print(
         f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {_device()}",
         f"{len(clips)} clips, {clips.hours:.2f} hours, {clips.labels.shape[1]} "
@@ -305,27 +431,46 @@ def _warm_start(
     hparams_lib.warn_of_other_model(os.path.dirname(prefix), trainer.hparams)
 
 
-def _batches(trainer: Trainer, clips: Clips, *, deterministic: bool) -> tf.data.Dataset:
-    """The stream of batches, from where the steps already done have left it."""
+def _batches(
+    trainer: Trainer,
+    clips: Clips,
+    workers: distribution.Distribution,
+    *,
+    deterministic: bool,
+    data_service: tuple[str, int] | None,
+) -> tf.data.Dataset:
+    """The stream of each replica's batches, from where the steps done have left it."""
     batch_size = trainer.hparams.batch_size
+    service = None
+    if data_service:
+        host, port = data_service
+        # A name of its own, so that no earlier job there is gone on with.
+        job = workers.of_chief(random.randrange(hparams_lib.MAX_SEED))
+        service = inputs.DataService(f"grpc://{host}:{port}", f"train-{job}")
     start = inputs.stream_start(
         clips,
         trainer.hparams,
         seed=trainer.seed,
-        num_examples_seen=int(trainer.global_step) * batch_size,
+        num_examples_seen=trainer.steps_done * batch_size,
     )
     return inputs.train_input(
         clips,
-        trainer.hparams,
+        dataclasses.replace(
+            trainer.hparams, batch_size=batch_size // workers.num_replicas
+        ),
         seed=trainer.seed,
         deterministic=deterministic,
         start=start,
+        shard=workers.cluster.worker,
+        num_shards=workers.cluster.num_workers,
+        data_service=service,
     )
 
 
 def _loop(
     trainer: Trainer,
     batches: tf.data.Dataset,
+    workers: distribution.Distribution,
     *,
     class_names: Sequence[str],
     train_dir: str,
@@ -334,15 +479,19 @@ def _loop(
     summary_steps: int,
 ) -> int:
     """Steps, prints, summarises and saves; returns the signal that stopped it, or 0."""
-    step = int(trainer.global_step)
+    step = trainer.steps_done
     if step >= max_steps:
         print(f"already at step {step}, --max_steps is {max_steps}", file=sys.stderr)
         return 0
     saved_step = step
     if step == 0:
-        _save(trainer, train_dir)
-    writer = tf.summary.create_file_writer(train_dir)
-    stream = inputs.read_batches(batches)
+        _save(trainer, train_dir, workers)
+    writer = (
+        tf.summary.create_file_writer(train_dir)
+        if workers.is_chief
+        else tf.summary.create_noop_writer()
+    )
+    stream = workers.batches(inputs.read_batches(batches))
     batch = next(stream)  # Fills the shuffle buffer.
     print("first batch is ready", file=sys.stderr)
     with (
@@ -352,7 +501,9 @@ def _loop(
             max_steps, what="training", unit="step", done=step, keep=True
         ) as bar,
     ):
-        _write_start(trainer.hparams, batch, class_names, train_dir, step)
+        if workers.is_chief:
+            own = workers.first_of(batch)
+            _write_start(trainer.hparams, own, class_names, train_dir, step)
         report = _Report(bar, step, trainer.hparams.batch_size)
         while True:
             loss, rate = trainer.train_step(*batch)
@@ -363,29 +514,31 @@ def _loop(
                 tf.summary.scalar("loss", loss, step=step)
                 tf.summary.scalar("learning_rate", rate, step=step)
                 report.write_speed()
-            last = step >= max_steps or stop.received is not None
+            stopped = workers.any(stop.received is not None)
+            last = step >= max_steps or stopped
             if last or step % checkpoint_steps == 0:
                 report.print_last()
-                _save(trainer, train_dir)
+                _save(trainer, train_dir, workers)
                 saved_step = step
                 writer.flush()
             if last:
                 break
             batch = next(stream)
-    reason = (
-        f"stopped by {signal.Signals(stop.received).name}" if stop.received else "done"
-    )
+    workers.wait_for_all()  # None leaves before the checkpoint is whole.
+    # Where another worker was told to stop, so are they all.
+    stopped_by = (stop.received or signal.SIGTERM) if stopped else 0
+    reason = f"stopped by {signal.Signals(stopped_by).name}" if stopped_by else "done"
     print(
         report.closing(),
         f"{reason} at step {step}; checkpoint {checkpoints.NAME}-{saved_step} is in "
         f"{train_dir}",
         "next: the same command goes on from there"
-        if stop.received
+        if stopped_by
         else f"next: --mode eval --train_dir {train_dir} evaluates the checkpoints",
         sep="\n",
         file=sys.stderr,
     )
-    return stop.received or 0
+    return stopped_by
 
 
 def _write_start(
@@ -404,14 +557,17 @@ def _write_start(
     summaries.write_picture("first_batch", picture, step=step)
 
 
-def _save(trainer: Trainer, train_dir: str) -> None:
+def _save(trainer: Trainer, train_dir: str, workers: distribution.Distribution) -> None:
+    if workers.num_replicas > 1:
+        trainer.average_moving()
     for name, variable in trainer.variables.items():
         if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
             raise FloatingPointError(
-                f"step {int(trainer.global_step)}: {name} is no longer finite; the "
+                f"step {trainer.steps_done}: {name} is no longer finite; the "
                 f"checkpoints in {train_dir} are good; a lower lr may help"
             )
-    checkpoints.save(train_dir, trainer.variables, int(trainer.global_step))
+    if workers.is_chief:
+        checkpoints.save(train_dir, trainer.variables, trainer.steps_done)
 
 
 class _Speed:

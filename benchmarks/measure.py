@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import socket
 import statistics
 import subprocess
 import sys
@@ -97,6 +98,13 @@ def run_process(
     if process.returncode:
         raise ValueError(f"exit status {process.returncode}: {command}")
     return time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]
 
 
 def make_data(

@@ -12,6 +12,14 @@ import runner
 
 runner.set_environment()  # As users run it; before anything imports TensorFlow.
 
+import tensorflow as tf  # noqa: E402
+
+# Two devices, for training on both; before TensorFlow starts. Others use the first.
+(CPU,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(
+    CPU, [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
 REFERENCE_VARIABLE = "TAGGER_REFERENCE_DIR"
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"

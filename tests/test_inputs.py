@@ -220,6 +220,44 @@ def test_a_stream_goes_on_in_its_pass(tagged, monkeypatch):
     np.testing.assert_array_equal(actual, expected[: len(actual)])
 
 
+def test_shards_have_each_clip_of_a_pass_once_together(tagged, monkeypatch):
+    monkeypatch.setattr(inputs, "EXAMPLE_SHUFFLE_BUFFER", 1)
+    per_clip = SMALL.num_examples(tagged.num_samples)
+    order = inputs.clip_order(7, seed=2, epoch=1).numpy()
+    for first in (0, 3):
+        seen = []
+        for shard in range(3):
+            dataset = inputs.train_input(
+                tagged,
+                SMALL,
+                seed=2,
+                deterministic=True,
+                start=inputs.StreamStart(1, first),
+                shard=shard,
+                num_shards=3,
+            )
+            own = order[first:][shard::3]
+            examples = np.repeat(own, per_clip[own])
+            actual = labels_of(dataset, -(-len(examples) // SMALL.batch_size))
+            np.testing.assert_array_equal(actual[: len(examples)], examples)
+            seen += list(own)
+        np.testing.assert_array_equal(np.sort(seen), np.sort(order[first:]))
+
+
+@pytest.mark.parametrize("num_clips", [1, 2, 7, 50])
+def test_each_clip_has_a_place_in_every_pass(num_clips):
+    passes = []
+    for epoch in range(4):
+        places = range(num_clips)
+        clips = [
+            int(inputs.clip_at(place, num_clips, seed=2, epoch=epoch))
+            for place in places
+        ]
+        assert sorted(clips) == list(places)
+        passes.append(clips)
+    assert num_clips < 7 or passes[0] != passes[1]
+
+
 def test_clip_input_keeps_order_and_fills_batches(tagged, monkeypatch):
     monkeypatch.setattr(inputs, "SCORING_BATCH", 4)
     batches = [(f.numpy(), p.numpy()) for f, p in inputs.clip_input(tagged, SMALL)]

@@ -1,0 +1,119 @@
+"""Seconds of audio that 1 and 2 data workers deliver a second, and the local pipeline.
+
+    python benchmarks/data_service.py
+
+Each data worker is a process held to one core, as far as there are cores. The examples
+are drawn as a trainer draws them, without shuffling and training. On two cores the
+second data worker shares its core with the process that draws.
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+import measure
+
+import runner
+
+CLIPS, CLIP_SECONDS = 200, 10
+WARM_UP_BATCHES, BATCHES = 40, 150
+COMMAND = pathlib.Path(__file__).resolve().parent.parent / "data_service.py"
+
+
+@contextlib.contextmanager
+def running(*arguments: object, core: int | None = None) -> Iterator[None]:
+    """Runs a part of a data service, from when it is ready to the end of the block."""
+    process = subprocess.Popen(
+        [sys.executable, COMMAND, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        if core is not None:
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(process.pid, {cores[core % len(cores)]})
+        for line in process.stderr:
+            if "is ready" in line:
+                break
+        else:
+            raise ValueError(f"it did not start: {arguments}")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def audio_a_second(root: pathlib.Path, address: str | None, name: str) -> float:
+    """Seconds of audio that come as examples in a second.
+
+    Args:
+      root: with the data that `measure.make_data` wrote.
+      address: of the data service; none: features are computed here.
+      name: of the job there.
+    """
+    import numpy as np
+
+    import clips
+    import inputs
+    from hparams import Hparams
+
+    hparams = Hparams()
+    inputs.EXAMPLE_SHUFFLE_BUFFER = 1
+    paths = [str(root / "clips" / n) for n in clips.list_wavs(str(root / "clips"))]
+    headers = clips.read_wav_headers(paths)
+    table = clips.make_clips(paths, headers, np.zeros([len(paths), 1], np.float32))
+    service = address and inputs.DataService(address, name)
+    stream = iter(inputs.train_input(table, hparams, seed=0, data_service=service))
+    for _ in range(WARM_UP_BATCHES):
+        next(stream)
+    started = time.perf_counter()
+    for _ in range(BATCHES):
+        next(stream)
+    seconds = time.perf_counter() - started
+    audio = table.num_samples.sum() / clips.hparams_lib.SAMPLE_RATE
+    examples = hparams.num_examples(table.num_samples).sum()
+    return BATCHES * hparams.batch_size * audio / examples / seconds
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    runner.set_environment()
+    runner.start_tensorflow()
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        root = pathlib.Path(folder) / "data"
+        measure.make_data(root, CLIPS, CLIP_SECONDS)
+        rates = {"this process, all cores": [], "1 data worker": []}
+        rates["2 data workers"] = []
+        addresses = {"this process, all cores": None}
+        for number, name in enumerate(("1 data worker", "2 data workers"), start=1):
+            port = measure.free_port()
+            stack.enter_context(running("dispatcher", "--port", port))
+            addresses[name] = f"grpc://localhost:{port}"
+            for core in range(number):
+                flags = ("--dispatcher", f"localhost:{port}", "--port", 0)
+                flags += ("--host", "localhost")
+                stack.enter_context(running("worker", *flags, core=core))
+        for turn in range(rounds):
+            for name, address in addresses.items():
+                rates[name].append(audio_a_second(root, address, f"turn-{turn}"))
+    print(measure.machine("tensorflow"))
+    print("\nSeconds of audio a second, as examples\n")
+    print("| | median | from - to |")
+    print("|---|---|---|")
+    for name, values in rates.items():
+        median = statistics.median(values)
+        print(f"| {name} | {median:.0f} | {min(values):.0f} - {max(values):.0f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""The tf.data service: the same clips a pass as at home, and data workers that die."""
+
+import collections
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, SMALL_HPARAMS
+
+import checkpoints
+import clips
+import data_service
+import inputs
+import runner
+from hparams import parse_hparams
+
+HANG_SECONDS = 300  # No process here takes so long.
+
+
+class Process:
+    """A program of this project, with its lines on stderr or stdout in a file."""
+
+    def __init__(self, log: pathlib.Path, *command: object):
+        self.log = log
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *map(str, command)], stdout=file, stderr=file
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.process.kill()
+        self.process.wait()
+
+    def wait_for(self, text: str) -> str:
+        """Until the text is in its log; the rest of the line."""
+        deadline = time.monotonic() + HANG_SECONDS
+        while text not in (log := self.log.read_text()):
+            assert time.monotonic() < deadline, log
+            assert self.process.poll() is None, log
+            time.sleep(0.05)
+        return log.split(text)[1].split("\n")[0]
+
+
+COMMAND = ROOT / "data_service.py"
+
+
+def start_dispatcher(log: pathlib.Path) -> tuple[Process, str]:
+    """A dispatcher, and its host:port."""
+    dispatcher = Process(log, COMMAND, "dispatcher", "--port", 0)
+    port = dispatcher.wait_for("dispatcher is ready at port ")
+    return dispatcher, f"localhost:{port}"
+
+
+def start_worker(log: pathlib.Path, address: str) -> Process:
+    """A data worker of the dispatcher at host:port."""
+    flags = ("--dispatcher", address, "--port", 0, "--host", "localhost")
+    worker = Process(log, COMMAND, "worker", *flags)
+    worker.wait_for("worker is ready")
+    return worker
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """The address of a dispatcher that has one worker."""
+    folder = tmp_path_factory.mktemp("service")
+    dispatcher, address = start_dispatcher(folder / "dispatcher")
+    with dispatcher, start_worker(folder / "worker", address):
+        yield f"grpc://{address}"
+
+
+def test_each_clip_comes_once_in_every_pass_as_without_it(
+    dataset, service, monkeypatch
+):
+    """Counted over many passes; only what is under way at the end may be missing."""
+    monkeypatch.setattr(inputs, "EXAMPLE_SHUFFLE_BUFFER", 1)
+    paths = [str(path) for path in sorted(dataset.clip_dir.iterdir())]
+    table = clips.make_clips(
+        paths, clips.read_wav_headers(paths), np.eye(len(paths), dtype=np.float32)
+    )
+    hparams = parse_hparams(SMALL_HPARAMS)
+    per_clip = hparams.num_examples(table.num_samples)
+    passes = 20
+    num_batches = passes * int(per_clip.sum()) // hparams.batch_size
+    for address in (None, service):
+        stream = inputs.train_input(
+            table,
+            hparams,
+            seed=1,
+            data_service=address and inputs.DataService(address, "counted"),
+        )
+        counts = collections.Counter()
+        for _, labels in stream.take(num_batches):
+            counts.update(labels.numpy().argmax(axis=1).tolist())
+        expected = passes * per_clip
+        actual = np.array([counts[clip] for clip in range(len(paths))])
+        assert (np.abs(actual - expected) <= 2 * per_clip + hparams.batch_size).all()
+
+
+def test_training_on_it_and_going_on(dataset, service, tmp_path, capsys):
+    for step in (2, 4):
+        flags = dataset.train_flags(
+            tmp_path, hparams=SMALL_HPARAMS, max_steps=step, data_service=service
+        )
+        assert runner.main(flags) == 0
+    assert f"resuming from {tmp_path}/model.ckpt-2" in capsys.readouterr().err
+    assert checkpoints.list_checkpoints(tmp_path)[-1].endswith("model.ckpt-4")
+
+
+def test_a_clip_that_breaks_is_named(dataset, service, tmp_path, monkeypatch):
+    paths = [str(tmp_path / "gone.wav")]
+    table = clips.make_clips(paths, [(44, 30000)], np.ones([1, 1], np.float32))
+    stream = inputs.train_input(
+        table,
+        parse_hparams(SMALL_HPARAMS),
+        seed=1,
+        data_service=inputs.DataService(service, "broken"),
+    )
+    with pytest.raises(ValueError, match="gone.wav"):
+        next(inputs.read_batches(stream))
+
+
+def test_the_trainer_goes_on_when_a_data_worker_dies(dataset, tmp_path):
+    dispatcher, address = start_dispatcher(tmp_path / "dispatcher")
+    flags = dataset.train_flags(
+        tmp_path / "run", hparams=SMALL_HPARAMS, data_service=f"grpc://{address}"
+    )
+    with (
+        dispatcher,
+        start_worker(tmp_path / "first", address) as first,
+        start_worker(tmp_path / "second", address) as second,
+        Process(tmp_path / "trainer", ROOT / "runner.py", *flags) as trainer,
+    ):
+        trainer.wait_for("step 5:")
+        first.process.kill()
+        # Far more than can have been fetched ahead: ten passes.
+        trainer.wait_for("step 150:")
+        for each, number in (
+            (trainer, signal.SIGTERM),
+            (second, signal.SIGTERM),
+            (dispatcher, signal.SIGINT),
+        ):
+            each.process.send_signal(number)
+            assert each.process.wait(HANG_SECONDS) == 128 + number
+
+
+def test_wrong_arguments(capsys):
+    assert data_service.main(["worker", "--dispatcher", "x", "--port", "-1"]) == 1
+    assert "--port must be from 0 to 65535, but got -1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        data_service.main(["trainer"])
