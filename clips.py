@@ -78,6 +78,10 @@ class Clips:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __str__(self) -> str:
+        num_classes = self.labels.shape[1]
+        return f"{len(self)} clips, {self.hours:.2f} hours, {num_classes} classes"
+
     def take(self, indices: np.ndarray) -> "Clips":
         """The clips at the given positions, in that order."""
         return Clips(

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import os
+import platform
 import signal
 import sys
 import zlib
@@ -32,6 +33,18 @@ LOST_PEER = (
     tf.errors.UnknownError,
 )
 ABORTED = "Collective ops is aborted by: "  # before the reason, in such an error
+
+
+def describe_platform() -> str:
+    """The versions that run, and what on."""
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in gpus
+    ]
+    cores = f"no GPU, {len(os.sched_getaffinity(0))} CPU cores"
+    device = f"GPU: {', '.join(names)}" if names else cores
+    return f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {device}"
 
 
 @dataclasses.dataclass(frozen=True)

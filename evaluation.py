@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import checkpoints
+import distribution
 import inputs
 import model
 import plots
@@ -86,6 +87,7 @@ def evaluate(
         train_dir=train_dir,
         flag_prefix="eval",
     )
+    print(distribution.describe_platform(), clips, sep="\n", file=sys.stderr)
     clips = _shuffle(clips)
     _report_empty_classes(clips, class_names)
     make_folder(eval_dir, "--eval_dir")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import checkpoints
+import distribution
 import inputs
 import model
 from clips import Clips, list_wavs, make_clips, read_class_map, read_wav_headers
@@ -59,6 +60,7 @@ def predict(
     names = list_wavs(inference_clip_dir)[shard::num_shards]
     paths = [os.path.join(inference_clip_dir, name) for name in names]
     clips, problems = _readable(paths, num_classes=len(class_names))
+    print(distribution.describe_platform(), clips, sep="\n", file=sys.stderr)
     scores = np.zeros([len(clips), len(class_names)])
     for prefix in prefixes:
         hparams = trained_hparams(

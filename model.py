@@ -27,6 +27,7 @@ __all__ = [
     "define_model",
     "define_optimizer",
     "learning_rate",
+    "max_batch",
     "parse_hparams",
     "smoothed_cross_entropy",
 ]
@@ -34,6 +35,7 @@ __all__ = [
 KERNEL = 3  # Height and width of every convolution but the pointwise ones.
 ADAM_BETA1 = 0.9
 ADAM_BETA2 = 0.999
+MAX_VALUES = 2**31 - 1  # of a tensor; convolutions on a CPU crash beyond.
 
 
 class ConvLayer(NamedTuple):
@@ -286,6 +288,16 @@ def _apply_kernel(
     weights = tf.cast(weights, net.dtype)
     apply = tf.nn.depthwise_conv2d if convolution.depthwise else tf.nn.conv2d
     return apply(net, weights, strides=strides, padding="SAME")
+
+
+def max_batch(hparams: Hparams) -> int:
+    """The most examples whose values in each layer TensorFlow can count in int32."""
+    height, width = hparams.example_window_frames, hparams.mel_bands
+    largest = 1
+    for layer in MOBILENET_V1:
+        height, width = -(-height // layer.stride), -(-width // layer.stride)
+        largest = max(largest, height * width * layer.depth)
+    return MAX_VALUES // largest
 
 
 def clip_scores(

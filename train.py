@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import functools
 import os
-import platform
 import random
 import signal
 import socket
@@ -210,7 +209,7 @@ def train(
         epoch_num_batches, max_steps = _plan(
             clips, hparams, epoch_num_batches, max_steps, cluster.num_workers
         )
-        _check_divisible(hparams.batch_size, len(clips), workers)
+        _check_sizes(hparams, len(clips), workers)
         workers.check_alike(
             (
                 model_name,
@@ -292,11 +291,18 @@ def _check_reachable(host: str, port: int) -> None:
         ) from None
 
 
-def _check_divisible(
-    batch_size: int, num_clips: int, workers: distribution.Distribution
+def _check_sizes(
+    hparams: Hparams, num_clips: int, workers: distribution.Distribution
 ) -> None:
-    """Checks that there are examples for every replica and clips for every worker."""
+    """Checks that there are clips for every worker, and the size of the batch."""
     num_replicas, num_workers = workers.num_replicas, workers.cluster.num_workers
+    batch_size = hparams.batch_size
+    largest = num_replicas * model.max_batch(hparams)
+    if batch_size > largest:
+        raise ValueError(
+            f"batch_size must be at most {largest} for examples of this size, as "
+            f"TensorFlow counts the values of a layer in 31 bits, but got {batch_size}"
+        )
     if num_clips < num_workers:
         raise ValueError(f"{num_clips} clips are too few for {num_workers} workers")
     if batch_size % num_replicas:
@@ -346,9 +352,8 @@ def _plan(
     listed = ", ".join(f"{name}={value}" for name, value in values.items())
     buffered, size = inputs.shuffle_buffer(clips, hparams, num_shards=num_workers)
     print(
-        f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {_device()}",
-        f"{len(clips)} clips, {clips.hours:.2f} hours, {clips.labels.shape[1]} "
-        f"classes, {num_examples} examples; {epoch_num_batches} batches of "
+        distribution.describe_platform(),
+        f"{clips}, {num_examples} examples; {epoch_num_batches} batches of "
         f"{hparams.batch_size} an epoch; training to step {max_steps}",
         f"shuffle buffer: {buffered} examples, {size / 1e6:.3g} MB, filled before the "
         f"first step",
@@ -357,17 +362,6 @@ def _plan(
         file=sys.stderr,
     )
     return epoch_num_batches, max_steps
-
-
-def _device() -> str:
-    """What the steps run on."""
-    names = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
-    if names:
-        return f"GPU: {', '.join(names)}"
-    return f"no GPU, {len(os.sched_getaffinity(0))} CPU cores"
 
 
 def _start(trainer: Trainer, train_dir: str, warm_start: Callable[[], None]) -> None:
@@ -518,6 +512,7 @@ def _loop(
             last = step >= max_steps or stopped
             if last or step % checkpoint_steps == 0:
                 report.print_last()
+                closing = report.closing() if last else ""
                 _save(trainer, train_dir, workers)
                 saved_step = step
                 writer.flush()
@@ -529,7 +524,7 @@ def _loop(
     stopped_by = (stop.received or signal.SIGTERM) if stopped else 0
     reason = f"stopped by {signal.Signals(stopped_by).name}" if stopped_by else "done"
     print(
-        report.closing(),
+        closing,
         f"{reason} at step {step}; checkpoint {checkpoints.NAME}-{saved_step} is in "
         f"{train_dir}",
         "next: the same command goes on from there"
@@ -605,6 +600,8 @@ class _Report:
         self.print_last()
         self._step += 1
         self._loss = loss
+        if not self._losses:  # The first step has built the graph; nothing else waits.
+            self.print_last()
 
     def print_last(self) -> None:
         """Prints what is not printed yet.
@@ -637,16 +634,17 @@ class _Report:
         """Writes the speed since it was last written to TensorBoard."""
         if self._step > self._first_step + 1:
             speed = self._written.look(self._step)
-            tf.summary.scalar("steps/s", speed, step=self._step)
-            tf.summary.scalar("examples/s", speed * self._batch_size, step=self._step)
+            tf.summary.scalar("steps_per_second", speed, step=self._step)
+            rate = speed * self._batch_size
+            tf.summary.scalar("examples_per_second", rate, step=self._step)
 
     def closing(self) -> str:
-        """A line about all steps of this process."""
+        """A line about all steps of this process, once the last is printed."""
         num_steps = self._step - self._first_step
         seconds = round(time.monotonic() - self._started)
         text = f"{num_steps} steps in {datetime.timedelta(seconds=seconds)}"
-        if num_steps > 1:
+        if num_steps >= RATE_STEPS:
             rate = self._whole.look(self._step) * self._batch_size
-            text += f", {rate:.1f} examples/s"
+            text += f", {rate:.1f} examples/s after the first"
         mean = np.mean(self._losses)
         return f"{text}, mean loss of the last {len(self._losses)}: {mean:.4f}"

@@ -91,4 +91,4 @@ def test_scoring_to_a_terminal(dataset, trained, tmp_path, attach):
     assert runner.main(dataset.eval_flags(trained, eval_dir, eval_every_k=9)) == 0
     assert re.search(r"\rscoring: +8%.* 1/12 ", terminal.getvalue())
     assert re.search(r"\rstep 0: +\d+%.*/12 ", terminal.getvalue())
-    assert re.search(r"\r +\rstep 0, all 12 clips in", terminal.getvalue())
+    assert re.search(r"\r +\r(note: .*\n)?step 0, all 12 clips", terminal.getvalue())

@@ -76,20 +76,20 @@ def test_what_a_run_leaves_behind(trained):
     events = EventAccumulator(str(trained)).Reload()
     assert set(events.Tags()["tensors"]) == {
         "_hparams_/session_start_info",
-        "examples/s",
+        "examples_per_second",
         "first_batch",
         "learning_rate",
         "loss",
-        "steps/s",
+        "steps_per_second",
     }
     assert [event.step for event in events.Tensors("loss")] == [1, 2, 3, 4, 5]
     rate = tf.make_ndarray(events.Tensors("learning_rate")[0].tensor_proto)
     assert rate == pytest.approx(1e-3)
     # The first step builds the graph, and has no speed.
-    assert [event.step for event in events.Tensors("steps/s")] == [2, 3, 4, 5]
+    assert [event.step for event in events.Tensors("steps_per_second")] == [2, 3, 4, 5]
     speeds = [
         float(tf.make_ndarray(events.Tensors(tag)[-1].tensor_proto))
-        for tag in ("steps/s", "examples/s")
+        for tag in ("steps_per_second", "examples_per_second")
     ]
     assert speeds[1] == pytest.approx(4 * speeds[0])
     (picture,) = events.Tensors("first_batch")
@@ -272,6 +272,29 @@ def test_a_signal_saves_a_checkpoint_and_leaves(dataset, tmp_path, number):
     assert errors.endswith("next: the same command goes on from there\n")
     assert checkpoints.list_checkpoints(run)[-1].endswith(f"model.ckpt-{last}")
     assert "Traceback" not in errors
+
+
+def test_a_batch_that_tensorflow_cannot_count_is_one_line(dataset, tmp_path, capsys):
+    flags = dataset.train_flags(tmp_path / "run", hparams="batch_size=5000")
+    assert runner.main(flags) == 1
+    assert "batch_size must be at most 3495" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_rate_is_that_of_the_steps_after_the_first(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr(train.time, "monotonic", lambda: now)
+    with train.progress_bar(21, what="training", unit="step") as bar:
+        report = train._Report(bar, 0, batch_size=64)
+        for step in range(1, 22):
+            now += 5 if step == 1 else 0.5
+            report.print_previous(tf.constant(0.1))
+        report.print_last()
+    closing = report.closing()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 21
+    rate = re.fullmatch(r"step 20: loss 0.100000, (\S+) examples/s", lines[19])
+    assert float(rate[1]) == pytest.approx(128, rel=0.1)
+    assert closing.startswith("21 steps in 0:00:15, 128.0 examples/s after the first")
 
 
 def test_mixed_precision_trains_and_keeps_float32(dataset, trained, tmp_path, capsys):
