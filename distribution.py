@@ -207,6 +207,7 @@ class Distribution:
         """Yields what a step runs on: a batch of the stream for each own replica."""
         if self.num_replicas == 1:
             yield from stream
+            return
         while True:
             yield self.strategy.experimental_distribute_values_from_function(
                 lambda _: next(stream)
