@@ -2,6 +2,7 @@
 # make test   sets up, then runs the tests
 # make test-matrix  runs the tests on several versions of Python and TensorFlow
 # make bench  sets up, then runs the benchmarks with their peers beside them
+# make bench-more  likewise of the Kaggle kernel, several workers, and a data service
 # make lint   checks the style of the code
 # make clean  removes what these have made
 
@@ -10,7 +11,7 @@ VENV ?= .venv
 DEMO = demo
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test test-matrix bench lint clean
+.PHONY: demo test test-matrix bench bench-more lint clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: requirements.txt
@@ -67,6 +68,8 @@ bench: $(VENV)/.bench
 	$(RUN) benchmarks/features.py
 	$(RUN) benchmarks/whole_process.py
 	$(RUN) benchmarks/growth.py
+
+bench-more: $(VENV)/.bench
 	$(RUN) benchmarks/data_service.py
 	$(RUN) benchmarks/exchange.py
 	$(RUN) benchmarks/kaggle_kernel.py --clips 300

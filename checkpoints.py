@@ -175,6 +175,14 @@ def save(directory: str, variables: Mapping[str, tf.Variable], step: int) -> str
     return os.path.join(directory, name)
 
 
+def first_not_finite(variables: Mapping[str, tf.Variable]) -> str:
+    """The name of a variable with a value that is not finite; empty if there is none."""
+    for name, variable in variables.items():
+        if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
+            return name
+    return ""
+
+
 def _write_state(directory: str) -> None:
     """Lists the checkpoints for TensorFlow; relative, so that the folder can move."""
     names = [os.path.basename(prefix) for prefix in list_checkpoints(directory)]

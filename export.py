@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 import checkpoints
@@ -128,11 +127,8 @@ def export(
         model_name, num_classes=len(class_names), hparams=hparams, seed=0
     )
     checkpoints.restore(prefix, network.variables)
-    for name, variable in network.variables.items():
-        if not np.isfinite(variable).all():
-            raise FloatingPointError(
-                f"{name} is not finite; checkpoint {prefix} is broken"
-            )
+    if name := checkpoints.first_not_finite(network.variables):
+        raise FloatingPointError(f"{name} is not finite; checkpoint {prefix} is broken")
     temporary = target.with_name(f"{EXPORTING_PREFIX}{target.name}-{os.getpid()}")
     try:
         _write(temporary, Tagger(network), class_names)

@@ -17,12 +17,13 @@ import hparams
 import runner
 from runner import Flag
 
+SHARED = {flag.name: flag for flag in runner.FLAGS[runner.ALL_MODES]}
 FLAGS = {
     "Flags": (
         Flag("checkpoint", "", "model.ckpt-N, or a train_dir (its newest)."),
-        Flag("class_map_path", "", "CSV of index,name lines, one for each class."),
+        SHARED["class_map_path"],
         Flag("export_dir", "", "Folder to write, empty or not there yet."),
-        Flag("model", "mobilenet-v1", "Name of the model; there is mobilenet-v1."),
+        SHARED["model"],
         Flag(
             "hparams",
             "",

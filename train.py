@@ -555,12 +555,11 @@ def _write_start(
 def _save(trainer: Trainer, train_dir: str, workers: distribution.Distribution) -> None:
     if workers.num_replicas > 1:
         trainer.average_moving()
-    for name, variable in trainer.variables.items():
-        if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
-            raise FloatingPointError(
-                f"step {trainer.steps_done}: {name} is no longer finite; the "
-                f"checkpoints in {train_dir} are good; a lower lr may help"
-            )
+    if name := checkpoints.first_not_finite(trainer.variables):
+        raise FloatingPointError(
+            f"step {trainer.steps_done}: {name} is no longer finite; the checkpoints "
+            f"in {train_dir} are good; a lower lr may help"
+        )
     if workers.is_chief:
         checkpoints.save(train_dir, trainer.variables, trainer.steps_done)
 

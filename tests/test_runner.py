@@ -1,12 +1,15 @@
 """The command line: flags, errors, help, and the tables in the README."""
 
+import ast
 import os
+import pathlib
 import re
 import subprocess
 import sys
 import time
 
 import pytest
+import wav_corpus
 from conftest import ROOT, readme_table
 
 import hparams
@@ -178,3 +181,48 @@ def test_the_readme_lists_every_hyperparameter():
         row = [f"`{shown}`", data["unit"], data["allowed"].text, data["meaning"]]
         expected[f"`{name}`"] = row
     assert listed == expected
+
+
+def test_the_readme_lists_the_versions_that_the_matrix_runs():
+    script = (ROOT / "tests" / "matrix.sh").read_text()
+    versions = re.search(r"VERSIONS='\n(.*?)\n'", script, re.DOTALL)[1]
+    expected = [line.split() for line in versions.splitlines()]
+    table = re.findall(
+        r"^\| (\d\.\d+) \| (\d\.\d+\.\d+) \| (\d\.\d+\.\d+) \|$",
+        (ROOT / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    assert list(map(list, table)) == expected
+
+
+def test_the_readme_counts_the_corpus():
+    valid = len(wav_corpus.VALID) + len(wav_corpus.VALID_LENGTHS)
+    text = f"{valid} valid, {len(wav_corpus.INVALID)} not"
+    assert text in (ROOT / "README.md").read_text()
+
+
+MODES = {"train", "evaluation", "inference"}
+WITHOUT_TENSORFLOW = {"clips", "hparams", "lwlrap", "plots", "progress", "runner"}
+
+
+def imports_of(path: pathlib.Path) -> set[str]:
+    """The modules that are imported when a module is, by their first names."""
+    modules = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module.split(".")[0])
+    return modules
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.stem)
+def test_imports_run_one_way(path):
+    modules = imports_of(path)
+    assert not modules & MODES
+    if path.stem in WITHOUT_TENSORFLOW or path.stem.startswith("make_"):
+        assert "tensorflow" not in modules
+        own = {module for module in modules if (ROOT / f"{module}.py").exists()}
+        assert own <= WITHOUT_TENSORFLOW | {"make_class_map"}
+    if path.stem not in {"export_model", "data_service"}:
+        assert "runner" not in modules
