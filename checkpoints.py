@@ -176,7 +176,7 @@ def save(directory: str, variables: Mapping[str, tf.Variable], step: int) -> str
 
 
 def first_not_finite(variables: Mapping[str, tf.Variable]) -> str:
-    """The name of a variable with a value that is not finite; empty if there is none."""
+    """The name of a variable that has a value that is not finite; else nothing."""
     for name, variable in variables.items():
         if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
             return name
