@@ -149,13 +149,15 @@ class Distribution:
             file=sys.stderr,
             flush=True,
         )
-        # Python sees no Ctrl-C while TensorFlow waits; the system does.
-        previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # Python sees no signal while TensorFlow waits; the system does.
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        previous = [signal.signal(number, signal.SIG_DFL) for number in numbers]
         try:
             with self.errors_told():
                 return tf.distribute.MultiWorkerMirroredStrategy()
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in zip(numbers, previous):
+                signal.signal(number, handler)
 
     @contextlib.contextmanager
     def errors_told(self) -> Iterator[None]:
@@ -171,10 +173,12 @@ class Distribution:
                 raise
             lines = str(error.message).splitlines()
             told = [line for line in lines if line.startswith(ABORTED)] or lines
+            reason = told[0].replace(ABORTED, "")
             raise ConnectionError(
                 f"worker {self.cluster.worker} of {self.cluster.num_workers}: another "
-                f"worker is gone, see its last lines; started again, all workers go "
-                f"on from the newest checkpoint ({told[0].replace(ABORTED, '')})"
+                f"worker is gone, or this one failed; see the last lines of all. "
+                f"Started again, all go on from the newest checkpoint "
+                f"({reason})"
             ) from None
 
     def of_chief(self, value: int) -> int:

@@ -30,6 +30,12 @@ CUT_OFF = "clip is cut off since its header was read:"
 # Sets of features up to this size are kept in memory between passes (evaluation).
 CACHE_BYTES = 2 * 2**30
 
+# What a clip that vanishes, is cut off or closed to the reader gives.
+CLIP_ERRORS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+)
 # There is no Python control flow on tensors here, and to look for it takes a second.
 without_autograph = tf.autograph.experimental.do_not_convert
 
@@ -323,11 +329,11 @@ def train_input(
         return tf.data.Dataset.from_tensor_slices(order[first:][shard::num_shards])
 
     @without_autograph
-    @without_autograph
     def place_to_clip(place: tf.Tensor) -> tf.Tensor:
         epoch, place = place // len(clips), place % len(clips)
         return clip_at(place, len(clips), seed=seed, epoch=epoch)
 
+    @without_autograph
     def label(clip: tf.Tensor, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return examples, tf.tile(labels[clip][tf.newaxis], [tf.shape(examples)[0], 1])
 
@@ -411,6 +417,7 @@ def read_batches(dataset: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tenso
 
     Raises:
       ValueError: a clip can no longer be read; names the clip.
+      OSError: something else failed, such as a data service.
     """
     iterator = iter(dataset)
     while True:
@@ -421,5 +428,7 @@ def read_batches(dataset: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tenso
         except tf.errors.OpError as error:
             lines = str(error.message).splitlines()
             told = next((line for line in lines if CUT_OFF in line), lines[0])
-            raise ValueError(f"a clip can no longer be read: {told}") from None
+            if isinstance(error, CLIP_ERRORS):
+                raise ValueError(f"a clip can no longer be read: {told}") from None
+            raise OSError(f"the input pipeline failed: {told}") from None
         yield batch

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -143,7 +144,11 @@ class Trainer:
 
 
 class _StopSignals:
-    """Notes SIGINT and SIGTERM, so that the loop can save and leave after a step."""
+    """Notes SIGINT and SIGTERM, so that the loop can save and leave after a step.
+
+    TensorFlow's PreemptionCheckpointHandler does as much for checkpoints of
+    tf.train.Checkpoint, which these are not.
+    """
 
     def __init__(self):
         self.received: int | None = None
@@ -210,15 +215,12 @@ def train(
             clips, hparams, epoch_num_batches, max_steps, cluster.num_workers
         )
         _check_sizes(hparams, len(clips), workers)
+        facts = [model_name, class_names, hparams, epoch_num_batches, max_steps]
+        facts += [clips.num_samples.tobytes(), clips.labels.tobytes()]
+        facts += [checkpoint_steps, mixed_precision, seed, data_service]
+        facts += clips.paths if data_service else []
         workers.check_alike(
-            (
-                model_name,
-                class_names,
-                clips.num_samples.tobytes(),
-                clips.labels.tobytes(),
-            )
-            + (hparams, epoch_num_batches, max_steps, checkpoint_steps)
-            + (mixed_precision, seed, data_service is None),
+            facts,
             "the workers were not given the same flags, clips or train_dir; all that "
             "train together must be",
         )
@@ -239,11 +241,13 @@ def train(
             warmstart_exclude_scopes,
         )
         _start(trainer, train_dir, warm_start)
-        workers.check_alike(
-            trainer.steps_done,
-            f"the workers found different checkpoints in {train_dir}; --train_dir must "
-            f"be one folder that all of them see",
-        )
+        if cluster.num_workers > 1:
+            workers.check_alike(
+                [zlib.crc32(v.numpy().tobytes()) for v in trainer.variables.values()],
+                f"the workers start from different weights; --train_dir ({train_dir}) "
+                f"and --warmstart_checkpoint must be the same for all, on a drive that "
+                f"all of them see",
+            )
         if workers.is_chief:
             hparams_lib.write_hparams(
                 train_dir,
