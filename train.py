@@ -241,13 +241,7 @@ def train(
             warmstart_exclude_scopes,
         )
         _start(trainer, train_dir, warm_start)
-        if cluster.num_workers > 1:
-            workers.check_alike(
-                [zlib.crc32(v.numpy().tobytes()) for v in trainer.variables.values()],
-                f"the workers start from different weights; --train_dir ({train_dir}) "
-                f"and --warmstart_checkpoint must be the same for all, on a drive that "
-                f"all of them see",
-            )
+        _check_same_weights(trainer, train_dir, workers)
         if workers.is_chief:
             hparams_lib.write_hparams(
                 train_dir,
@@ -315,6 +309,20 @@ def _check_sizes(
             f"together, such as {-(-batch_size // num_replicas) * num_replicas}, but "
             f"got {batch_size}"
         )
+
+
+def _check_same_weights(
+    trainer: Trainer, train_dir: str, workers: distribution.Distribution
+) -> None:
+    """Checks that all workers start alike; nothing would bring them together later."""
+    if workers.cluster.num_workers == 1:
+        return
+    workers.check_alike(
+        [zlib.crc32(v.numpy().tobytes()) for v in trainer.variables.values()],
+        f"the workers start from different weights; --train_dir ({train_dir}) and "
+        f"--warmstart_checkpoint must be the same for all, on a drive that all of them "
+        f"see",
+    )
 
 
 def _set_seed(seed: int | None) -> int:
