@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -133,8 +134,11 @@ def test_replicas_drop_different_activations(two_devices):
     assert int(first[0]) != int(second[0])
 
 
-def test_checkpoints_pass_between_one_device_and_two(dataset, tmp_path, capsys):
+def test_checkpoints_pass_between_one_device_and_two(
+    dataset, trained, tmp_path, capsys
+):
     run = tmp_path / "run"
+    shutil.copytree(trained, run)
 
     def train_to(step: int, devices: str) -> str:
         flags = dataset.train_flags(
@@ -144,16 +148,15 @@ def test_checkpoints_pass_between_one_device_and_two(dataset, tmp_path, capsys):
         assert status == 0, error
         return error
 
-    train_to(2, "CPU:0,CPU:1")
-    assert f"resuming from {run}/model.ckpt-2" in train_to(3, "CPU:0")
-    assert f"resuming from {run}/model.ckpt-3" in train_to(5, "CPU:0,CPU:1")
-    shapes = [checkpoints.shapes(str(run / f"model.ckpt-{n}")) for n in (0, 2, 3, 5)]
+    assert f"resuming from {run}/model.ckpt-5" in train_to(6, "CPU:0,CPU:1")
+    assert f"resuming from {run}/model.ckpt-6" in train_to(7, "CPU:0")
+    shapes = [checkpoints.shapes(str(run / f"model.ckpt-{n}")) for n in (5, 6, 7)]
     assert len(shapes[0]) == 306
-    assert shapes[0] == shapes[1] == shapes[2] == shapes[3]
-    power = tf.train.load_checkpoint(str(run / "model.ckpt-5")).get_tensor(
+    assert shapes[0] == shapes[1] == shapes[2]
+    power = tf.train.load_checkpoint(str(run / "model.ckpt-7")).get_tensor(
         "beta1_power"
     )
-    assert power == pytest.approx(0.9**6)
+    assert power == pytest.approx(0.9**8)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +305,7 @@ class Workers:
 
 
 def test_two_workers_are_killed_stopped_and_go_on(dataset, tmp_path):
-    """One is killed, then one is told to stop, and the last run comes to its end."""
+    """One is killed; all go on; one is told to stop, and both do."""
     run = tmp_path / "run"
 
     def workers(**flags) -> Workers:
@@ -330,11 +333,8 @@ def test_two_workers_are_killed_stopped_and_go_on(dataset, tmp_path):
             assert "Traceback" not in text
         step += len(both.losses(0))
     assert checkpoints.list_checkpoints(run)[-1].endswith(f"model.ckpt-{step}")
-    with workers(max_steps=step + 2) as both:
-        assert both.statuses() == [0, 0]
-        assert len(both.losses(1)) == 2
     # One chief wrote: one file of events a run.
-    assert len(list(run.glob("events.*"))) == 3
+    assert len(list(run.glob("events.*"))) == 2
     assert len(checkpoints.shapes(checkpoints.list_checkpoints(run)[-1])) == 306
 
 

@@ -21,7 +21,7 @@ from conftest import ROOT, SMALL_HPARAMS
 
 import checkpoints
 
-KILLS = int(os.environ.get("TAGGER_KILLS", 2))
+KILLS = int(os.environ.get("TAGGER_KILLS", 1))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 HANG_SECONDS = 300  # No process here takes so long.
 POLL_SECONDS = 0.02
