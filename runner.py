@@ -493,7 +493,7 @@ def run_command(
       The exit status.
     """
     values = define_flags(flag_groups)
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    previous = signal.signal(signal.SIGTERM, _leave)
     try:
         rest = values([sys.argv[0], *arguments], known_only=False)[1:]
         if values.help:
@@ -512,18 +512,21 @@ def run_command(
             )
             print(f"error: {line}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as interrupt:
-        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+    except KeyboardInterrupt:
         after_echo = "\n" if sys.stderr.isatty() else ""  # of ^C
-        print(f"{after_echo}stopped by {signal.Signals(number).name}", file=sys.stderr)
-        return SIGNAL_STATUS + number
+        print(f"{after_echo}stopped by SIGINT", file=sys.stderr)
+        return SIGNAL_STATUS + signal.SIGINT
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _interrupt(number: int, frame: object) -> None:
-    """Makes another signal stop the program as Ctrl-C does."""
-    raise KeyboardInterrupt(number)
+def _leave(number: int, frame: object) -> None:
+    """Ends the program at once.
+
+    By no exception: one that is raised inside of TensorFlow's own calls can crash it.
+    """
+    os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(SIGNAL_STATUS + number)
 
 
 def main(arguments: Sequence[str]) -> int:

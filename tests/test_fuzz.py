@@ -15,7 +15,7 @@ import clips
 import hparams
 import inputs
 
-FUZZ_INPUTS = int(os.environ.get("TAGGER_FUZZ_INPUTS", 2000))
+FUZZ_INPUTS = int(os.environ.get("TAGGER_FUZZ_INPUTS", 500))
 TELLING_SIZES = (0, 1, 7, 2**15, 2**31 - 2, 2**31, 2**32 - 2, 2**32 - 1)
 SEEDS = [data for data in wav_corpus.VALID.values()]
 SEEDS += [data for data, _ in wav_corpus.INVALID.values() if len(data) < 1000]
