@@ -10,10 +10,12 @@ import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import os
 import platform
 import signal
 import sys
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -32,6 +34,8 @@ LOST_PEER = (
     tf.errors.UnavailableError,
     tf.errors.UnknownError,
 )
+# Where TensorFlow asks whether it runs on Google's cloud, and nobody.
+METADATA_VARIABLE, NOWHERE = "GCE_METADATA_IP", "127.0.0.1:9"
 ABORTED = "Collective ops is aborted by: "  # before the reason, in such an error
 
 
@@ -199,13 +203,10 @@ class Distribution:
         if self.cluster.num_workers > 1 and self._mean_float(checksum) != checksum:
             raise ValueError(complaint)
 
-    def any(self, flag: bool) -> bool:
-        """Whether any worker has raised the flag; every worker must call it."""
-        return flag if self.cluster.num_workers == 1 else self._mean_float(flag) > 0
-
     def wait_for_all(self) -> None:
         """Returns when every worker has called it."""
-        self.any(False)
+        if self.cluster.num_workers > 1:
+            self._mean_float(0)
 
     def batches(self, stream: Iterator[Any]) -> Iterator[Any]:
         """Yields what a step runs on: a batch of the stream for each own replica."""
@@ -233,6 +234,78 @@ class Distribution:
 
         results = self.strategy.run(mean, args=(value,))
         return self.strategy.experimental_local_results(results)[0]
+
+
+class StopSignals:
+    """Notes SIGINT and SIGTERM, so that all workers can save and leave after one step.
+
+    The workers agree on the step through TensorFlow's PreemptionCheckpointHandler. It
+    is only asked whether to stop: its own checkpoints are of another kind.
+
+    Attributes:
+      received: the signal that this process has got, or None.
+    """
+
+    def __init__(self, workers: Distribution):
+        self.received: int | None = None
+        self._workers = workers
+        self._previous: dict[int, Any] = {}
+        self._previous_thread_hook = threading.excepthook
+        self._handler: tf.distribute.experimental.PreemptionCheckpointHandler | None
+        self._handler = None
+        self._agreed = False
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        if self._workers.cluster.num_workers > 1:
+            threading.excepthook = self._leave_to_main_thread
+            self._handler = self._watch()
+        return self
+
+    def __exit__(self, *exception):
+        self._handler = None  # Its threads end with it.
+        threading.excepthook = self._previous_thread_hook
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = number
+
+    def is_due(self) -> bool:
+        """Whether to stop after this step; every worker asks after each but the last.
+
+        With several workers it is due a second or so, and a step, after the signal.
+        """
+        if self._handler is None:
+            return self.received is not None
+        self._handler.save_checkpoint_if_preempted()
+        return self._agreed
+
+    def _watch(self) -> tf.distribute.experimental.PreemptionCheckpointHandler:
+        # It would ask whether this is a machine of Google's, where it has notices of
+        # its own, and on those without a GPU it does nothing. A signal comes anyhow.
+        os.environ.setdefault(METADATA_VARIABLE, NOWHERE)
+        tf.get_logger().setLevel(logging.ERROR)  # It warns of its own workings.
+        return tf.distribute.experimental.PreemptionCheckpointHandler(
+            self._workers.strategy.cluster_resolver,
+            tf.train.CheckpointManager(
+                tf.train.Checkpoint(), os.devnull, max_to_keep=1
+            ),
+            termination_config=tf.distribute.experimental.TerminationConfig(
+                termination_watcher_fn=lambda: self.received is not None,
+                save_fn=lambda: None,
+                exit_fn=self._agree,
+            ),
+        )
+
+    def _agree(self) -> None:
+        self._agreed = True
+
+    def _leave_to_main_thread(self, failure: Any) -> None:
+        """Keeps quiet about a lost worker, which the next training step meets too."""
+        if not issubclass(failure.exc_type, LOST_PEER):
+            self._previous_thread_hook(failure)
 
 
 @functools.cache

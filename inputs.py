@@ -26,6 +26,7 @@ SCORING_BATCH = 64
 READ_AHEAD_CLIPS = 16  # files read at once
 # Features: a clip a core. tf.data.AUTOTUNE starts with one and is slow to find out.
 PARALLEL_CLIPS = len(os.sched_getaffinity(0))
+LAST_PLACE = np.iinfo(np.int64).max  # Training has no last clip.
 CUT_OFF = "clip is cut off since its header was read:"
 # Sets of features up to this size are kept in memory between passes (evaluation).
 CACHE_BYTES = 2 * 2**30
@@ -51,14 +52,6 @@ class DataService:
 
     address: str
     job: str
-
-
-@dataclasses.dataclass(frozen=True)
-class StreamStart:
-    """Where a training stream starts: the pass over the data, and the clip in it."""
-
-    epoch: int = 0
-    clip: int = 0
 
 
 def clip_to_waveform(
@@ -238,19 +231,21 @@ def _examples_of(
     )
 
 
-def clip_order(num_clips: int, *, seed: int, epoch: tf.Tensor | int) -> tf.Tensor:
-    """The order of the clips in a pass over the data, int32 [N]."""
-    return tf.random.experimental.stateless_shuffle(
-        tf.range(num_clips), seed=[seed, epoch]
-    )
-
-
 def clip_at(
     place: tf.Tensor, num_clips: int, *, seed: int, epoch: tf.Tensor | int
 ) -> tf.Tensor:
-    """The clip at a place of a pass over the data, of which nobody sees the whole.
+    """The clip at a place of a pass over N clips, or the clips at several places.
 
-    Each pass has each clip once, in another order than `clip_order` lays out.
+    Each pass has each clip once, in an order of its own, which nobody need lay out.
+
+    Args:
+      place: int64, from 0 to N-1.
+      num_clips: N.
+      seed: of the order.
+      epoch: the number of the pass.
+
+    Returns:
+      int64 of the shape of place, from 0 to N-1.
     """
     return tf.random.experimental.index_shuffle(
         place, seed=[seed, epoch], max_index=num_clips - 1
@@ -259,18 +254,22 @@ def clip_at(
 
 def stream_start(
     clips: Clips, hparams: Hparams, *, seed: int, num_examples_seen: int
-) -> StreamStart:
+) -> int:
     """Where a stream goes on after so many examples: the first clip not wholly seen.
 
     Counted in the order in which clips enter the shuffle buffer, so that up to a
     buffer's worth of examples around that place may come twice or not at all in that
     pass.
+
+    Returns:
+      The clips that have entered the stream before, in all passes.
     """
     per_clip = hparams.num_examples(clips.num_samples)
     epoch, rest = divmod(num_examples_seen, int(per_clip.sum()))
-    order = clip_order(len(clips), seed=seed, epoch=epoch).numpy()
-    clip = int(np.searchsorted(np.cumsum(per_clip[order]), rest, side="right"))
-    return StreamStart(epoch, clip)
+    places = tf.range(len(clips), dtype=tf.int64)
+    order = clip_at(places, len(clips), seed=seed, epoch=epoch).numpy()
+    seen = np.searchsorted(np.cumsum(per_clip[order]), rest, side="right")
+    return epoch * len(clips) + int(seen)
 
 
 def shuffle_buffer(
@@ -289,7 +288,7 @@ def train_input(
     *,
     seed: int,
     deterministic: bool = False,
-    start: StreamStart = StreamStart(),
+    start: int = 0,
     shard: int = 0,
     num_shards: int = 1,
     data_service: DataService | None = None,
@@ -305,8 +304,8 @@ def train_input(
       hparams: feature hyperparameters and batch_size.
       seed: of the order of clips and examples.
       deterministic: whether one seed always gives the same batches.
-      start: where in the stream to start.
-      shard: from 0; which of the num_shards parts of each pass to read.
+      start: clips of the stream to leave out, counted through all passes.
+      shard: from 0; of the clips from there on, every num_shards-th is its own.
       num_shards: how many workers share a pass; all have the same seed and start.
       data_service: where clips become examples, if not here. It deals the clips of a
         pass to its own workers one by one, and their examples to the shards as they
@@ -323,12 +322,6 @@ def train_input(
     labels = tf.constant(clips.labels)
 
     @without_autograph
-    def epoch_to_clips(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = clip_order(len(clips), seed=seed, epoch=epoch)
-        first = tf.where(epoch == start.epoch, start.clip, 0)
-        return tf.data.Dataset.from_tensor_slices(order[first:][shard::num_shards])
-
-    @without_autograph
     def place_to_clip(place: tf.Tensor) -> tf.Tensor:
         epoch, place = place // len(clips), place % len(clips)
         return clip_at(place, len(clips), seed=seed, epoch=epoch)
@@ -337,33 +330,26 @@ def train_input(
     def label(clip: tf.Tensor, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return examples, tf.tile(labels[clip][tf.newaxis], [tf.shape(examples)[0], 1])
 
-    buffered, _ = shuffle_buffer(clips, hparams, num_shards=num_shards)
-    epochs = tf.data.Dataset.range(start.epoch, np.iinfo(np.int32).max)
-    epochs = epochs.map(lambda epoch: tf.cast(epoch, tf.int32))
     if data_service is None:
-        indices = epochs.flat_map(epoch_to_clips)
-        dataset = _examples_of(indices, clips, hparams, deterministic=deterministic)
-        dataset = dataset.map(label)
+        places = tf.data.Dataset.range(start + shard, LAST_PLACE, num_shards)
+        parallel_clips = PARALLEL_CLIPS
     else:
-        indices = _places(clips, start).map(place_to_clip)
-        dataset = _examples_of(
-            indices,
-            clips,
-            hparams,
-            deterministic=False,
-            parallel_clips=tf.data.AUTOTUNE,  # The cores there are not the cores here.
-        )
-        dataset = _served(dataset.map(label), data_service)
+        places = tf.data.Dataset.range(start, LAST_PLACE)
+        parallel_clips = tf.data.AUTOTUNE  # The cores there are not the cores here.
+    dataset = _examples_of(
+        places.map(place_to_clip),
+        clips,
+        hparams,
+        deterministic=deterministic and data_service is None,
+        parallel_clips=parallel_clips,
+    ).map(label)
+    if data_service:
+        dataset = _served(dataset, data_service)
+    buffered, _ = shuffle_buffer(clips, hparams, num_shards=num_shards)
     dataset = dataset.unbatch()
     dataset = dataset.shuffle(buffered, seed=seed)
     dataset = dataset.batch(hparams.batch_size, drop_remainder=True)
     return dataset.prefetch(PREFETCH_BATCHES)
-
-
-def _places(clips: Clips, start: StreamStart) -> tf.data.Dataset:
-    """Counts clips through all passes: what a data service can deal one by one."""
-    first = start.epoch * len(clips) + start.clip
-    return tf.data.Dataset.range(first, np.iinfo(np.int64).max)
 
 
 def _served(dataset: tf.data.Dataset, service: DataService) -> tf.data.Dataset:

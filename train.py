@@ -143,30 +143,6 @@ class Trainer:
             self.strategy.run(average)
 
 
-class _StopSignals:
-    """Notes SIGINT and SIGTERM, so that the loop can save and leave after a step.
-
-    TensorFlow's PreemptionCheckpointHandler does as much for checkpoints of
-    tf.train.Checkpoint, which these are not.
-    """
-
-    def __init__(self):
-        self.received: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *exception):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        self.received = number
-
-
 def train(
     *,
     model_name: str,
@@ -501,7 +477,7 @@ def _loop(
     batch = next(stream)  # Fills the shuffle buffer.
     print("first batch is ready", file=sys.stderr)
     with (
-        _StopSignals() as stop,
+        distribution.StopSignals(workers) as stop,
         writer.as_default(),
         progress_bar(
             max_steps, what="training", unit="step", done=step, keep=True
@@ -520,7 +496,7 @@ def _loop(
                 tf.summary.scalar("loss", loss, step=step)
                 tf.summary.scalar("learning_rate", rate, step=step)
                 report.write_speed()
-            stopped = workers.any(stop.received is not None)
+            stopped = step < max_steps and stop.is_due()
             last = step >= max_steps or stopped
             if last or step % checkpoint_steps == 0:
                 report.print_last()

@@ -26,6 +26,7 @@ from hparams import parse_hparams
 BATCH = 16
 HANG_SECONDS = 300  # No process here takes so long.
 TWO_HOSTS = ["a:1", "b:2"]
+FOR_WORKERS = SMALL_HPARAMS.replace("batch_size=4", "batch_size=6")  # 2 or 3 of them
 
 
 def new_trainer(strategy: tf.distribute.Strategy | None, more: str) -> train.Trainer:
@@ -304,38 +305,76 @@ class Workers:
         )
 
 
-def test_two_workers_are_killed_stopped_and_go_on(dataset, tmp_path):
-    """One is killed; all go on; one is told to stop, and both do."""
-    run = tmp_path / "run"
+@pytest.fixture
+def start(dataset, tmp_path):
+    """A function that starts some workers in one train_dir, tmp_path / "run"."""
 
-    def workers(**flags) -> Workers:
-        given = {"hparams": SMALL_HPARAMS, "checkpoint_steps": 3} | flags
-        return Workers(tmp_path, [dataset.train_flags(run, **given)] * 2)
+    def start(number: int) -> Workers:
+        flags = dataset.train_flags(
+            tmp_path / "run", hparams=FOR_WORKERS, checkpoint_steps=3
+        )
+        return Workers(tmp_path, [flags] * number)
 
-    with workers() as both:
+    return start
+
+
+def newest_step(tmp_path: pathlib.Path) -> int:
+    newest = checkpoints.list_checkpoints(tmp_path / "run")[-1]
+    return checkpoints.checkpoint_step(newest)
+
+
+def test_a_worker_is_killed_then_one_is_stopped_and_all_leave(start, tmp_path):
+    with start(2) as both:
         both.wait_for_step(4)
         both.processes[1].kill()
         assert both.statuses() == [1, -signal.SIGKILL]
         line = both.errors[0].read_text().splitlines()[-1]
         assert line.startswith("error: worker 0 of 2: another worker is gone")
-    newest = checkpoints.list_checkpoints(run)[-1]
-    step = checkpoints.checkpoint_step(newest)
+    step = newest_step(tmp_path)
     assert step % 3 == 0
-    with workers() as both:
+    with start(2) as both:
         both.wait_for_step(step + 2)
         both.processes[1].terminate()
         assert both.statuses() == [128 + signal.SIGTERM] * 2
         assert both.losses(0) == both.losses(1)
         for errors in both.errors:
             text = errors.read_text()
-            assert f"resuming from {newest}" in text
+            assert f"resuming from {tmp_path}/run/model.ckpt-{step}" in text
             assert "stopped by SIGTERM at step" in text
             assert "Traceback" not in text
+            assert "WARNING" not in text
         step += len(both.losses(0))
-    assert checkpoints.list_checkpoints(run)[-1].endswith(f"model.ckpt-{step}")
+    assert newest_step(tmp_path) == step
     # One chief wrote: one file of events a run.
-    assert len(list(run.glob("events.*"))) == 2
-    assert len(checkpoints.shapes(checkpoints.list_checkpoints(run)[-1])) == 306
+    assert len(list((tmp_path / "run").glob("events.*"))) == 2
+    assert len(checkpoints.shapes(str(tmp_path / "run" / f"model.ckpt-{step}"))) == 306
+
+
+def test_the_chief_is_killed_then_all_and_one_alone_goes_on(
+    dataset, start, tmp_path, capsys
+):
+    with start(3) as three:
+        three.wait_for_step(4)
+        three.processes[0].kill()
+        assert three.statuses() == [-signal.SIGKILL, 1, 1]
+        for index in (1, 2):
+            text = three.errors[index].read_text()
+            assert f"error: worker {index} of 3: another worker is gone" in text
+            assert "Traceback" not in text
+    step = newest_step(tmp_path)
+    with start(2) as both:
+        both.wait_for_step(step + 4)
+        for process in both.processes:
+            process.kill()
+        assert both.statuses() == [-signal.SIGKILL] * 2
+    assert newest_step(tmp_path) > step
+    step = newest_step(tmp_path)
+    flags = dataset.train_flags(
+        tmp_path / "run", hparams=FOR_WORKERS, max_steps=step + 1
+    )
+    assert runner.main(flags) == 0
+    assert f"resuming from {tmp_path}/run/model.ckpt-{step}" in capsys.readouterr().err
+    assert newest_step(tmp_path) == step + 1
 
 
 def test_workers_that_are_given_different_flags_say_so(dataset, tmp_path):

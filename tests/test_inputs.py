@@ -1,6 +1,7 @@
 """The input pipeline, eagerly and inside tf.data."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -154,23 +155,35 @@ def labels_of(dataset: tf.data.Dataset, num_batches: int) -> list[int]:
     return [int(i) for _, labels in batches for i in labels.numpy().argmax(axis=1)]
 
 
-def test_each_clip_comes_once_in_every_pass(tagged):
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_each_clip_comes_once_in_every_pass(tagged, monkeypatch, num_shards):
+    """Counted to the last example of three passes that have an end."""
+    monkeypatch.setattr(inputs, "LAST_PLACE", 3 * len(tagged))
+    one_by_one = dataclasses.replace(SMALL, batch_size=1)
+    counts = collections.Counter()
+    for shard in range(num_shards):
+        dataset = inputs.train_input(
+            tagged, one_by_one, seed=1, shard=shard, num_shards=num_shards
+        )
+        counts.update(labels_of(dataset, -1))
     per_clip = SMALL.num_examples(tagged.num_samples)
-    total = int(per_clip.sum())
-    # The buffer holds one pass, so that after three passes two are sure to be out
-    # whole.
-    dataset = inputs.train_input(tagged, SMALL, seed=1)
-    counts = collections.Counter(labels_of(dataset, 40 * total // SMALL.batch_size))
-    for clip, per_pass in enumerate(per_clip):
-        assert abs(counts[clip] - 40 * per_pass) <= 2 * per_pass + SMALL.batch_size
+    assert counts == {clip: 3 * number for clip, number in enumerate(per_clip)}
 
 
-def test_the_order_of_a_pass_has_each_clip_once_and_changes():
-    orders = [inputs.clip_order(50, seed=3, epoch=e).numpy() for e in range(3)]
+def order_of(num_clips: int, *, seed: int, epoch: int) -> np.ndarray:
+    places = tf.range(num_clips, dtype=tf.int64)
+    return inputs.clip_at(places, num_clips, seed=seed, epoch=epoch).numpy()
+
+
+@pytest.mark.parametrize("num_clips", [1, 2, 7, 50])
+def test_the_order_of_a_pass_has_each_clip_once_and_changes(num_clips):
+    orders = [order_of(num_clips, seed=3, epoch=e) for e in range(3)]
     for order in orders:
-        np.testing.assert_array_equal(np.sort(order), np.arange(50))
-    assert not (orders[0] == orders[1]).all()
-    np.testing.assert_array_equal(orders[1], inputs.clip_order(50, seed=3, epoch=1))
+        np.testing.assert_array_equal(np.sort(order), np.arange(num_clips))
+    for place, clip in enumerate(orders[1]):
+        alone = tf.constant(place, tf.int64)
+        assert inputs.clip_at(alone, num_clips, seed=3, epoch=1) == clip
+    assert num_clips < 7 or not (orders[0] == orders[1]).all()
 
 
 def test_one_seed_gives_the_same_batches(tagged):
@@ -201,61 +214,42 @@ def test_batches_are_whole_and_labels_go_with_features(tagged):
 def test_a_stream_goes_on_in_its_pass(tagged, monkeypatch):
     per_clip = SMALL.num_examples(tagged.num_samples)
     total = int(per_clip.sum())
-    order = inputs.clip_order(7, seed=2, epoch=1).numpy()
+    order = order_of(7, seed=2, epoch=1)
 
     def start(seen):
         return inputs.stream_start(tagged, SMALL, seed=2, num_examples_seen=seen)
 
-    assert start(0) == inputs.StreamStart(0, 0)
-    assert start(total) == inputs.StreamStart(1, 0)
-    assert start(total + per_clip[order[0]] - 1) == inputs.StreamStart(1, 0)
-    assert start(total + per_clip[order[0]]) == inputs.StreamStart(1, 1)
+    assert start(0) == 0
+    assert start(total) == 7
+    assert start(total + per_clip[order[0]] - 1) == 7
+    assert start(total + per_clip[order[0]]) == 8
     monkeypatch.setattr(inputs, "EXAMPLE_SHUFFLE_BUFFER", 1)
-    dataset = inputs.train_input(
-        tagged, SMALL, seed=2, deterministic=True, start=inputs.StreamStart(1, 4)
-    )
-    rest = [*order[4:], *inputs.clip_order(7, seed=2, epoch=2).numpy()]
+    dataset = inputs.train_input(tagged, SMALL, seed=2, deterministic=True, start=11)
+    rest = [*order[4:], *order_of(7, seed=2, epoch=2)]
     expected = np.repeat(rest, per_clip[rest])
     actual = labels_of(dataset, len(expected) // SMALL.batch_size)
     np.testing.assert_array_equal(actual, expected[: len(actual)])
 
 
-def test_shards_have_each_clip_of_a_pass_once_together(tagged, monkeypatch):
+def test_shards_deal_the_clips_in_turn_from_the_start_on(tagged, monkeypatch):
     monkeypatch.setattr(inputs, "EXAMPLE_SHUFFLE_BUFFER", 1)
     per_clip = SMALL.num_examples(tagged.num_samples)
-    order = inputs.clip_order(7, seed=2, epoch=1).numpy()
-    for first in (0, 3):
-        seen = []
-        for shard in range(3):
-            dataset = inputs.train_input(
-                tagged,
-                SMALL,
-                seed=2,
-                deterministic=True,
-                start=inputs.StreamStart(1, first),
-                shard=shard,
-                num_shards=3,
-            )
-            own = order[first:][shard::3]
-            examples = np.repeat(own, per_clip[own])
-            actual = labels_of(dataset, -(-len(examples) // SMALL.batch_size))
-            np.testing.assert_array_equal(actual[: len(examples)], examples)
-            seen += list(own)
-        np.testing.assert_array_equal(np.sort(seen), np.sort(order[first:]))
-
-
-@pytest.mark.parametrize("num_clips", [1, 2, 7, 50])
-def test_each_clip_has_a_place_in_every_pass(num_clips):
-    passes = []
-    for epoch in range(4):
-        places = range(num_clips)
-        clips = [
-            int(inputs.clip_at(place, num_clips, seed=2, epoch=epoch))
-            for place in places
-        ]
-        assert sorted(clips) == list(places)
-        passes.append(clips)
-    assert num_clips < 7 or passes[0] != passes[1]
+    orders = [order_of(7, seed=2, epoch=epoch) for epoch in (1, 2)]
+    stream = np.concatenate(orders)[3:]
+    for shard in range(3):
+        dataset = inputs.train_input(
+            tagged,
+            SMALL,
+            seed=2,
+            deterministic=True,
+            start=7 + 3,
+            shard=shard,
+            num_shards=3,
+        )
+        own = stream[shard::3]
+        expected = np.repeat(own, per_clip[own])
+        actual = labels_of(dataset, len(expected) // SMALL.batch_size)
+        np.testing.assert_array_equal(actual, expected[: len(actual)])
 
 
 def test_clip_input_keeps_order_and_fills_batches(tagged, monkeypatch):
