@@ -61,7 +61,7 @@ class Tagger(tf.Module):
         """
         return _with_clip_scores(
             tf.map_fn(
-                self._example_scores,
+                lambda waveform: self._example_scores(waveform, inputs.EXACT_FFT),
                 waveforms,
                 fn_output_signature=tf.TensorSpec([None, self._network.num_classes]),
             )
@@ -72,11 +72,17 @@ class Tagger(tf.Module):
         autograph=False,
     )
     def score_waveform(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
-        """As `__call__` for one waveform: float32 [S] to [E, C] and [C]."""
-        return _with_clip_scores(self._example_scores(waveform))
+        """As `__call__` for one waveform: float32 [S] to [E, C] and [C].
 
-    def _example_scores(self, waveform: tf.Tensor) -> tf.Tensor:
-        examples = inputs.waveform_to_examples(waveform, self._network.hparams)
+        For LiteRT, whose FFT takes float32 alone, and is exact all the same: inside it
+        computes in float64.
+        """
+        return _with_clip_scores(self._example_scores(waveform, inputs.FAST_FFT))
+
+    def _example_scores(self, waveform: tf.Tensor, fft_type: tf.DType) -> tf.Tensor:
+        examples = inputs.waveform_to_examples(
+            waveform, self._network.hparams, fft_type=fft_type
+        )
         return tf.sigmoid(self._network.logits(examples))
 
 

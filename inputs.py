@@ -26,6 +26,12 @@ SCORING_BATCH = 64
 READ_AHEAD_CLIPS = 16  # files read at once
 # Features: a clip a core. tf.data.AUTOTUNE starts with one and is slow to find out.
 PARALLEL_CLIPS = len(os.sched_getaffinity(0))
+# Types of the FFT. In float32 it errs by 1e-7 of the largest bin, which can be 0.01 in
+# the log mel of a quiet band beside a pure tone. Training, whose features must come
+# fast, does not mind; scores are computed from exact ones, so that each way to compute
+# them gives the same.
+FAST_FFT, EXACT_FFT = tf.float32, tf.float64
+COMPLEX_TYPES = {tf.float32: tf.complex64, tf.float64: tf.complex128}
 LAST_PLACE = np.iinfo(np.int64).max  # Training has no last clip.
 CUT_OFF = "clip is cut off since its header was read:"
 # Sets of features up to this size are kept in memory between passes (evaluation).
@@ -88,7 +94,9 @@ def _contents_to_waveform(
     return tf.cast(waveform, tf.float32) * INT16_SCALE
 
 
-def waveform_to_log_mel_spectrogram(waveform: tf.Tensor, hparams: Hparams) -> tf.Tensor:
+def waveform_to_log_mel_spectrogram(
+    waveform: tf.Tensor, hparams: Hparams, *, fft_type: tf.DType = FAST_FFT
+) -> tf.Tensor:
     """Computes the log mel spectrogram of a waveform at 44.1 kHz.
 
     The magnitude (not the power) of the STFT with a Hann window (periodic; symmetric
@@ -101,6 +109,7 @@ def waveform_to_log_mel_spectrogram(waveform: tf.Tensor, hparams: Hparams) -> tf
         filled up with zeros to one (the baseline gives no frames at all, and then NaN
         scores).
       hparams: STFT and mel hyperparameters.
+      fft_type: FAST_FFT or EXACT_FFT.
 
     Returns:
       float32 [T, F], natural logarithm of magnitude plus mel_log_offset.
@@ -109,7 +118,12 @@ def waveform_to_log_mel_spectrogram(waveform: tf.Tensor, hparams: Hparams) -> tf
     waveform = tf.pad(waveform, [[0, missing]])
     # frames has shape [T, fft_length].
     frames = _windowed_frames(waveform, hparams)
-    spectrum = tf.raw_ops.RFFT(input=frames, fft_length=[hparams.fft_length])
+    spectrum = tf.raw_ops.RFFT(
+        input=tf.cast(frames, fft_type),
+        fft_length=[hparams.fft_length],
+        Tcomplex=COMPLEX_TYPES[fft_type],
+    )
+    spectrum = tf.cast(spectrum, tf.complex64)
     # magnitude has shape [T, bins]. tf.abs also minds overflow, and takes longer.
     magnitude = tf.sqrt(
         tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
@@ -179,20 +193,26 @@ def log_mel_spectrogram_to_examples(
     return tf.reshape(examples, [-1, hparams.example_window_frames, hparams.mel_bands])
 
 
-def waveform_to_examples(waveform: tf.Tensor, hparams: Hparams) -> tf.Tensor:
+def waveform_to_examples(
+    waveform: tf.Tensor, hparams: Hparams, *, fft_type: tf.DType = FAST_FFT
+) -> tf.Tensor:
     """float32 [S] at 44.1 kHz to float32 [E, frames, F]: the two functions above."""
     return log_mel_spectrogram_to_examples(
-        waveform_to_log_mel_spectrogram(waveform, hparams), hparams
+        waveform_to_log_mel_spectrogram(waveform, hparams, fft_type=fft_type), hparams
     )
 
 
 def clip_to_log_mel_examples(
-    path: tf.Tensor, data_offset: tf.Tensor, num_samples: tf.Tensor, hparams: Hparams
+    path: tf.Tensor,
+    data_offset: tf.Tensor,
+    num_samples: tf.Tensor,
+    hparams: Hparams,
+    *,
+    fft_type: tf.DType = FAST_FFT,
 ) -> tf.Tensor:
     """From a WAV file whose header has been read to float32 [E, frames, F]."""
-    return waveform_to_examples(
-        clip_to_waveform(path, data_offset, num_samples), hparams
-    )
+    waveform = clip_to_waveform(path, data_offset, num_samples)
+    return waveform_to_examples(waveform, hparams, fft_type=fft_type)
 
 
 def _examples_of(
@@ -202,6 +222,7 @@ def _examples_of(
     *,
     deterministic: bool,
     parallel_clips: int = PARALLEL_CLIPS,
+    fft_type: tf.DType = FAST_FFT,
 ) -> tf.data.Dataset:
     """From positions of clips to datasets of (position, float32 [E, frames, F]).
 
@@ -221,7 +242,7 @@ def _examples_of(
         waveform = _contents_to_waveform(
             contents, paths[index], data_offsets[index], num_samples[index]
         )
-        return index, waveform_to_examples(waveform, hparams)
+        return index, waveform_to_examples(waveform, hparams, fft_type=fft_type)
 
     dataset = indices.map(
         read, num_parallel_calls=READ_AHEAD_CLIPS, deterministic=deterministic
@@ -386,7 +407,9 @@ def clip_input(
         return examples, tf.repeat(clip, tf.shape(examples)[0])
 
     positions = tf.data.Dataset.from_tensor_slices(tf.range(len(clips)))
-    dataset = _examples_of(positions, clips, hparams, deterministic=True).map(tag)
+    dataset = _examples_of(
+        positions, clips, hparams, deterministic=True, fft_type=EXACT_FFT
+    ).map(tag)
     if skip_unreadable:
         dataset = dataset.ignore_errors()
     dataset = dataset.unbatch().batch(SCORING_BATCH)

@@ -31,10 +31,6 @@ import runner
 from hparams import parse_hparams, write_hparams
 
 TOLERANCE = 1e-4
-# LiteRT's FFT rounds otherwise than TensorFlow's, which shows in the quiet bands of a
-# clip of nothing but a tone; each is as near to the exact FFT as the other.
-TONE_TOLERANCE = 1e-3
-TONES = [0, 3, 6, 9]  # of the clips of the fixture `dataset`
 # Appended to an example of the README, with a function `score` of float32 [S].
 SCORE_FOLDER = """
 import pathlib, sys, wave
@@ -165,9 +161,7 @@ def score(waveform):
 """
     scores = exported.run_example("ai_edge_litert", without_tensorflow, score)
     np.testing.assert_array_equal(scores["example"], scores["clips"][0])
-    errors = np.abs(scores["clips"] - exported.scores).max(axis=1)
-    assert errors[TONES].max() < TONE_TOLERANCE
-    assert np.delete(errors, TONES).max() < TOLERANCE
+    np.testing.assert_allclose(scores["clips"], exported.scores, rtol=0, atol=1e-5)
 
 
 def test_a_batch_of_waveforms(exported):
@@ -180,7 +174,9 @@ def test_a_batch_of_waveforms(exported):
     for waveform, clip_scores, example_scores in zip(
         waveforms, scores["clip_scores"], scores["example_scores"], strict=True
     ):
-        examples = inputs.waveform_to_examples(waveform, exported.network.hparams)
+        examples = inputs.waveform_to_examples(
+            waveform, exported.network.hparams, fft_type=inputs.EXACT_FFT
+        )
         expected = exported.network.scores(examples)
         np.testing.assert_allclose(example_scores, expected, rtol=0, atol=1e-6)
         np.testing.assert_allclose(
@@ -197,10 +193,12 @@ def test_litert_with_other_hyperparameters():
     for size in (900, 30000, 70001):
         waveform = rng.uniform(-0.1, 0.1, size).astype(np.float32)
         expected = network.scores(
-            inputs.waveform_to_examples(waveform, network.hparams)
+            inputs.waveform_to_examples(
+                waveform, network.hparams, fft_type=inputs.EXACT_FFT
+            )
         )
         scores = litert(waveform=waveform)["example_scores"]
-        np.testing.assert_allclose(scores, expected, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
