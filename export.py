@@ -21,7 +21,7 @@ import checkpoints
 import inputs
 import model
 from clips import read_class_map
-from hparams import make_folder, trained_hparams
+from hparams import make_folder
 
 SAVED_MODEL = "saved_model"
 LITERT_MODEL = "model.tflite"
@@ -123,16 +123,12 @@ def export(
     class_names = read_class_map(class_map_path)
     prefix = checkpoints.find_checkpoint(checkpoint, "--checkpoint")
     target = _new_folder(export_dir)
-    hparams = trained_hparams(
-        os.path.dirname(prefix),
+    network = checkpoints.restored_network(
+        prefix,
         model_name=model_name,
-        overrides=hparam_overrides,
+        hparam_overrides=hparam_overrides,
         class_names=class_names,
     )
-    network = model.define_model(
-        model_name, num_classes=len(class_names), hparams=hparams, seed=0
-    )
-    checkpoints.restore(prefix, network.variables)
     if name := checkpoints.first_not_finite(network.variables):
         raise FloatingPointError(f"{name} is not finite; checkpoint {prefix} is broken")
     temporary = target.with_name(f"{EXPORTING_PREFIX}{target.name}-{os.getpid()}")

@@ -15,7 +15,7 @@ import distribution
 import inputs
 import model
 from clips import Clips, list_wavs, make_clips, read_class_map, read_wav_headers
-from hparams import trained_hparams, write_whole
+from hparams import write_whole
 from join_predictions import part_path
 from progress import progress_bar
 
@@ -63,18 +63,12 @@ def predict(
     print(distribution.describe_platform(), clips, sep="\n", file=sys.stderr)
     scores = np.zeros([len(clips), len(class_names)])
     for prefix in prefixes:
-        hparams = trained_hparams(
-            os.path.dirname(prefix),
-            model_name=model_name,
-            overrides=hparam_overrides,
-            class_names=class_names,
-        )
         print(f"scoring {len(names)} clips with {prefix}", file=sys.stderr)
-        network = model.define_model(
-            model_name,
-            num_classes=len(class_names),
-            hparams=hparams,
-            seed=0,
+        network = checkpoints.restored_network(
+            prefix,
+            model_name=model_name,
+            hparam_overrides=hparam_overrides,
+            class_names=class_names,
             mixed_precision=mixed_precision,
         )
         scored, lost = _score(clips, prefix, network)
@@ -105,17 +99,15 @@ def _readable(paths: Sequence[str], num_classes: int) -> tuple[Clips, dict[str, 
 def _score(
     clips: Clips, prefix: str, network: model.MobileNet
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Scores N clips with a checkpoint, which the network is given the weights of.
+    """Scores N clips with the network of a checkpoint.
 
     Returns:
       float64 [N, C] in [0, 1], and what is wrong with each clip that could no longer be
       read, by path; its scores are 0.
 
     Raises:
-      CheckpointError: the checkpoint cannot be used.
       FloatingPointError: a score is not finite.
     """
-    checkpoints.restore(prefix, network.variables)
     scores = np.full([len(clips), network.num_classes], -1.0)
     batches = inputs.clip_input(clips, network.hparams, skip_unreadable=True)
     with progress_bar(len(clips), what="scoring", unit="clip") as bar:

@@ -468,6 +468,8 @@ def _loop(
     saved_step = step
     if step == 0:
         _save(trainer, train_dir, workers)
+        workers.wait_for_all()
+        _warn_if_none_seen(train_dir)
     writer = (
         tf.summary.create_file_writer(train_dir)
         if workers.is_chief
@@ -550,6 +552,16 @@ def _save(trainer: Trainer, train_dir: str, workers: distribution.Distribution) 
         )
     if workers.is_chief:
         checkpoints.save(train_dir, trainer.variables, trainer.steps_done)
+
+
+def _warn_if_none_seen(train_dir: str) -> None:
+    """Says now, not at the next start, that a worker has another train_dir."""
+    if not checkpoints.list_checkpoints(train_dir):
+        print(
+            f"warning: the chief's checkpoint is not seen in {train_dir}; unless all "
+            f"workers see one --train_dir, they cannot go on together from there",
+            file=sys.stderr,
+        )
 
 
 class _Speed:

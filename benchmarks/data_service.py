@@ -96,7 +96,7 @@ def main() -> None:
         rates["2 data workers"] = []
         addresses = {"this process, all cores": None}
         for number, name in enumerate(("1 data worker", "2 data workers"), start=1):
-            port = measure.free_port()
+            (port,) = measure.free_ports(1)
             stack.enter_context(running("dispatcher", "--port", port))
             addresses[name] = f"grpc://localhost:{port}"
             for core in range(number):

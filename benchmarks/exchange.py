@@ -25,6 +25,7 @@ FIRST, LAST = 20, 120  # steps to read the interface at
 CLIPS, SECONDS = 20, 2
 HPARAMS = "mel_bands=16,example_window_seconds=0.1,example_hop_seconds=0.1,batch_size=6"
 FLOAT32_BYTES = 4
+END_SECONDS = 60  # for all to end once the chief has
 
 
 def bytes_sent() -> int:
@@ -38,35 +39,37 @@ def bytes_sent() -> int:
 
 def train_together(root: pathlib.Path, num_workers: int) -> tuple[float, float]:
     """Bytes on the loopback and seconds, both for a step of all workers."""
-    addresses = [f"localhost:{measure.free_port()}" for _ in range(num_workers)]
-    command = measure.train_command(root, LAST)
+    addresses = [f"localhost:{port}" for port in measure.free_ports(num_workers)]
+    command = measure.train_command(root, LAST + 1)  # The last step also saves.
     command += [f"--hparams={HPARAMS}", "--checkpoint_steps=1000000"]
     command.append(f"--train_dir={root / f'train{num_workers}'}")
     processes = []
-    for index in range(num_workers):
-        task = {"type": "worker", "index": index}
-        config = {"cluster": {"worker": addresses}, "task": task}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, *map(str, command)],
-                env=os.environ | {"TF_CONFIG": json.dumps(config)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
+    try:
+        for index in range(num_workers):
+            task = {"type": "worker", "index": index}
+            config = {"cluster": {"worker": addresses}, "task": task}
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *map(str, command)],
+                    env=os.environ | {"TF_CONFIG": json.dumps(config)},
+                    stdout=subprocess.PIPE if index == 0 else subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                )
             )
-        )
-    before = after = started = ended = 0.0
-    for line in processes[0].stdout:
-        if line.startswith(f"step {FIRST}:"):
-            before, started = bytes_sent(), time.perf_counter()
-        if line.startswith(f"step {LAST - 1}:"):
-            after, ended = bytes_sent(), time.perf_counter()
-    for process in processes:
-        process.communicate()
-        if process.returncode:
-            raise ValueError(f"exit status {process.returncode} of a worker")
-    steps = LAST - 1 - FIRST
-    return (after - before) / steps, (ended - started) / steps
+        sent, clock = {}, {}
+        for line in processes[0].stdout:
+            for step in (FIRST, LAST):
+                if line.startswith(f"step {step}:"):
+                    sent[step], clock[step] = bytes_sent(), time.perf_counter()
+        if any(process.wait(END_SECONDS) for process in processes):
+            raise ValueError("a worker has failed")
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    steps = LAST - FIRST
+    return (sent[LAST] - sent[FIRST]) / steps, (clock[LAST] - clock[FIRST]) / steps
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """What the benchmarks share: taking turns, medians, and saying on what they ran."""
 
+import contextlib
 import csv
 import datetime
 import importlib.metadata
@@ -100,11 +101,13 @@ def run_process(
     return time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        return server.getsockname()[1]
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens at, all different."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for server in servers:
+            server.bind(("localhost", 0))
+        return [server.getsockname()[1] for server in servers]
 
 
 def make_data(

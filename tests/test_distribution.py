@@ -350,6 +350,15 @@ def test_a_worker_is_killed_then_one_is_stopped_and_all_leave(start, tmp_path):
     assert len(checkpoints.shapes(str(tmp_path / "run" / f"model.ckpt-{step}"))) == 306
 
 
+def test_a_worker_that_does_not_see_the_chiefs_checkpoint_says_so(
+    trained, tmp_path, capsys
+):
+    train._warn_if_none_seen(str(trained))
+    assert capsys.readouterr().err == ""
+    train._warn_if_none_seen(str(tmp_path))
+    assert "checkpoint is not seen in" in capsys.readouterr().err
+
+
 def test_the_chief_is_killed_then_all_and_one_alone_goes_on(
     dataset, start, tmp_path, capsys
 ):
