@@ -8,6 +8,11 @@ writes the folder shared/first with a SavedModel, a LiteRT model (.tflite) and t
 map. An error is one line on stderr and exit status 1.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
+
 import sys
 from collections.abc import Sequence
 

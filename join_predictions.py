@@ -7,6 +7,11 @@ and writes submission.csv with the rows of all clips in sorted order, or says wh
 missing and writes nothing.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
+
 import argparse
 import csv
 import io

@@ -8,6 +8,11 @@ older `fname,aso_ids,label`. The class_map.csv beside this file is that of
 FSDKaggle2019, whose order is that of Kaggle's columns.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
+
 import csv
 import sys
 

@@ -7,6 +7,11 @@ some of the 80 classes, made of sines and noise so that each can be told by ear,
 0.3 to 1.5 seconds, some of them with two labels.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
+
 import argparse
 import csv
 import io

@@ -13,6 +13,11 @@ The split is multi-label stratified (Sechidis et al. 2011, "On the Stratificatio
 Multi-Label Data"), by the package iterative-stratification.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
+
 import argparse
 import csv
 import io

@@ -13,10 +13,14 @@ The three modes, in the order in which they are used:
 and exit status 1.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
+
 import itertools
 import os
 import re
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -182,6 +186,11 @@ REQUIRED = {
 HELP_WIDTH = 88
 SIGNAL_STATUS = 128  # added to a signal's number, as shells do
 MAX_INTEGER = 2**31 - 1  # of a flag
+CLEARER = {  # than what absl says
+    "invalid literal for int.*: ": "expected a whole number: ",
+    "flag (--[a-z_]+)=.*: already defined as .*": r"\1 is given twice; join its values "
+    "by commas",
+}
 
 
 def define_flags(flag_groups: Mapping[str, Sequence[Flag]]) -> flags.FlagValues:
@@ -481,7 +490,7 @@ def run_command(
     flag_groups: Mapping[str, Sequence[Flag]],
     run: Callable[[flags.FlagValues], int],
 ) -> int:
-    """Runs a program, and turns its errors into lines on stderr.
+    """Runs a program that has flags; its errors are lines on stderr.
 
     Args:
       arguments: of the command line.
@@ -492,9 +501,9 @@ def run_command(
     Returns:
       The exit status.
     """
-    values = define_flags(flag_groups)
-    previous = signal.signal(signal.SIGTERM, _leave)
-    try:
+
+    def parse_and_run() -> int:
+        values = define_flags(flag_groups)
         rest = values([sys.argv[0], *arguments], known_only=False)[1:]
         if values.help:
             print(help_text(introduction, flag_groups))
@@ -505,11 +514,28 @@ def run_command(
                 f"by commas, without spaces)"
             )
         return run(values)
+
+    return run_telling_errors(parse_and_run)
+
+
+def run_telling_errors(run: Callable[[], int]) -> int:
+    """Calls a function that returns an exit status; its errors are lines on stderr.
+
+    Returns:
+      The exit status.
+    """
+    handlers = {signal.SIGTERM: _leave}
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # Jobs in the background
+        handlers[signal.SIGINT] = signal.default_int_handler  # ignore it.
+    previous = {}
+    try:
+        for number, handler in handlers.items():
+            previous[number] = signal.signal(number, handler)
+        return run()
     except (flags.Error, ValueError, FloatingPointError, OSError) as error:
         for line in str(error).splitlines():
-            line = re.sub(
-                "invalid literal for int.*: ", "expected a whole number: ", line
-            )
+            for pattern, text in CLEARER.items():
+                line = re.sub(pattern, text, line)
             print(f"error: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -517,7 +543,8 @@ def run_command(
         print(f"{after_echo}stopped by SIGINT", file=sys.stderr)
         return SIGNAL_STATUS + signal.SIGINT
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _leave(number: int, frame: object) -> None:

@@ -6,6 +6,11 @@ writes OUT/dataset, to be uploaded as a data set, and OUT/kernel, the kernel tha
 it, and prints the commands that upload them. Several checkpoints are averaged there.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
+
 import argparse
 import json
 import os
@@ -128,8 +133,11 @@ def write_metadata(out: pathlib.Path, owner: str, name: str) -> None:
         hparams_lib.write_whole(path, json.dumps(metadata, indent=2) + "\n")
 
 
-def pack(arguments: argparse.Namespace) -> None:
+def pack(arguments: argparse.Namespace) -> int:
     """Packs what the arguments ask for, and says what and what to do next.
+
+    Returns:
+      The exit status, 0.
 
     Raises:
       ValueError, OSError: something cannot be used; the message names the argument.
@@ -157,6 +165,7 @@ def pack(arguments: argparse.Namespace) -> None:
         f"  kaggle kernels push -p {out / 'kernel'}",
         sep="\n",
     )
+    return 0
 
 
 def _write(
@@ -208,13 +217,8 @@ def main(arguments: Sequence[str]) -> int:
         default="",
         help="name=value,name=value, for checkpoints that have no hparams.json",
     )
-    try:
-        pack(parser.parse_args(arguments))
-    except (OSError, ValueError) as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return 1
-    return 0
+    parsed = parser.parse_args(arguments)
+    return runner.run_telling_errors(lambda: pack(parsed))
 
 
 if __name__ == "__main__":

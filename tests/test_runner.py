@@ -4,6 +4,7 @@ import ast
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -45,7 +46,10 @@ INFERENCE = (
         (TRAIN + "--checkpoint_steps=0", "--checkpoint_steps"),
         (TRAIN + "--model=resnet", "--model must be one of mobilenet-v1"),
         (TRAIN + "--hparams=lr=-1", "lr must be 0 or more, but got -1.0"),
-        (TRAIN + "--hparams=lr=1 --hparams=bn=0", "already defined as lr=1"),
+        (
+            TRAIN + "--hparams=lr=1 --hparams=bn=0",
+            "--hparams is given twice; join its values by commas",
+        ),
         (TRAIN + "--hparams=warmstart=1", "needs --warmstart_checkpoint"),
         (TRAIN + "--warmstart_checkpoint=k", "needs --hparams warmstart=1"),
         (
@@ -110,6 +114,35 @@ def test_flags_of_another_mode_are_told(capsys):
     errors = capsys.readouterr().err
     assert "warning: --seed has no effect in --mode inference" in errors
     assert "--class_map_path: there is no file m" in errors
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "runner.py",
+        "export_model.py",
+        "join_predictions.py",
+        "make_class_map.py",
+        "make_demo_data.py",
+        "make_validation_split.py",
+        "kaggle/pack.py",
+    ],
+)
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(program, ignored, tmp_path):
+    """Jobs in the background ignore it, as shells tell them to."""
+    (tmp_path / "numpy.py").write_text(  # It is imported before the real one.
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nos._exit(9)"
+    )
+    handler = signal.SIG_IGN if ignored else signal.SIG_DFL
+    done = subprocess.run(
+        [sys.executable, ROOT / program],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
+        capture_output=True,
+    )
+    assert done.returncode == (9 if ignored else -signal.SIGINT)
+    assert done.stderr == b""
 
 
 def test_what_the_user_sets_in_the_environment_stays(monkeypatch):
