@@ -48,6 +48,11 @@ class InputProblems(ValueError):
         super().__init__("\n".join(self.problems))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as 1 clip or 2 clips."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A line of a clip CSV: its number, the clip's name and labels, and all fields."""
@@ -80,7 +85,8 @@ class Clips:
 
     def __str__(self) -> str:
         num_classes = self.labels.shape[1]
-        return f"{len(self)} clips, {self.hours:.2f} hours, {num_classes} classes"
+        num_clips = counted(len(self), "clip")
+        return f"{num_clips}, {self.hours:.2f} hours, {num_classes} classes"
 
     def take(self, indices: np.ndarray) -> "Clips":
         """The clips at the given positions, in that order."""

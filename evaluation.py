@@ -23,7 +23,7 @@ import inputs
 import model
 import plots
 import summaries
-from clips import Clips, read_clips
+from clips import Clips, counted, read_clips
 from hparams import make_folder, trained_hparams, write_whole
 from lwlrap import Lwlrap
 from progress import print_result, progress_bar
@@ -251,7 +251,7 @@ class _Results:
     def report(self) -> None:
         """Says how many checkpoints were evaluated, and which of all is the best."""
         print(
-            f"{self._num_evaluated} checkpoints evaluated; results are in "
+            f"{counted(self._num_evaluated, 'checkpoint')} evaluated; results are in "
             f"{self.eval_dir}",
             file=sys.stderr,
         )

@@ -14,7 +14,14 @@ import checkpoints
 import distribution
 import inputs
 import model
-from clips import Clips, list_wavs, make_clips, read_class_map, read_wav_headers
+from clips import (
+    Clips,
+    counted,
+    list_wavs,
+    make_clips,
+    read_class_map,
+    read_wav_headers,
+)
 from hparams import write_whole
 from join_predictions import part_path
 from progress import progress_bar
@@ -63,7 +70,7 @@ def predict(
     print(distribution.describe_platform(), clips, sep="\n", file=sys.stderr)
     scores = np.zeros([len(clips), len(class_names)])
     for prefix in prefixes:
-        print(f"scoring {len(names)} clips with {prefix}", file=sys.stderr)
+        print(f"scoring {counted(len(names), 'clip')} with {prefix}", file=sys.stderr)
         network = checkpoints.restored_network(
             prefix,
             model_name=model_name,

@@ -37,6 +37,16 @@ def progress_bar(
     )
 
 
+def leave_out(bar: tqdm.tqdm) -> None:
+    """Moves a bar by one unit that shall not count in its rate and time left.
+
+    Such as the first of several, when it takes longer than those to come.
+    """
+    bar.initial = bar.n = bar.last_print_n = bar.n + 1
+    bar.unpause()
+    bar.refresh()
+
+
 def _tells_size() -> bool:
     try:
         return all(os.get_terminal_size(sys.stderr.fileno()))

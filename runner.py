@@ -434,6 +434,7 @@ def run_eval(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
 def run_inference(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
     """Calls inference.predict with the flags; returns the exit status."""
     import inference
+    from clips import counted
 
     shard, num_shards = parse_shard("inference_shard", values.inference_shard)
     problems = inference.predict(
@@ -449,8 +450,8 @@ def run_inference(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
     )
     if problems:
         print(
-            f"error: {len(problems)} clips could not be read and have the score 0 in "
-            f"every class:",
+            f"error: {counted(len(problems), 'clip')} could not be read, with the "
+            f"score 0 in every class:",
             *problems,
             sep="\n",
             file=sys.stderr,

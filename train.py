@@ -26,9 +26,9 @@ import inputs
 import model
 import plots
 import summaries
-from clips import Clips, read_clips
+from clips import Clips, counted, read_clips
 from hparams import Hparams
-from progress import print_result, progress_bar
+from progress import leave_out, print_result, progress_bar
 
 MEAN = tf.distribute.ReduceOp.MEAN
 DEFAULT_PASSES = 1000  # over the data, where --max_steps is 0
@@ -612,15 +612,17 @@ class _Report:
             return
         loss, self._loss = float(self._loss), None
         line = f"step {self._step}: loss {loss:.6f}"
-        if not self._losses:
+        self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+        if self._losses:
+            self._bar.update()
+            if self._step % RATE_STEPS == 0:
+                rate = self._printed.look(self._step) * self._batch_size
+                line += f", {rate:.1f} examples/s"
+        else:
+            leave_out(self._bar)
             for speed in (self._printed, self._written, self._whole):
                 speed.look(self._step)
-        elif self._step % RATE_STEPS == 0:
-            rate = self._printed.look(self._step) * self._batch_size
-            line += f", {rate:.1f} examples/s"
         self._losses.append(loss)
-        self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-        self._bar.update()
         if self._step % self._line_steps == 0:
             print_result(line)
         if not np.isfinite(loss):
@@ -641,7 +643,8 @@ class _Report:
         """A line about all steps of this process, once the last is printed."""
         num_steps = self._step - self._first_step
         seconds = round(time.monotonic() - self._started)
-        text = f"{num_steps} steps in {datetime.timedelta(seconds=seconds)}"
+        duration = datetime.timedelta(seconds=seconds)
+        text = f"{counted(num_steps, 'step')} in {duration}"
         if num_steps >= RATE_STEPS:
             rate = self._whole.look(self._step) * self._batch_size
             text += f", {rate:.1f} examples/s after the first"

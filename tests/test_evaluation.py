@@ -128,7 +128,7 @@ def test_a_restart_skips_what_has_a_marker(dataset, run, tmp_path, capsys):
     output = capsys.readouterr()
     assert "step 4, all 12 clips" in output.out
     assert "step 5" not in output.out
-    assert "1 checkpoints evaluated" in output.err
+    assert "1 checkpoint evaluated; " in output.err
     assert "4,0." in (eval_dir / "lwlrap.csv").read_text()
     assert "5,0.500000,," in (eval_dir / "lwlrap.csv").read_text()
 

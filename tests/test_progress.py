@@ -52,6 +52,19 @@ def test_a_bar_shows_what_and_how_far(attach):
     assert terminal.getvalue().endswith("\n")
 
 
+def test_what_is_left_out_counts_in_no_rate(attach):
+    terminal = attach("stderr")
+    with progress.progress_bar(
+        8, what="training", unit="step", done=2, keep=True
+    ) as bar:
+        for name in ("start_t", "last_print_t"):  # 100 s ago
+            setattr(bar, name, getattr(bar, name) - 100)
+        progress.leave_out(bar)
+        assert bar.format_dict["elapsed"] < 50
+        assert bar.format_dict["initial"] == 3
+    assert re.search(r"3/8 \[00:\d\d<\?", terminal.getvalue())
+
+
 def test_a_line_on_the_same_terminal_starts_on_a_clean_one(attach):
     terminal = attach("stdout", "stderr")
     with progress.progress_bar(2, what="step 0", unit="clip"):
