@@ -18,12 +18,14 @@ import sys
 
 import clips
 
+WRONG_USAGE = 2  # exit status, as argparse has it
+
 
 def main() -> int:
     """Reads a CSV on stdin, writes a class map on stdout; returns the exit status."""
     if len(sys.argv) > 1 or sys.stdin.isatty():
         print(__doc__.strip(), file=sys.stderr)
-        return 0 if sys.argv[1:] in (["--help"], ["-h"]) else 1
+        return 0 if sys.argv[1:] in (["--help"], ["-h"]) else WRONG_USAGE
     try:
         lines = clips.csv_lines(sys.stdin.buffer.read(), "stdin")
         _, rows = clips.checked_rows(lines, "stdin")

@@ -10,9 +10,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+import tensorflow as tf
+from conftest import ROOT, SMALL_HPARAMS, write_wav
+from test_export_model import varied_network
 from test_inference import read
 
+import checkpoints
 import hparams
 import runner
 
@@ -23,6 +26,7 @@ LAYOUTS = {
     "old": (COMPETITION, "tagger"),
     "new": (f"competitions/{COMPETITION}", "datasets/me/tagger"),
 }
+PRIVATE_CLIPS = 3361  # of the private test set
 CLIPS = ["00_text.wav", "01.wav", "03_cut.wav", "05.wav", "06.wav"]
 # No network, and read-only inputs for root too, where the machine permits it.
 SANDBOX = [
@@ -42,6 +46,26 @@ def load(name: str):
 
 
 kernel, make_notebook, pack = map(load, ("kernel", "make_notebook", "pack"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> pathlib.Path:
+    """A train_dir with checkpoints whose scores differ from clip to clip."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    folder.mkdir()
+    network = varied_network(SMALL_HPARAMS)
+    hparams.write_hparams(
+        str(folder),
+        model_name="mobilenet-v1",
+        hparams=network.hparams,
+        class_names=["Noise", "Tone"],
+    )
+    biases = network.variables["fully_connected/biases"]
+    for step in (2, 5):
+        biases.assign_add([0.1, -0.2])
+        variables = network.variables | {checkpoints.GLOBAL_STEP: tf.Variable(step)}
+        checkpoints.save(str(folder), variables, step)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +168,43 @@ def test_a_submission_of_every_clip(
     assert submitted == [*CLIPS, "99_gone.wav"]
     np.testing.assert_allclose(scores[:-1, ::-1], expected_scores, atol=1e-6)
     assert scores.any(axis=1).tolist() == [False, True, False, True, True, False]
+
+
+def test_as_many_clips_as_the_private_test_set_has(packed, tmp_path):
+    """Links to a few short ones; every hundredth cannot be read."""
+    root, out = tmp_path / "input", tmp_path / "working"
+    out.mkdir()
+    newest = shutil.ignore_patterns("checkpoint_1")
+    shutil.copytree(packed / "dataset", root / "tagger", ignore=newest)
+    test = root / COMPETITION / "test"
+    test.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    good = [tmp_path / f"{size}.wav" for size in (200, 2000, 5000, 13000)]
+    for path in good:
+        write_wav(path, 9000 * rng.normal(size=int(path.stem)))
+    bad = [tmp_path / name for name in ("empty", "text", "cut")]
+    for path, contents in zip(bad, (b"", b"not audio", good[-1].read_bytes()[:999])):
+        path.write_bytes(contents)
+    sources = [
+        bad[index // 100 % 3] if index % 100 == 0 else good[index % 4]
+        for index in range(PRIVATE_CLIPS)
+    ]
+    names = [f"{number:08x}.wav" for number in rng.permutation(PRIVATE_CLIPS)]
+    for name, source in zip(names, sources):
+        (test / name).hardlink_to(source)
+    sample = "".join(f"{name},0,0\n" for name in names)
+    (test.parent / "sample_submission.csv").write_text("fname,Tone,Noise\n" + sample)
+
+    done = run_kernel(packed / "kernel" / "kernel.py", root, out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "error: 34 clips could not be read" in done.stdout
+    _, submitted, scores = read(out / "submission.csv")
+    assert submitted == names
+    of = {path: scores[[source == path for source in sources]] for path in good + bad}
+    assert not any(of[path].any() for path in bad)
+    for path in good:
+        np.testing.assert_allclose(of[path], of[path][:1].repeat(len(of[path]), 0))
+    assert len({tuple(of[path][0]) for path in good}) == len(good)
 
 
 def test_the_pack_holds_what_inference_needs(packed, trained, dataset):

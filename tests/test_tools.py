@@ -34,6 +34,23 @@ def test_a_class_map_is_the_labels_in_order(text, expected):
     assert (done.returncode, done.stdout) == (0, expected), done.stderr
 
 
+@pytest.mark.parametrize(
+    "tool",
+    [
+        "make_class_map.py",
+        "make_demo_data.py",
+        "make_validation_split.py",
+        "join_predictions.py",
+        "kaggle/pack.py",
+    ],
+)
+def test_wrong_arguments_are_answered_with_the_usage(tool):
+    done = run(tool, "--wrong")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert tool.split("/")[-1] in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+
+
 def test_a_class_map_of_something_else_is_one_line():
     done = run("make_class_map.py", stdin=b"a,b\n1,2\n")
     assert done.returncode == 1
