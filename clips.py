@@ -13,6 +13,7 @@ import pathlib
 import stat
 import struct
 import sys
+import zlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -96,6 +97,12 @@ class Clips:
             num_samples=self.num_samples[indices],
             labels=self.labels[indices],
         )
+
+    def checksum(self, class_names: Sequence[str]) -> int:
+        """CRC-32 of names, lengths, labels and classes, to know the same clips by."""
+        names = [os.path.basename(path) for path in self.paths]
+        facts = repr((names, self.num_samples.tolist(), list(class_names)))
+        return zlib.crc32(facts.encode(errors="replace") + self.labels.tobytes())
 
     @property
     def hours(self) -> float:

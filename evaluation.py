@@ -10,7 +10,6 @@ import pathlib
 import re
 import sys
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -139,9 +138,7 @@ def _check_same_clips(
       ValueError: its results are of other clips, labels or classes.
     """
     path = pathlib.Path(eval_dir) / CONTENTS_FILE
-    names = [os.path.basename(name) for name in clips.paths]
-    facts = repr((names, clips.num_samples.tolist(), list(class_names)))
-    checksum = zlib.crc32(facts.encode(errors="replace") + clips.labels.tobytes())
+    checksum = clips.checksum(class_names)
     contents = {"train_dir": os.path.realpath(train_dir), "clips_crc32": checksum}
     try:
         before = json.loads(path.read_text(encoding="utf-8"))

@@ -263,12 +263,14 @@ def write_hparams(
     model_name: str,
     hparams: Hparams,
     class_names: Sequence[str],
+    clips_crc32: int | None = None,
 ) -> None:
     """Writes what a training run uses to `hparams.json`, whole or not at all."""
     record = {
         "model": model_name,
         "hparams": dataclasses.asdict(hparams),
         "class_names": list(class_names),
+        "clips_crc32": clips_crc32,
     }
     write_whole(
         pathlib.Path(directory) / HPARAMS_FILE, json.dumps(record, indent=2) + "\n"
@@ -355,6 +357,17 @@ def warn_of_other_model(directory: str, hparams: Hparams) -> None:
         )
 
 
+def warn_of_other_clips(directory: str, clips_crc32: int) -> None:
+    """Warns where training goes on with other clips than before, if that is known."""
+    record = _read_record(directory)
+    if record is not None and record.clips_crc32 not in (None, clips_crc32):
+        print(
+            f"warning: training in {directory} goes on with other clips or labels than "
+            f"before",
+            file=sys.stderr,
+        )
+
+
 def _changed(values: Mapping[str, Any], hparams: Hparams) -> dict[str, Any]:
     """Those of the values, by name, that differ from hyperparameters; not warmstart."""
     return {
@@ -387,6 +400,7 @@ class _Record:
     model: str
     hparams: Hparams
     class_names: list[str]
+    clips_crc32: int | None
 
 
 def _read_record(directory: str) -> _Record | None:
@@ -394,7 +408,10 @@ def _read_record(directory: str) -> _Record | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         return _Record(
-            record["model"], Hparams(**record["hparams"]), record["class_names"]
+            record["model"],
+            Hparams(**record["hparams"]),
+            record["class_names"],
+            record.get("clips_crc32"),
         )
     except (FileNotFoundError, NotADirectoryError):
         return None

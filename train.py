@@ -219,11 +219,15 @@ def train(
         _start(trainer, train_dir, warm_start)
         _check_same_weights(trainer, train_dir, workers)
         if workers.is_chief:
+            checksum = clips.checksum(class_names)
+            if trainer.steps_done:
+                hparams_lib.warn_of_other_clips(train_dir, checksum)
             hparams_lib.write_hparams(
                 train_dir,
                 model_name=model_name,
                 hparams=hparams,
                 class_names=class_names,
+                clips_crc32=checksum,
             )
         return _loop(
             trainer,

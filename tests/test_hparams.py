@@ -171,6 +171,22 @@ def test_weights_of_another_model_are_told(run_dir, tmp_path, capsys):
     assert "mel_bands is 96, but 64 where" in capsys.readouterr().err
 
 
+def test_other_clips_are_told_where_the_clips_are_known(run_dir, tmp_path, capsys):
+    for directory in (run_dir, tmp_path / "none"):
+        hparams.warn_of_other_clips(directory, 7)
+    hparams.write_hparams(
+        run_dir,
+        model_name="mobilenet-v1",
+        hparams=Hparams(),
+        class_names=["Bark"],
+        clips_crc32=7,
+    )
+    hparams.warn_of_other_clips(run_dir, 7)
+    assert capsys.readouterr().err == ""
+    hparams.warn_of_other_clips(run_dir, 8)
+    assert "goes on with other clips or labels" in capsys.readouterr().err
+
+
 def test_another_model_is_an_error(run_dir):
     path = run_dir / "hparams.json"
     path.write_text(path.read_text().replace("mobilenet-v1", "resnet"))

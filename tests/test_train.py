@@ -119,6 +119,7 @@ def test_a_run_resumes_with_the_hyperparameters_it_began_with(
     output = capsys.readouterr()
     assert f"resuming from {run}/model.ckpt-5" in output.err
     assert "lr=0.0001 from the command line is used, not the 0.001" in output.err
+    assert "other clips" not in output.err
     assert list(losses_of(output.out)) == [6, 7]
     assert checkpoints.list_checkpoints(run)[-1].endswith("model.ckpt-7")
     record = json.loads((run / "hparams.json").read_text())
@@ -138,6 +139,20 @@ def test_a_damaged_newest_checkpoint_is_passed_over(dataset, trained, tmp_path, 
     assert "model.ckpt-5 cannot be read" in errors
     assert "resuming from" in errors
     assert "already at step 4" in errors
+
+
+def test_a_run_that_goes_on_with_other_clips_is_told_once(
+    dataset, trained, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    some = tmp_path / "some.csv"
+    some.write_text("".join(dataset.csv_path.read_text().splitlines(True)[:-1]))
+    flags = dataset.train_flags(run, train_csv_path=some, max_steps=5)
+    for expected in (1, 0):
+        assert runner.main(flags) == 0
+        told = capsys.readouterr().err.count("goes on with other clips or labels")
+        assert told == expected
 
 
 def test_warm_start_takes_weights_and_leaves_the_rest(
