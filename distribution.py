@@ -250,7 +250,6 @@ class StopSignals:
         self.received: int | None = None
         self._workers = workers
         self._previous: dict[int, Any] = {}
-        self._previous_thread_hook = threading.excepthook
         self._handler: tf.distribute.experimental.PreemptionCheckpointHandler | None
         self._handler = None
         self._agreed = False
@@ -259,13 +258,10 @@ class StopSignals:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._note)
         if self._workers.cluster.num_workers > 1:
-            threading.excepthook = self._leave_to_main_thread
             self._handler = self._watch()
         return self
 
     def __exit__(self, *exception):
-        self._handler = None  # Its threads end with it.
-        threading.excepthook = self._previous_thread_hook
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -287,6 +283,8 @@ class StopSignals:
         # its own, and on those without a GPU it does nothing. A signal comes anyhow.
         os.environ.setdefault(METADATA_VARIABLE, NOWHERE)
         tf.get_logger().setLevel(logging.ERROR)  # It warns of its own workings.
+        # Its threads live as long as the process, and may outlive the other workers.
+        threading.excepthook = _leave_to_main_thread
         return tf.distribute.experimental.PreemptionCheckpointHandler(
             self._workers.strategy.cluster_resolver,
             tf.train.CheckpointManager(
@@ -302,10 +300,11 @@ class StopSignals:
     def _agree(self) -> None:
         self._agreed = True
 
-    def _leave_to_main_thread(self, failure: Any) -> None:
-        """Keeps quiet about a lost worker, which the next training step meets too."""
-        if not issubclass(failure.exc_type, LOST_PEER):
-            self._previous_thread_hook(failure)
+
+def _leave_to_main_thread(failure: Any) -> None:
+    """Keeps quiet about a lost worker, which the next training step meets too."""
+    if not issubclass(failure.exc_type, LOST_PEER):
+        threading.__excepthook__(failure)
 
 
 @functools.cache
