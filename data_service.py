@@ -9,8 +9,12 @@ Workers may come and go meanwhile. They read the clips by the paths that the tra
 was given.
 """
 
-import argparse
 import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
+
+import argparse
 import socket
 import sys
 import threading

@@ -75,20 +75,15 @@ def check_checkpoint(
         hyperparameters.
     """
     import checkpoints
-    import model
 
     prefix = checkpoints.find_checkpoint(path, "--checkpoint")
-    trained = hparams_lib.trained_hparams(
-        os.path.dirname(prefix),
+    network = checkpoints.restored_network(
+        prefix,
         model_name=MODEL_NAME,
-        overrides=hparams_lib.parse_overrides(hparams),
+        hparam_overrides=hparams_lib.parse_overrides(hparams),
         class_names=class_names,
     )
-    network = model.define_model(
-        MODEL_NAME, num_classes=len(class_names), hparams=trained, seed=0
-    )
-    checkpoints.restore(prefix, network.variables)
-    return prefix, trained
+    return prefix, network.hparams
 
 
 def pack_checkpoint(

@@ -121,6 +121,7 @@ def test_flags_of_another_mode_are_told(capsys):
     "program",
     [
         "runner.py",
+        "data_service.py",
         "export_model.py",
         "join_predictions.py",
         "make_class_map.py",
