@@ -1,8 +1,10 @@
 """What the tests share: clips of known content, references, and a small trained run."""
 
+import contextlib
 import os
 import pathlib
 import re
+import socket
 import wave
 
 import numpy as np
@@ -41,6 +43,15 @@ def write_wav(path: pathlib.Path, samples: np.ndarray) -> str:
         file.setparams((1, 2, 44100, 0, "NONE", ""))
         file.writeframes(np.asarray(samples, "<i2").tobytes())
     return str(path)
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens at, all different."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for server in servers:
+            server.bind(("127.0.0.1", 0))
+        return [server.getsockname()[1] for server in servers]
 
 
 def seeded_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

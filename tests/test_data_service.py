@@ -1,6 +1,7 @@
 """The tf.data service: the same clips a pass as at home, and data workers that die."""
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import pathlib
@@ -11,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL_HPARAMS
+from conftest import ROOT, SMALL_HPARAMS, free_ports
 
 import checkpoints
 import clips
@@ -53,34 +54,33 @@ class Process:
 COMMAND = ROOT / "data_service.py"
 
 
-def start_dispatcher(
-    log: pathlib.Path, port: int | str = 0, work_dir: object = ""
-) -> tuple[Process, str]:
-    """A dispatcher, and its host:port."""
-    flags = ("--port", port, "--work_dir", work_dir)
-    dispatcher = Process(log, COMMAND, "dispatcher", *flags)
-    port = dispatcher.wait_for("dispatcher is ready at port ")
-    return dispatcher, f"localhost:{port}"
+def start_service(
+    folder: pathlib.Path, address: str, work_dir: object, *workers: str
+) -> list[Process]:
+    """A dispatcher at host:port and some workers, all of which are ready."""
+    port = address.partition(":")[2]
+    flags = ("dispatcher", "--port", port, "--work_dir", work_dir)
+    processes = [Process(folder / f"dispatcher{len(workers)}", COMMAND, *flags)]
+    flags = ("worker", "--dispatcher", address, "--port", 0, "--host", "localhost")
+    processes += [Process(folder / name, COMMAND, *flags) for name in workers]
+    processes[0].wait_for(f"dispatcher is ready at port {port}")
+    for process in processes[1:]:
+        process.wait_for("worker is ready")
+    return processes
 
 
-def start_worker(log: pathlib.Path, address: str) -> Process:
-    """A data worker of the dispatcher at host:port."""
-    flags = ("--dispatcher", address, "--port", 0, "--host", "localhost")
-    worker = Process(log, COMMAND, "worker", *flags)
-    worker.wait_for("worker is ready")
-    return worker
+def free_address() -> str:
+    return f"localhost:{free_ports(1)[0]}"
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     """The address of a dispatcher that has two workers."""
-    folder = tmp_path_factory.mktemp("service")
-    dispatcher, address = start_dispatcher(folder / "dispatcher")
-    with (
-        dispatcher,
-        start_worker(folder / "first", address),
-        start_worker(folder / "second", address),
-    ):
+    address = free_address()
+    with contextlib.ExitStack() as stack:
+        folder = tmp_path_factory.mktemp("service")
+        for process in start_service(folder, address, "", "first", "second"):
+            stack.enter_context(process)
         yield f"grpc://{address}"
 
 
@@ -145,35 +145,36 @@ def test_a_clip_that_breaks_is_named(dataset, service, tmp_path, monkeypatch):
 def test_the_trainer_goes_on_when_a_data_worker_or_the_dispatcher_dies(
     dataset, tmp_path
 ):
-    work_dir = tmp_path / "journal"
-    dispatcher, address = start_dispatcher(tmp_path / "dispatcher", 0, work_dir)
+    address, journal = free_address(), tmp_path / "journal"
     flags = dataset.train_flags(
         tmp_path / "run", hparams=SMALL_HPARAMS, data_service=f"grpc://{address}"
     )
-    with (
-        dispatcher,
-        start_worker(tmp_path / "first", address) as first,
-        start_worker(tmp_path / "second", address) as second,
-        Process(tmp_path / "trainer", ROOT / "runner.py", *flags) as trainer,
-    ):
+    with contextlib.ExitStack() as stack:
+        dispatcher, first, second = (
+            stack.enter_context(process)
+            for process in start_service(tmp_path, address, journal, "first", "second")
+        )
+        trainer = Process(tmp_path / "trainer", ROOT / "runner.py", *flags)
+        stack.enter_context(trainer)
         trainer.wait_for("step 5:")
         first.process.kill()
         # More than can have been fetched ahead: two passes and a half.
         trainer.wait_for("step 40:")
         dispatcher.process.kill()
         dispatcher.process.wait()
-        port = address.split(":")[1]
-        again, _ = start_dispatcher(tmp_path / "again", port, work_dir)
-        with again, start_worker(tmp_path / "third", address) as third:
-            second.process.kill()  # Only one that the new dispatcher knows is left.
-            trainer.wait_for("step 80:")
-            for each, number in (
-                (trainer, signal.SIGTERM),
-                (third, signal.SIGTERM),
-                (again, signal.SIGINT),
-            ):
-                each.process.send_signal(number)
-                assert each.process.wait(HANG_SECONDS) == 128 + number
+        again, third = (
+            stack.enter_context(process)
+            for process in start_service(tmp_path, address, journal, "third")
+        )
+        second.process.kill()  # Only one that the new dispatcher knows is left.
+        trainer.wait_for("step 80:")
+        for each, number in (
+            (trainer, signal.SIGTERM),
+            (third, signal.SIGTERM),
+            (again, signal.SIGINT),
+        ):
+            each.process.send_signal(number)
+            assert each.process.wait(HANG_SECONDS) == 128 + number
 
 
 def test_wrong_arguments(capsys):

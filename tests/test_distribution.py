@@ -1,13 +1,11 @@
 """Training on several devices and in several processes."""
 
-import contextlib
 import json
 import os
 import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, SMALL_HPARAMS
+from conftest import ROOT, SMALL_HPARAMS, free_ports
 
 import checkpoints
 import distribution
@@ -102,24 +100,21 @@ def test_one_seed_draws_the_same_batches_for_one_device_and_two(
     np.testing.assert_allclose(*found, atol=1e-5)
 
 
-def test_with_batch_norm_the_loss_curves_lie_together(two_devices):
+def test_with_batch_norm_curves_lie_together_and_moving_averages_are_averaged(
+    two_devices,
+):
     more = "batch_size=16"
     one, two = new_trainer(None, more), new_trainer(two_devices.strategy, more)
     expected, actual = losses(one, None, 20), losses(two, two_devices, 20)
     assert np.median(np.abs(np.subtract(actual, expected))) < 0.1 * expected[0]
     for curve in (actual, expected):
         assert np.median(curve[-10:]) < 0.2 * curve[0]
-
-
-def test_moving_averages_are_averaged_over_replicas(two_devices):
-    trainer = new_trainer(two_devices.strategy, "batch_size=16")
-    losses(trainer, two_devices, 2)
-    name = "Conv/BatchNorm/moving_variance"
     local = two_devices.strategy.experimental_local_results
-    before = [copy.numpy() for copy in local(trainer.variables[name])]
+    moving = two.variables["Conv/BatchNorm/moving_variance"]
+    before = [copy.numpy() for copy in local(moving)]
     assert not np.array_equal(*before)
-    trainer.average_moving()
-    after = [copy.numpy() for copy in local(trainer.variables[name])]
+    two.average_moving()
+    after = [copy.numpy() for copy in local(moving)]
     np.testing.assert_array_equal(*after)
     np.testing.assert_allclose(after[0], np.mean(before, axis=0), rtol=1e-6)
 
@@ -244,14 +239,6 @@ def test_a_wrong_cluster_is_one_line(
     assert error.count("\n") == 1
 
 
-def free_ports(number: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 class Workers:
     """Processes of runner.py that train together on this machine."""
 
@@ -323,9 +310,22 @@ def newest_step(tmp_path: pathlib.Path) -> int:
     return checkpoints.checkpoint_step(newest)
 
 
-def test_a_worker_is_killed_then_one_is_stopped_and_all_leave(start, tmp_path):
+def test_workers_die_or_are_stopped_and_all_leave_and_go_on(
+    dataset, start, tmp_path, capsys
+):
+    """Of three the chief is killed, of two another one; then one is told to stop."""
+    with start(3) as three:
+        three.wait_for_step(4)
+        three.processes[0].kill()
+        assert three.statuses() == [-signal.SIGKILL, 1, 1]
+        for index in (1, 2):
+            text = three.errors[index].read_text()
+            assert f"error: worker {index} of 3: another worker is gone" in text
+            assert "Traceback" not in text
+    step = newest_step(tmp_path)
+    assert step == 3
     with start(2) as both:
-        both.wait_for_step(4)
+        both.wait_for_step(step + 4)
         both.processes[1].kill()
         assert both.statuses() == [1, -signal.SIGKILL]
         line = both.errors[0].read_text().splitlines()[-1]
@@ -346,8 +346,14 @@ def test_a_worker_is_killed_then_one_is_stopped_and_all_leave(start, tmp_path):
         step += len(both.losses(0))
     assert newest_step(tmp_path) == step
     # One chief wrote: one file of events a run.
-    assert len(list((tmp_path / "run").glob("events.*"))) == 2
+    assert len(list((tmp_path / "run").glob("events.*"))) == 3
     assert len(checkpoints.shapes(str(tmp_path / "run" / f"model.ckpt-{step}"))) == 306
+    flags = dataset.train_flags(
+        tmp_path / "run", hparams=FOR_WORKERS, max_steps=step + 1
+    )
+    assert runner.main(flags) == 0
+    assert f"resuming from {tmp_path}/run/model.ckpt-{step}" in capsys.readouterr().err
+    assert newest_step(tmp_path) == step + 1
 
 
 def test_a_worker_that_does_not_see_the_chiefs_checkpoint_says_so(
@@ -357,33 +363,6 @@ def test_a_worker_that_does_not_see_the_chiefs_checkpoint_says_so(
     assert capsys.readouterr().err == ""
     train._warn_if_none_seen(str(tmp_path))
     assert "checkpoint is not seen in" in capsys.readouterr().err
-
-
-def test_the_chief_is_killed_then_all_and_one_alone_goes_on(
-    dataset, start, tmp_path, capsys
-):
-    with start(3) as three:
-        three.wait_for_step(4)
-        three.processes[0].kill()
-        assert three.statuses() == [-signal.SIGKILL, 1, 1]
-        for index in (1, 2):
-            text = three.errors[index].read_text()
-            assert f"error: worker {index} of 3: another worker is gone" in text
-            assert "Traceback" not in text
-    step = newest_step(tmp_path)
-    with start(2) as both:
-        both.wait_for_step(step + 4)
-        for process in both.processes:
-            process.kill()
-        assert both.statuses() == [-signal.SIGKILL] * 2
-    assert newest_step(tmp_path) > step
-    step = newest_step(tmp_path)
-    flags = dataset.train_flags(
-        tmp_path / "run", hparams=FOR_WORKERS, max_steps=step + 1
-    )
-    assert runner.main(flags) == 0
-    assert f"resuming from {tmp_path}/run/model.ckpt-{step}" in capsys.readouterr().err
-    assert newest_step(tmp_path) == step + 1
 
 
 def test_workers_that_are_given_different_flags_say_so(dataset, tmp_path):

@@ -172,7 +172,7 @@ def many_checkpoints(trained, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-def test_evaluation(dataset, many_checkpoints, tmp_path):
+def test_evaluation_goes_on_by_two_at_once(dataset, many_checkpoints, tmp_path):
     eval_dir = tmp_path / "eval"
     flags = dataset.eval_flags(many_checkpoints, eval_dir)
     done = set()
@@ -182,10 +182,13 @@ def test_evaluation(dataset, many_checkpoints, tmp_path):
         assert not evaluated_steps(process) & done
         done = markers(eval_dir)
         assert done == set(range(1, len(done) + 1))
-    final = Process(tmp_path, "eval", flags)
-    final.finish()
-    assert evaluated_steps(final) == set(range(1, CHECKPOINTS + 1)) - done
+    both = [Process(tmp_path, name, flags) for name in ("first", "second")]
+    for process in both:
+        process.finish()
+    evaluated = [evaluated_steps(process) for process in both]
+    assert set.union(*evaluated) == set(range(1, CHECKPOINTS + 1)) - done
     assert markers(eval_dir) == set(range(1, CHECKPOINTS + 1))
+    assert len((eval_dir / "lwlrap.csv").read_text().splitlines()) == 1 + CHECKPOINTS
 
 
 def test_inference(dataset, trained, tmp_path):
@@ -199,13 +202,3 @@ def test_inference(dataset, trained, tmp_path):
             path.unlink()
     Process(tmp_path, "inference", flags).finish()
     assert len(path.read_text().splitlines()) == 13
-
-
-def test_two_evaluators_in_one_folder(dataset, many_checkpoints, tmp_path):
-    eval_dir = tmp_path / "eval"
-    flags = dataset.eval_flags(many_checkpoints, eval_dir)
-    both = [Process(tmp_path, name, flags) for name in ("first", "second")]
-    for process in both:
-        process.finish()
-    assert markers(eval_dir) == set(range(1, CHECKPOINTS + 1))
-    assert len((eval_dir / "lwlrap.csv").read_text().splitlines()) == 1 + CHECKPOINTS
