@@ -3,8 +3,8 @@
 import errno
 import os
 import pathlib
-import subprocess
-import sys
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -174,32 +174,27 @@ def test_a_folder_that_cannot_be_written_is_an_oserror(tmp_path):
         checkpoints.save(tmp_path / "file", variables_of(x=1.0), 1)
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path):
-    """A limit on file sizes stands for the disk: it makes writes fail half-way."""
-    program = f"""
-import resource, signal, sys
-sys.path.insert(0, {str(pathlib.Path(checkpoints.__file__).parent)!r})
-import numpy as np, tensorflow as tf, checkpoints
-def save(step):
-    variables = {{"x": tf.Variable(np.ones(50000)), "global_step": tf.Variable(step)}}
-    checkpoints.save({str(tmp_path)!r}, variables, step)
-save(1)
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
-try:
-    save(2)
-except OSError as error:
-    print(error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+@pytest.fixture
+def small_files():
+    """A limit on the size of files stands for a full disk: writes fail half-way."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, small_files):
+    small, large = (
+        {"x": tf.Variable(np.ones(size)), "global_step": tf.Variable(0)}
+        for size in (1000, 50000)
     )
-    assert "cannot write checkpoint model.ckpt-2" in done.stdout
+    checkpoints.save(tmp_path, small, 1)
+    with pytest.raises(OSError, match=r"cannot write checkpoint model\.ckpt-2"):
+        checkpoints.save(tmp_path, large, 2)
     assert [p.name for p in tmp_path.iterdir() if "2" in p.name] == []
-    checkpoints.restore(
-        checkpoints.find_checkpoint(str(tmp_path), "--flag"),
-        {"x": tf.Variable(np.zeros(50000))},
-    )
+    checkpoints.restore(checkpoints.find_checkpoint(tmp_path, "--flag"), small)
 
 
 SHAPES = {

@@ -250,7 +250,14 @@ def test_a_broken_checkpoint_is_not_exported(dataset, tmp_path, capsys):
 def test_a_folder_is_written_whole_or_not_at_all(
     dataset, trained, tmp_path, capsys, monkeypatch
 ):
-    """A full disk while the second of the models is written; then there is space."""
+    """A full disk while the second of the models is written; then there is space.
+
+    What is written here stands for the models, which take their time.
+    """
+
+    def save(tagger, path, signatures):
+        pathlib.Path(path).mkdir()
+        (pathlib.Path(path) / "saved_model.pb").touch()
 
     def fail(tagger):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -258,6 +265,7 @@ def test_a_folder_is_written_whole_or_not_at_all(
     out = tmp_path / "out"
     out.mkdir()
     flags = export_flags(dataset, trained, out)
+    monkeypatch.setattr(tf.saved_model, "save", save)
     monkeypatch.setattr(export, "to_litert", fail)
     assert export_model.main(flags) == 1
     errors = capsys.readouterr().err

@@ -126,7 +126,8 @@ def test_one_seed_gives_one_split(multi_label_csv, tmp_path):
     for number, seed in enumerate((1, 1, 2)):
         out = tmp_path / str(number)
         arguments = ("--out_dir", out, "--seed", seed, "--fraction", 0.25)
-        run("make_validation_split.py", multi_label_csv, *arguments)
+        flags = map(str, (multi_label_csv, *arguments))
+        assert make_validation_split.main(list(flags)) == 0
         outputs.append((out / "curated_validation.csv").read_text())
     assert outputs[0] == outputs[1] != outputs[2]
 
