@@ -99,10 +99,16 @@ class Clips:
         )
 
     def checksum(self, class_names: Sequence[str]) -> int:
-        """CRC-32 of names, lengths, labels and classes, to know the same clips by."""
+        """CRC-32 of names, lengths, labels and classes, to know the same clips by.
+
+        The order of the clips is not in it.
+        """
         names = [os.path.basename(path) for path in self.paths]
-        facts = repr((names, self.num_samples.tolist(), list(class_names)))
-        return zlib.crc32(facts.encode(errors="replace") + self.labels.tobytes())
+        order = sorted(range(len(names)), key=names.__getitem__)
+        names, num_samples = sorted(names), self.num_samples[order].tolist()
+        facts = repr((names, num_samples, list(class_names)))
+        labels = self.labels[order].tobytes()
+        return zlib.crc32(facts.encode(errors="replace") + labels)
 
     @property
     def hours(self) -> float:

@@ -15,11 +15,13 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
 
 import argparse
+import os
+import re
 import socket
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import runner
 
@@ -93,38 +95,63 @@ def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Runs the program until a signal; returns the exit status."""
     parsed = _parse_arguments(arguments)
-    if not 0 <= parsed.port <= MAX_PORT:
-        print(
-            f"error: --port must be from 0 to {MAX_PORT}, but got {parsed.port}",
-            file=sys.stderr,
-        )
+    try:
+        _check_arguments(parsed)
+        runner.set_environment()
+        runner.start_tensorflow()
+        server = _start(parsed)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    runner.set_environment()
-    runner.start_tensorflow()
+    return _leave_at_a_signal(server)
+
+
+def _check_arguments(parsed: argparse.Namespace) -> None:
+    if not 0 <= parsed.port <= MAX_PORT:
+        raise ValueError(f"--port must be from 0 to {MAX_PORT}, but got {parsed.port}")
+    if parsed.role == "worker" and not re.fullmatch(r".+:\d{1,5}", parsed.dispatcher):
+        raise ValueError(
+            f"--dispatcher must be host:port, but got '{parsed.dispatcher}'"
+        )
+
+
+def _start(parsed: argparse.Namespace) -> Any:
+    """Starts the server that the arguments ask for.
+
+    Raises:
+      OSError: it cannot be started.
+    """
     import tensorflow as tf
 
+    import distribution
+
     tf.config.set_visible_devices([], "GPU")
-    # While it waits for its dispatcher, only the system sees a signal.
-    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        if parsed.role == "dispatcher":
-            server = start_dispatcher(port=parsed.port, work_dir=parsed.work_dir)
-            where = f" at port {server.target.rpartition(':')[2]}"
-        else:
-            server = start_worker(
-                port=parsed.port, dispatcher=parsed.dispatcher, host=parsed.host
-            )
-            where = f", for the dispatcher {parsed.dispatcher}"
-    except tf.errors.OpError as error:
-        print(f"error: {str(error.message).splitlines()[0]}", file=sys.stderr)
-        return 1
-    signal.signal(signal.SIGINT, previous)
-    print(f"{parsed.role} is ready{where}", file=sys.stderr, flush=True)
-    return _wait_for_signal(server)
+        with distribution.signals_end_at_once():
+            if parsed.role == "dispatcher":
+                server = start_dispatcher(port=parsed.port, work_dir=parsed.work_dir)
+                where = f"at port {server.target.rpartition(':')[2]}"
+            else:
+                where = f"for the dispatcher {parsed.dispatcher}"
+                print(f"waiting {where}", file=sys.stderr, flush=True)
+                server = start_worker(
+                    port=parsed.port, dispatcher=parsed.dispatcher, host=parsed.host
+                )
+    except (tf.errors.OpError, RuntimeError) as error:
+        reason = str(getattr(error, "message", error)).splitlines()[0]
+        raise OSError(
+            f"cannot start the {parsed.role} ({reason}); --port must be free, and "
+            f"--work_dir a folder to write in"
+        ) from None
+    print(f"{parsed.role} is ready {where}", file=sys.stderr, flush=True)
+    return server
 
 
-def _wait_for_signal(server: Any) -> int:
-    """Holds the server until SIGINT or SIGTERM; returns the exit status."""
+def _leave_at_a_signal(server: Any) -> NoReturn:
+    """Holds the server until SIGINT or SIGTERM, and ends the process.
+
+    At once, as a server that is destroyed may wait for its clients.
+    """
     stop, received = threading.Event(), []
 
     def note(number: int, frame: object) -> None:
@@ -132,10 +159,12 @@ def _wait_for_signal(server: Any) -> int:
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, note)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as of background jobs
+            signal.signal(number, note)
     stop.wait()
-    print(f"stopped by {signal.Signals(received[0]).name}", file=sys.stderr)
-    return runner.SIGNAL_STATUS + received[0]
+    name = signal.Signals(received[0]).name
+    print(f"stopped by {name}", file=sys.stderr, flush=True)
+    os._exit(runner.SIGNAL_STATUS + received[0])
 
 
 if __name__ == "__main__":

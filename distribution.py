@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import re
 import signal
 import sys
 import threading
@@ -23,6 +24,9 @@ from typing import Any
 import tensorflow as tf
 
 CLUSTER_VARIABLE = "TF_CONFIG"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# For all to consent to a stop, which they do within a step; the dead never do.
+CONSENT_SECONDS = 60
 CHIEF_JOB, WORKER_JOB = "chief", "worker"
 # What TensorFlow raises where a peer is gone, or has itself given up.
 LOST_PEER = (
@@ -73,7 +77,9 @@ def read_cluster() -> Cluster:
         jobs, task = config["cluster"], config["task"]
         job, index = task["type"], int(task["index"])
         tasks = {name: [str(address) for address in jobs[name]] for name in jobs}
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise ValueError(f"{CLUSTER_VARIABLE} lacks {error}") from None
+    except (ValueError, TypeError) as error:
         raise ValueError(
             f"{CLUSTER_VARIABLE} must be JSON such as "
             '{"cluster": {"worker": ["host:port", "host:port"]}, '
@@ -86,6 +92,15 @@ def read_cluster() -> Cluster:
             raise ValueError(
                 f"{CLUSTER_VARIABLE}: jobs are {' and '.join(allowed)}, but got "
                 f"'{name}'; evaluation is --mode eval, without {CLUSTER_VARIABLE}"
+            )
+    addresses = [
+        address for job_addresses in tasks.values() for address in job_addresses
+    ]
+    for address in addresses:
+        if not re.fullmatch(r".+:\d{1,5}", address) or addresses.count(address) > 1:
+            raise ValueError(
+                f"{CLUSTER_VARIABLE}: each worker must have a host:port of its own, "
+                f"but got {', '.join(addresses)}"
             )
     chiefs, workers = (tasks.get(name, []) for name in allowed)
     if len(chiefs) > 1:
@@ -147,21 +162,18 @@ class Distribution:
 
     def _join(self) -> tf.distribute.Strategy:
         """Waits until all workers are there."""
-        print(
-            f"worker {self.cluster.worker} of {self.cluster.num_workers}: waiting for "
-            f"the others",
-            file=sys.stderr,
-            flush=True,
-        )
-        # Python sees no signal while TensorFlow waits; the system does.
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        previous = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+        place = f"worker {self.cluster.worker} of {self.cluster.num_workers}"
+        print(f"{place}: waiting for the others", file=sys.stderr, flush=True)
         try:
-            with self.errors_told():
+            # SIGINT ends the wait; TensorFlow takes SIGTERM for itself, for later.
+            with signals_end_at_once():
                 return tf.distribute.MultiWorkerMirroredStrategy()
-        finally:
-            for number, handler in zip(numbers, previous):
-                signal.signal(number, handler)
+        except LOST_PEER as error:
+            reason = str(error.message).splitlines()[0]
+            raise ConnectionError(
+                f"{CLUSTER_VARIABLE}: {place} cannot join the others ({reason}); its "
+                f"host:port must be its own machine's and free, and the others running"
+            ) from None
 
     @contextlib.contextmanager
     def errors_told(self) -> Iterator[None]:
@@ -209,7 +221,12 @@ class Distribution:
             self._mean_float(0)
 
     def batches(self, stream: Iterator[Any]) -> Iterator[Any]:
-        """Yields what a step runs on: a batch of the stream for each own replica."""
+        """Yields what a step runs on: a batch of the stream for each own replica.
+
+        Args:
+          stream: of batches for one replica, features float32 [E, T, F] and labels
+            float32 [E, C].
+        """
         if self.num_replicas == 1:
             yield from stream
             return
@@ -236,6 +253,27 @@ class Distribution:
         return self.strategy.experimental_local_results(results)[0]
 
 
+@contextlib.contextmanager
+def signals_end_at_once() -> Iterator[None]:
+    """Leaves SIGINT and SIGTERM to the system, while Python itself would not see them.
+
+    It does not while TensorFlow waits. Signals that are ignored stay so.
+    """
+    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number in _heeded_signals():
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _heeded_signals() -> list[int]:
+    """Those to stop on; jobs in the background are told to ignore SIGINT."""
+    return [n for n in STOP_SIGNALS if signal.getsignal(n) != signal.SIG_IGN]
+
+
 class StopSignals:
     """Notes SIGINT and SIGTERM, so that all workers can save and leave after one step.
 
@@ -255,7 +293,7 @@ class StopSignals:
         self._agreed = False
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _heeded_signals():
             self._previous[number] = signal.signal(number, self._note)
         if self._workers.cluster.num_workers > 1:
             self._handler = self._watch()
@@ -263,7 +301,8 @@ class StopSignals:
 
     def __exit__(self, *exception):
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            # It is obeyed; another one shall not disturb the leaving.
+            signal.signal(number, signal.SIG_IGN if self.received else handler)
 
     def _note(self, number: int, frame: object) -> None:
         self.received = number
@@ -275,7 +314,13 @@ class StopSignals:
         """
         if self._handler is None:
             return self.received is not None
+        # The one that was told waits for the others' consent, and would for ever.
+        limit = threading.Timer(CONSENT_SECONDS, _give_up, [self._workers.cluster])
+        limit.daemon = True
+        if self.received is not None:
+            limit.start()
         self._handler.save_checkpoint_if_preempted()
+        limit.cancel()
         return self._agreed
 
     def _watch(self) -> tf.distribute.experimental.PreemptionCheckpointHandler:
@@ -299,6 +344,17 @@ class StopSignals:
 
     def _agree(self) -> None:
         self._agreed = True
+
+
+def _give_up(cluster: Cluster) -> None:
+    """Ends the process, whose main thread waits in TensorFlow."""
+    line = (
+        f"error: worker {cluster.worker} of {cluster.num_workers}: another worker is "
+        f"gone; it did not answer for {CONSENT_SECONDS} s. Started again, all go on "
+        f"from the newest checkpoint\n"
+    )
+    os.write(2, line.encode())
+    os._exit(1)
 
 
 def _leave_to_main_thread(failure: Any) -> None:

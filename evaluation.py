@@ -150,7 +150,8 @@ def _check_same_clips(
         if before["train_dir"] != contents["train_dir"]:
             print(
                 f"warning: {eval_dir} has results of checkpoints in "
-                f"{before['train_dir']}; steps that have one are not evaluated again",
+                f"{before['train_dir']}; steps that have one are not evaluated again "
+                f"(right only if that folder was moved)",
                 file=sys.stderr,
             )
     except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):

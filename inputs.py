@@ -8,6 +8,7 @@ Letters for shapes: N clips, E examples, T frames, F mel bands, C classes, S sam
 """
 
 import dataclasses
+import errno
 import os
 from collections.abc import Iterator
 
@@ -32,17 +33,14 @@ PARALLEL_CLIPS = len(os.sched_getaffinity(0))
 # them gives the same.
 FAST_FFT, EXACT_FFT = tf.float32, tf.float64
 COMPLEX_TYPES = {tf.float32: tf.complex64, tf.float64: tf.complex128}
+SHUFFLE_ROUNDS = 16  # of a cipher of places; more of them mix better.
 LAST_PLACE = np.iinfo(np.int64).max  # Training has no last clip.
 CUT_OFF = "clip is cut off since its header was read:"
 # Sets of features up to this size are kept in memory between passes (evaluation).
 CACHE_BYTES = 2 * 2**30
 
-# What a clip that vanishes, is cut off or closed to the reader gives.
-CLIP_ERRORS = (
-    tf.errors.InvalidArgumentError,
-    tf.errors.NotFoundError,
-    tf.errors.PermissionDeniedError,
-)
+# What is said of a clip that is cut off, vanishes, or is closed to the reader.
+CLIP_COMPLAINTS = (CUT_OFF, os.strerror(errno.ENOENT), os.strerror(errno.EACCES))
 # There is no Python control flow on tensors here, and to look for it takes a second.
 without_autograph = tf.autograph.experimental.do_not_convert
 
@@ -268,8 +266,11 @@ def clip_at(
     Returns:
       int64 of the shape of place, from 0 to N-1.
     """
-    return tf.random.experimental.index_shuffle(
-        place, seed=[seed, epoch], max_index=num_clips - 1
+    # As tf.random.experimental.index_shuffle, whose few rounds leave passes alike. It
+    # heeds no more than the lowest 8 bits of each number of its seed.
+    mixed = tf.random.stateless_uniform([3], [seed, epoch], None, None, tf.int32)
+    return tf.raw_ops.RandomIndexShuffle(
+        index=place, seed=mixed, max_index=num_clips - 1, rounds=SHUFFLE_ROUNDS
     )
 
 
@@ -436,8 +437,12 @@ def read_batches(dataset: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tenso
             return
         except tf.errors.OpError as error:
             lines = str(error.message).splitlines()
-            told = next((line for line in lines if CUT_OFF in line), lines[0])
-            if isinstance(error, CLIP_ERRORS):
-                raise ValueError(f"a clip can no longer be read: {told}") from None
-            raise OSError(f"the input pipeline failed: {told}") from None
+            for line in lines:
+                if any(complaint in line for complaint in CLIP_COMPLAINTS):
+                    told = f"a clip can no longer be read: {line}"
+                    raise ValueError(told) from None
+            raise OSError(
+                f"the input pipeline failed (a data service whose dispatcher was "
+                f"started again without --work_dir has lost the job): {lines[0]}"
+            ) from None
         yield batch

@@ -302,6 +302,8 @@ def parse_devices(text: str) -> list[str]:
         )
     if len(set(devices)) < len(devices):
         raise ValueError(f"--devices names a device twice: '{text}'")
+    if len(devices) == 1 and devices[0].startswith("CPU") and devices != ["CPU:0"]:
+        raise ValueError(f"--devices: the CPU as a whole is CPU:0, but got '{text}'")
     if len({name[:3] for name in devices}) > 1:
         raise ValueError(f"--devices must be GPUs or CPUs, but got both: '{text}'")
     return devices
@@ -525,13 +527,11 @@ def run_telling_errors(run: Callable[[], int]) -> int:
     Returns:
       The exit status.
     """
-    handlers = {signal.SIGTERM: _leave}
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # Jobs in the background
-        handlers[signal.SIGINT] = signal.default_int_handler  # ignore it.
-    previous = {}
+    previous = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for number, handler in handlers.items():
-            previous[number] = signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, _leave)
+        if previous[signal.SIGINT] == signal.SIG_DFL:  # Background jobs ignore it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return run()
     except (flags.Error, ValueError, FloatingPointError, OSError) as error:
         for line in str(error).splitlines():

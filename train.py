@@ -282,7 +282,10 @@ def _check_sizes(
             f"TensorFlow counts the values of a layer in 31 bits, but got {batch_size}"
         )
     if num_clips < num_workers:
-        raise ValueError(f"{num_clips} clips are too few for {num_workers} workers")
+        raise ValueError(
+            f"there must be a clip for each of the {num_workers} workers, but got "
+            f"{num_clips}"
+        )
     if batch_size % num_replicas:
         raise ValueError(
             f"batch_size must be a multiple of the {num_replicas} devices that train "
@@ -480,7 +483,9 @@ def _loop(
         else tf.summary.create_noop_writer()
     )
     stream = workers.batches(inputs.read_batches(batches))
-    batch = next(stream)  # Fills the shuffle buffer.
+    print("filling the shuffle buffer", file=sys.stderr)
+    with distribution.signals_end_at_once():
+        batch = next(stream)
     print("first batch is ready", file=sys.stderr)
     with (
         distribution.StopSignals(workers) as stop,
@@ -514,20 +519,21 @@ def _loop(
                 break
             batch = next(stream)
     workers.wait_for_all()  # None leaves before the checkpoint is whole.
-    # Where another worker was told to stop, so are they all.
-    stopped_by = (stop.received or signal.SIGTERM) if stopped else 0
-    reason = f"stopped by {signal.Signals(stopped_by).name}" if stopped_by else "done"
+    reason = "done"
+    if stopped:
+        name = stop.received and signal.Signals(stop.received).name
+        reason = f"stopped by {name}" if name else "stopped with the other workers"
     print(
         closing,
         f"{reason} at step {step}; checkpoint {checkpoints.NAME}-{saved_step} is in "
         f"{train_dir}",
         "next: the same command goes on from there"
-        if stopped_by
+        if stopped
         else f"next: --mode eval --train_dir {train_dir} evaluates the checkpoints",
         sep="\n",
         file=sys.stderr,
     )
-    return stopped_by
+    return (stop.received or signal.SIGTERM) if stopped else 0
 
 
 def _write_start(

@@ -14,7 +14,6 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import time
 
 import measure
 
@@ -37,8 +36,8 @@ def bytes_sent() -> int:
     raise ValueError(f"there is no interface {LOOPBACK}")
 
 
-def train_together(root: pathlib.Path, num_workers: int) -> tuple[float, float]:
-    """Bytes on the loopback and seconds, both for a step of all workers."""
+def train_together(root: pathlib.Path, num_workers: int) -> float:
+    """Bytes on the loopback for a step of all workers."""
     addresses = [f"localhost:{port}" for port in measure.free_ports(num_workers)]
     command = measure.train_command(root, LAST + 1)  # The last step also saves.
     command += [f"--hparams={HPARAMS}", "--checkpoint_steps=1000000"]
@@ -57,19 +56,18 @@ def train_together(root: pathlib.Path, num_workers: int) -> tuple[float, float]:
                     text=True,
                 )
             )
-        sent, clock = {}, {}
+        sent = {}
         for line in processes[0].stdout:
             for step in (FIRST, LAST):
                 if line.startswith(f"step {step}:"):
-                    sent[step], clock[step] = bytes_sent(), time.perf_counter()
+                    sent[step] = bytes_sent()
         if any(process.wait(END_SECONDS) for process in processes):
             raise ValueError("a worker has failed")
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    steps = LAST - FIRST
-    return (sent[LAST] - sent[FIRST]) / steps, (clock[LAST] - clock[FIRST]) / steps
+    return (sent[LAST] - sent[FIRST]) / (LAST - FIRST)
 
 
 def main() -> None:
@@ -86,18 +84,20 @@ def main() -> None:
     values = sum(v.shape.num_elements() for v in network.trainable_variables.values())
     size = values * FLOAT32_BYTES
     print(measure.machine("tensorflow"))
-    print(f"\nGradients: {values} values, {size / 1e6:.2f} MB\n")
-    print("| workers | counted, MB a step of all | loopback, MB | s a step |")
+    print(f"\nGradients of {values} weights\n")
+    print(
+        "| workers | gradients, MB | counted, MB a step of all | on the loopback, MB |"
+    )
     print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder) / "data"
         measure.make_data(root, CLIPS, SECONDS)
         for num_workers in (2, 3):
             counted = 2 * (num_workers - 1) * size
-            sent, seconds = train_together(root, num_workers)
+            sent = train_together(root, num_workers)
             print(
-                f"| {num_workers} | {counted / 1e6:.1f} | {sent / 1e6:.1f} "
-                f"| {seconds:.3f} |",
+                f"| {num_workers} | {size / 1e6:.2f} | {counted / 1e6:.1f} "
+                f"| {sent / 1e6:.1f} |",
                 flush=True,
             )
 

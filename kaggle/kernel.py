@@ -221,6 +221,22 @@ def choose_rows(clips: Sequence[str], sample_names: Sequence[str]) -> list[str]:
     return list(sample_names if set(clips) <= set(sample_names) else clips)
 
 
+def check_classes(
+    classes: Sequence[str], columns: Sequence[str], sample: pathlib.Path
+) -> None:
+    """Checks that there is a column for each class, in any order.
+
+    Raises:
+      ValueError: the sample has other classes.
+    """
+    if sorted(columns) != sorted(classes):
+        differing = sorted(set(columns) ^ set(classes))
+        raise ValueError(
+            f"the checkpoints have other classes than {sample}: {len(classes)}, "
+            f"not {len(columns)}; in one of both: {', '.join(differing[:5])}"
+        )
+
+
 def write_submission(
     predictions: pathlib.Path, sample: pathlib.Path | None, submission: pathlib.Path
 ) -> None:
@@ -235,12 +251,7 @@ def write_submission(
         print(f"warning: there is no {SAMPLE}; the columns are those of {CLASS_MAP}")
     else:
         columns, sample_rows = read_table(sample)
-        if set(columns) != set(classes) or len(columns) != len(classes):
-            differing = sorted(set(columns) ^ set(classes))
-            raise ValueError(
-                f"the checkpoints have other classes than {sample}: {len(classes)}, "
-                f"not {len(columns)}; in one of both: {', '.join(differing[:5])}"
-            )
+        check_classes(classes, columns, sample)
         names = choose_rows(names, list(sample_rows))
         print(f"{len(scores)} clips in the folder, {len(sample_rows)} in {sample}")
     order = [classes.index(column) for column in columns]
@@ -271,6 +282,12 @@ def main() -> None:
         print(f"code: {inputs.code}", f"clips: {inputs.clips}", sep="\n")
         for number, folder in enumerate(inputs.checkpoints, start=1):
             print(f"checkpoint {number} of {len(inputs.checkpoints)}: {folder}")
+        if inputs.sample:  # before hours of scoring
+            with open(
+                inputs.code / CLASS_MAP, encoding="utf-8-sig", newline=""
+            ) as file:
+                classes = [row[1] for row in csv.reader(file) if row]
+            check_classes(classes, read_table(inputs.sample)[0], inputs.sample)
         with tempfile.TemporaryDirectory() as folder:
             predictions = pathlib.Path(folder) / "predictions.csv"
             score(inputs, predictions)

@@ -5,6 +5,7 @@
 The docstring becomes a cell of text, and what follows each line `# %%` one of code.
 """
 
+import argparse
 import ast
 import json
 import pathlib
@@ -43,6 +44,7 @@ def _cell(kind: str, number: int, text: str) -> dict:
 
 def main() -> int:
     """Writes the notebook; returns the exit status."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     source = (FOLDER / "kernel.py").read_text(encoding="utf-8")
     (FOLDER / "kernel.ipynb").write_text(notebook(source), encoding="utf-8")
     return 0

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ import inputs
 import runner
 from hparams import parse_hparams
 
-HANG_SECONDS = 300  # No process here takes so long.
+HANG_SECONDS = 120  # No process here takes so long.
 
 
 class Process:
@@ -177,8 +178,29 @@ def test_the_trainer_goes_on_when_a_data_worker_or_the_dispatcher_dies(
             assert each.process.wait(HANG_SECONDS) == 128 + number
 
 
-def test_wrong_arguments(capsys):
-    assert data_service.main(["worker", "--dispatcher", "x", "--port", "-1"]) == 1
-    assert "--port must be from 0 to 65535, but got -1" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("worker --dispatcher x:1 --port -1", "--port must be from 0 to 65535, but"),
+        ("worker --dispatcher x --port 0", "--dispatcher must be host:port, but got"),
+        ("dispatcher --port 0 --work_dir /dev/null/x", "cannot start the dispatcher ("),
+    ],
+)
+def test_what_cannot_be_started_is_one_line(capsys, arguments, message):
+    assert data_service.main(arguments.split()) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"error: {message}")
+    assert errors.count("\n") == 1
+
+
+def test_a_port_in_use_is_one_line(capsys):
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+        assert data_service.main(["dispatcher", f"--port={port}"]) == 1
+    assert "error: cannot start the dispatcher (" in capsys.readouterr().err
+
+
+def test_wrong_usage_is_status_2():
+    with pytest.raises(SystemExit) as stop:
         data_service.main(["trainer"])
+    assert stop.value.code == 2

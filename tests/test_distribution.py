@@ -6,8 +6,10 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -22,7 +24,7 @@ import train
 from hparams import parse_hparams
 
 BATCH = 16
-HANG_SECONDS = 300  # No process here takes so long.
+HANG_SECONDS = 120  # No process here takes so long.
 TWO_HOSTS = ["a:1", "b:2"]
 FOR_WORKERS = SMALL_HPARAMS.replace("batch_size=4", "batch_size=6")  # 2 or 3 of them
 
@@ -163,6 +165,10 @@ def test_checkpoints_pass_between_one_device_and_two(
             "batch_size must be a multiple of the 2 devices that train together, such "
             "as 4, but got 3",
         ),
+        (
+            {"devices": "CPU:1"},
+            "--devices: the CPU as a whole is CPU:0, but got 'CPU:1",
+        ),
         ({"devices": "GPU:77"}, "--devices: there is no GPU:77; TensorFlow finds"),
         (
             {"data_service": "grpc://127.0.0.1:9"},
@@ -208,7 +214,17 @@ def test_the_place_in_a_cluster(monkeypatch, config, expected):
     [
         ("{", "TF_CONFIG must be JSON such as"),
         ("[1]", "TF_CONFIG must be JSON such as"),
-        ('{"cluster": {"worker": ["a:1"]}}', "KeyError: 'task'"),
+        ('{"cluster": {"worker": ["a:1"]}}', "TF_CONFIG lacks 'task'"),
+        (
+            '{"cluster": {"worker": ["a:1", "a:1"]}, '
+            '"task": {"type": "worker", "index": 0}}',
+            "each worker must have a host:port of its own, but got a:1, a:1",
+        ),
+        (
+            '{"cluster": {"worker": ["a", "b:1"]}, '
+            '"task": {"type": "worker", "index": 0}}',
+            "each worker must have a host:port of its own, but got a, b:1",
+        ),
         (
             '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
             "task worker 1 is not among the 1 of job worker",
@@ -313,7 +329,7 @@ def newest_step(tmp_path: pathlib.Path) -> int:
 def test_workers_die_or_are_stopped_and_all_leave_and_go_on(
     dataset, start, tmp_path, capsys
 ):
-    """Of three the chief is killed, of two another one; then one is told to stop."""
+    """Of three the chief is killed, of two another one; then both are told to stop."""
     with start(3) as three:
         three.wait_for_step(4)
         three.processes[0].kill()
@@ -334,13 +350,14 @@ def test_workers_die_or_are_stopped_and_all_leave_and_go_on(
     assert step % 3 == 0
     with start(2) as both:
         both.wait_for_step(step + 2)
+        both.processes[0].send_signal(signal.SIGINT)
         both.processes[1].terminate()
-        assert both.statuses() == [128 + signal.SIGTERM] * 2
+        assert both.statuses() == [128 + signal.SIGINT, 128 + signal.SIGTERM]
         assert both.losses(0) == both.losses(1)
-        for errors in both.errors:
+        for errors, name in zip(both.errors, ("SIGINT", "SIGTERM")):
             text = errors.read_text()
             assert f"resuming from {tmp_path}/run/model.ckpt-{step}" in text
-            assert "stopped by SIGTERM at step" in text
+            assert f"stopped by {name} at step" in text
             assert "Traceback" not in text
             assert "PreemptionCheckpointHandler" not in text
         step += len(both.losses(0))
@@ -354,6 +371,111 @@ def test_workers_die_or_are_stopped_and_all_leave_and_go_on(
     assert runner.main(flags) == 0
     assert f"resuming from {tmp_path}/run/model.ckpt-{step}" in capsys.readouterr().err
     assert newest_step(tmp_path) == step + 1
+
+
+def two_workers() -> distribution.Distribution:
+    """What a chief sees, without its worker."""
+    workers = distribution.Distribution()
+    workers.cluster = distribution.Cluster(0, 2)
+    return workers
+
+
+def test_too_few_clips_for_the_workers():
+    with pytest.raises(ValueError, match="a clip for each of the 2 workers, but got 1"):
+        train._check_sizes(parse_hparams("batch_size=4"), 1, two_workers())
+
+
+def test_workers_that_start_from_other_weights_say_so(monkeypatch):
+    workers, trainer = two_workers(), new_trainer(None, "")
+    monkeypatch.setattr(workers, "_mean_float", lambda value: value)
+    train._check_same_weights(trainer, "run", workers)
+    monkeypatch.setattr(workers, "_mean_float", lambda value: value + 0.5)
+    with pytest.raises(ValueError, match="start from different weights; --train_dir"):
+        train._check_same_weights(trainer, "run", workers)
+
+
+def test_a_part_of_the_cpu_is_no_device_of_a_worker():
+    with pytest.raises(ValueError, match="trains on its GPUs or on CPU:0, but got"):
+        distribution.Distribution(["CPU:0", "CPU:1"], distribution.Cluster(0, 2))
+
+
+def test_a_worker_whose_port_is_taken_says_so(tmp_path):
+    """In a process of its own, as it gets no further."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        code = (
+            "import runner; runner.start_tensorflow(); import distribution as d; "
+            "d.Distribution((), d.read_cluster())"
+        )
+        config = {
+            "cluster": {"worker": [address, f"127.0.0.1:{free_ports(1)[0]}"]},
+            "task": {"type": "worker", "index": 0},
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=os.environ | {"TF_CONFIG": json.dumps(config)},
+            capture_output=True,
+            text=True,
+            timeout=HANG_SECONDS,
+        )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ConnectionError: TF_CONFIG: worker 0 of 2 cannot join the")
+
+
+@pytest.fixture
+def own_signals():
+    """Gives the signals back as they were; children would inherit those ignored."""
+    previous = {n: signal.getsignal(n) for n in distribution.STOP_SIGNALS}
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+def test_a_stop_that_the_others_never_consent_to_ends(own_signals, monkeypatch, capfd):
+    """TensorFlow waits for a dead worker's consent for ever; a timer ends it."""
+    statuses, gone = [], threading.Event()
+
+    def leave(status: int) -> None:
+        statuses.append(status)
+        gone.set()
+
+    class Handler:
+        def save_checkpoint_if_preempted(self):
+            if stop.received is not None:
+                assert gone.wait(HANG_SECONDS)
+
+    monkeypatch.setattr(distribution, "CONSENT_SECONDS", 0.01)
+    monkeypatch.setattr(distribution.os, "_exit", leave)
+    with distribution.StopSignals(distribution.Distribution()) as stop:
+        stop._handler = Handler()
+        assert not stop.is_due()
+        assert statuses == []
+        signal.raise_signal(signal.SIGTERM)
+        stop.is_due()
+    assert statuses == [1]
+    assert "error: worker 0 of 1: another worker is gone" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_signals_are_noted_once_and_those_ignored_are_left(own_signals, ignored):
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with distribution.StopSignals(distribution.Distribution()) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_due() is not ignored
+    # A second Ctrl-C does not disturb the leaving.
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_errors_of_threads_that_are_no_lost_worker_are_told(capsys):
+    for error in (tf.errors.UnavailableError(None, None, "gone"), KeyError("a bug")):
+        distribution._leave_to_main_thread(
+            threading.ExceptHookArgs((type(error), error, None, None))
+        )
+    errors = capsys.readouterr().err
+    assert "KeyError: 'a bug'" in errors
+    assert "gone" not in errors
 
 
 def test_a_worker_that_does_not_see_the_chiefs_checkpoint_says_so(

@@ -200,6 +200,19 @@ def test_the_order_of_a_pass_has_each_clip_once_and_changes(num_clips):
     assert num_clips < 7 or not (orders[0] == orders[1]).all()
 
 
+def test_orders_do_not_come_again_in_300_passes_or_with_300_seeds():
+    passes = {tuple(order_of(50, seed=3, epoch=epoch)) for epoch in range(300)}
+    seeds = {tuple(order_of(50, seed=seed, epoch=0)) for seed in range(300)}
+    assert len(passes) == len(seeds) == 300
+
+
+def test_successive_passes_are_not_alike():
+    num_clips = 20000
+    orders = [order_of(num_clips, seed=3, epoch=epoch) for epoch in range(12)]
+    alike = [np.corrcoef(*orders[i : i + 2])[0, 1] for i in range(11)]
+    assert np.abs(alike).max() < 4 / np.sqrt(num_clips)  # deviations of random orders
+
+
 def test_one_seed_gives_the_same_batches(tagged):
     def batches(seed):
         dataset = inputs.train_input(tagged, SMALL, seed=seed, deterministic=True)
@@ -273,6 +286,16 @@ def test_clip_input_keeps_order_and_fills_batches(tagged, monkeypatch):
     assert [len(features) for features, _ in batches[:-1]] == [4] * (len(batches) - 1)
     positions = np.concatenate([positions for _, positions in batches])
     np.testing.assert_array_equal(positions, np.repeat(np.arange(7), per_clip))
+
+
+def test_what_fails_in_the_pipeline_besides_clips_is_an_oserror():
+    def fail(number: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([tf.debugging.Assert(False, ["some reason"])]):
+            return tf.identity(number)
+
+    stream = tf.data.Dataset.range(1).map(inputs.without_autograph(fail))
+    with pytest.raises(OSError, match="the input pipeline failed .*some reason"):
+        next(inputs.read_batches(stream))
 
 
 def test_a_clip_that_becomes_shorter_or_vanishes_is_named(tagged):

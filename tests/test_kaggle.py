@@ -319,7 +319,7 @@ class Tree:
 
     def add_tagger(self, name: str, code: str = "", weights: str = "") -> None:
         for path in ("runner.py", "inference.py", "class_map.csv"):
-            self.add(f"{name}/{path}", code)
+            self.add(f"{name}/{path}", "0,A\n" if path == "class_map.csv" else code)
         self.add(f"{name}/checkpoint_1/model.ckpt-7.index", weights)
         self.add(f"{name}/checkpoint_1/hparams.json")
 
@@ -410,6 +410,15 @@ def test_columns_are_those_of_the_sample(tmp_path):
         with pytest.raises(ValueError, match="the checkpoints have other classes than"):
             kernel.write_submission(predictions, sample, out)
     assert {path.name for path in tmp_path.iterdir()} == {"p", "s", "out.csv"}
+
+
+def test_other_classes_are_told_before_anything_is_scored(tree, monkeypatch, capsys):
+    sample = tree.competition / "sample_submission.csv"
+    sample.write_text("fname,A,Extra\na.wav,0,0\n")
+    monkeypatch.setenv(kernel.INPUT_DIR_VARIABLE, str(tree.root))
+    monkeypatch.setattr(kernel, "score", None)
+    with pytest.raises(SystemExit, match="other classes than .*: 1, not 2; .*: Extra"):
+        kernel.main()
 
 
 FAILS_ON_GPU = """
