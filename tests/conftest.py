@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import re
+import signal
 import socket
 import wave
 
@@ -12,6 +13,8 @@ import pytest
 
 import runner
 
+# Where the tests run in the background, it is ignored, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 runner.set_environment()  # As users run it; before anything imports TensorFlow.
 
 import tensorflow as tf  # noqa: E402
