@@ -24,8 +24,7 @@ from typing import IO, Any
 import numpy as np
 import tensorflow as tf
 
-import model
-from hparams import HPARAMS_FILE, trained_hparams, write_whole
+from hparams import HPARAMS_FILE, write_whole
 
 NAME = "model.ckpt"
 DATA_SUFFIX = ".data-00000-of-00001"
@@ -270,44 +269,6 @@ def restore(
     for name, value in values.items():
         variables[name].assign(value)
     return lacking
-
-
-def restored_network(
-    prefix: str,
-    *,
-    model_name: str,
-    hparam_overrides: Mapping[str, Any],
-    class_names: Sequence[str],
-    mixed_precision: bool = False,
-) -> model.MobileNet:
-    """The network of a checkpoint, as it was trained.
-
-    Args:
-      prefix: path of the checkpoint, without suffix.
-      model_name: as of --model.
-      hparam_overrides: what wins over the hparams.json beside the checkpoint.
-      class_names: C names, those that were trained.
-      mixed_precision: see `model.MobileNet`.
-
-    Raises:
-      ValueError: it was trained with other classes.
-      CheckpointError: it is damaged, or does not fit the hyperparameters.
-    """
-    hparams = trained_hparams(
-        os.path.dirname(prefix),
-        model_name=model_name,
-        overrides=hparam_overrides,
-        class_names=class_names,
-    )
-    network = model.define_model(
-        model_name,
-        num_classes=len(class_names),
-        hparams=hparams,
-        seed=0,
-        mixed_precision=mixed_precision,
-    )
-    restore(prefix, network.variables)
-    return network
 
 
 def _check_shape(

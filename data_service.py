@@ -152,15 +152,16 @@ def _leave_at_a_signal(server: Any) -> NoReturn:
 
     At once, as a server that is destroyed may wait for its clients.
     """
+    import distribution
+
     stop, received = threading.Event(), []
 
     def note(number: int, frame: object) -> None:
         received.append(number)
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as of background jobs
-            signal.signal(number, note)
+    for number in distribution.heeded_signals():
+        signal.signal(number, note)
     stop.wait()
     name = signal.Signals(received[0]).name
     print(f"stopped by {name}", file=sys.stderr, flush=True)

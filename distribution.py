@@ -62,6 +62,9 @@ class Cluster:
     worker: int = 0
     num_workers: int = 1
 
+    def __str__(self) -> str:
+        return f"worker {self.worker} of {self.num_workers}"
+
 
 def read_cluster() -> Cluster:
     """Reads TF_CONFIG; without it, or with one worker only, this process is alone.
@@ -162,8 +165,7 @@ class Distribution:
 
     def _join(self) -> tf.distribute.Strategy:
         """Waits until all workers are there."""
-        place = f"worker {self.cluster.worker} of {self.cluster.num_workers}"
-        print(f"{place}: waiting for the others", file=sys.stderr, flush=True)
+        print(f"{self.cluster}: waiting for the others", file=sys.stderr, flush=True)
         try:
             # SIGINT ends the wait; TensorFlow takes SIGTERM for itself, for later.
             with signals_end_at_once():
@@ -171,8 +173,9 @@ class Distribution:
         except LOST_PEER as error:
             reason = str(error.message).splitlines()[0]
             raise ConnectionError(
-                f"{CLUSTER_VARIABLE}: {place} cannot join the others ({reason}); its "
-                f"host:port must be its own machine's and free, and the others running"
+                f"{CLUSTER_VARIABLE}: {self.cluster} cannot join the others "
+                f"({reason}); its host:port must be its own machine's and free, and "
+                f"the others running"
             ) from None
 
     @contextlib.contextmanager
@@ -191,10 +194,9 @@ class Distribution:
             told = [line for line in lines if line.startswith(ABORTED)] or lines
             reason = told[0].replace(ABORTED, "")
             raise ConnectionError(
-                f"worker {self.cluster.worker} of {self.cluster.num_workers}: another "
-                f"worker is gone, or this one failed; see the last lines of all. "
-                f"Started again, all go on from the newest checkpoint "
-                f"({reason})"
+                f"{self.cluster}: another worker is gone, or this one failed; see the "
+                f"last lines of all. Started again, all go on from the newest "
+                f"checkpoint ({reason})"
             ) from None
 
     def of_chief(self, value: int) -> int:
@@ -260,7 +262,7 @@ def signals_end_at_once() -> Iterator[None]:
     It does not while TensorFlow waits. Signals that are ignored stay so.
     """
     previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    for number in _heeded_signals():
+    for number in heeded_signals():
         signal.signal(number, signal.SIG_DFL)
     try:
         yield
@@ -269,7 +271,7 @@ def signals_end_at_once() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _heeded_signals() -> list[int]:
+def heeded_signals() -> list[int]:
     """Those to stop on; jobs in the background are told to ignore SIGINT."""
     return [n for n in STOP_SIGNALS if signal.getsignal(n) != signal.SIG_IGN]
 
@@ -293,7 +295,7 @@ class StopSignals:
         self._agreed = False
 
     def __enter__(self):
-        for number in _heeded_signals():
+        for number in heeded_signals():
             self._previous[number] = signal.signal(number, self._note)
         if self._workers.cluster.num_workers > 1:
             self._handler = self._watch()
@@ -349,9 +351,8 @@ class StopSignals:
 def _give_up(cluster: Cluster) -> None:
     """Ends the process, whose main thread waits in TensorFlow."""
     line = (
-        f"error: worker {cluster.worker} of {cluster.num_workers}: another worker is "
-        f"gone; it did not answer for {CONSENT_SECONDS} s. Started again, all go on "
-        f"from the newest checkpoint\n"
+        f"error: {cluster}: another worker is gone; it did not answer for "
+        f"{CONSENT_SECONDS} s. Started again, all go on from the newest checkpoint\n"
     )
     os.write(2, line.encode())
     os._exit(1)

@@ -23,7 +23,7 @@ import model
 import plots
 import summaries
 from clips import Clips, counted, read_clips
-from hparams import make_folder, trained_hparams, write_whole
+from hparams import make_folder, write_whole
 from lwlrap import Lwlrap
 from progress import print_result, progress_bar
 
@@ -97,17 +97,11 @@ def evaluate(
     try:
         for prefix in _pending_checkpoints(train_dir, eval_dir, share, timeout_secs):
             if evaluator is None:
-                hparams = trained_hparams(
+                network = model.trained_network(
                     train_dir,
                     model_name=model_name,
-                    overrides=hparam_overrides,
+                    hparam_overrides=hparam_overrides,
                     class_names=class_names,
-                )
-                network = model.define_model(
-                    model_name,
-                    num_classes=len(class_names),
-                    hparams=hparams,
-                    seed=0,
                     mixed_precision=mixed_precision,
                 )
                 evaluator = _Evaluator(network, clips, results)

@@ -123,12 +123,13 @@ def export(
     class_names = read_class_map(class_map_path)
     prefix = checkpoints.find_checkpoint(checkpoint, "--checkpoint")
     target = _new_folder(export_dir)
-    network = checkpoints.restored_network(
-        prefix,
+    network = model.trained_network(
+        os.path.dirname(prefix),
         model_name=model_name,
         hparam_overrides=hparam_overrides,
         class_names=class_names,
     )
+    checkpoints.restore(prefix, network.variables)
     if name := checkpoints.first_not_finite(network.variables):
         raise FloatingPointError(f"{name} is not finite; checkpoint {prefix} is broken")
     temporary = target.with_name(f"{EXPORTING_PREFIX}{target.name}-{os.getpid()}")

@@ -71,13 +71,14 @@ def predict(
     scores = np.zeros([len(clips), len(class_names)])
     for prefix in prefixes:
         print(f"scoring {counted(len(names), 'clip')} with {prefix}", file=sys.stderr)
-        network = checkpoints.restored_network(
-            prefix,
+        network = model.trained_network(
+            os.path.dirname(prefix),
             model_name=model_name,
             hparam_overrides=hparam_overrides,
             class_names=class_names,
             mixed_precision=mixed_precision,
         )
+        checkpoints.restore(prefix, network.variables)
         scored, lost = _score(clips, prefix, network)
         problems.update(lost)
         scores += scored / len(prefixes)

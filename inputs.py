@@ -201,16 +201,12 @@ def waveform_to_examples(
 
 
 def clip_to_log_mel_examples(
-    path: tf.Tensor,
-    data_offset: tf.Tensor,
-    num_samples: tf.Tensor,
-    hparams: Hparams,
-    *,
-    fft_type: tf.DType = FAST_FFT,
+    path: tf.Tensor, data_offset: tf.Tensor, num_samples: tf.Tensor, hparams: Hparams
 ) -> tf.Tensor:
     """From a WAV file whose header has been read to float32 [E, frames, F]."""
-    waveform = clip_to_waveform(path, data_offset, num_samples)
-    return waveform_to_examples(waveform, hparams, fft_type=fft_type)
+    return waveform_to_examples(
+        clip_to_waveform(path, data_offset, num_samples), hparams
+    )
 
 
 def _examples_of(

@@ -9,13 +9,13 @@ Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from hparams import MODEL_NAMES, Hparams, parse_hparams
+from hparams import MODEL_NAMES, Hparams, parse_hparams, trained_hparams
 
 __all__ = [
     "Adam",
@@ -30,6 +30,7 @@ __all__ = [
     "max_batch",
     "parse_hparams",
     "smoothed_cross_entropy",
+    "trained_network",
 ]
 
 KERNEL = 3  # Height and width of every convolution but the pointwise ones.
@@ -351,6 +352,41 @@ def define_model(
         num_classes=num_classes,
         hparams=hparams,
         seed=seed,
+        mixed_precision=mixed_precision,
+    )
+
+
+def trained_network(
+    directory: str,
+    *,
+    model_name: str,
+    hparam_overrides: Mapping[str, Any],
+    class_names: Sequence[str],
+    mixed_precision: bool = False,
+) -> MobileNet:
+    """The network of the checkpoints in a folder, whose weights are still to restore.
+
+    Args:
+      directory: of the checkpoints.
+      model_name: as of --model.
+      hparam_overrides: what wins over the hyperparameters that it was trained with.
+      class_names: C names, those that were trained.
+      mixed_precision: see `MobileNet`.
+
+    Raises:
+      ValueError: it was trained with other classes, or there is no such model.
+    """
+    hparams = trained_hparams(
+        directory,
+        model_name=model_name,
+        overrides=hparam_overrides,
+        class_names=class_names,
+    )
+    return define_model(
+        model_name,
+        num_classes=len(class_names),
+        hparams=hparams,
+        seed=0,
         mixed_precision=mixed_precision,
     )
 

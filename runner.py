@@ -506,6 +506,7 @@ def run_command(
     """
 
     def parse_and_run() -> int:
+        """Shows the help, or runs with the flags."""
         values = define_flags(flag_groups)
         rest = values([sys.argv[0], *arguments], known_only=False)[1:]
         if values.help:

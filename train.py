@@ -132,6 +132,7 @@ class Trainer:
         """Gives every replica the mean of all replicas' moving averages."""
 
         def average() -> None:
+            """What a replica does for it."""
             replica = tf.distribute.get_replica_context()
             means = replica.all_reduce(
                 MEAN, {name: tf.identity(v) for name, v in moving.items()}

@@ -75,14 +75,16 @@ def check_checkpoint(
         hyperparameters.
     """
     import checkpoints
+    import model
 
     prefix = checkpoints.find_checkpoint(path, "--checkpoint")
-    network = checkpoints.restored_network(
-        prefix,
+    network = model.trained_network(
+        os.path.dirname(prefix),
         model_name=MODEL_NAME,
         hparam_overrides=hparams_lib.parse_overrides(hparams),
         class_names=class_names,
     )
+    checkpoints.restore(prefix, network.variables)
     return prefix, network.hparams
 
 
