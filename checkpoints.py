@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -33,6 +34,9 @@ SAVING_PREFIX = ".saving-"  # of folders with checkpoints that are being written
 STATE_FILE = "checkpoint"  # the name that TensorFlow looks for
 LOCK_FILE = ".lock"
 GLOBAL_STEP = "global_step"
+# Adam's state as the original names it: a variable X has moments X/Adam and X/Adam_1.
+ADAM_MOMENTS = {"Adam": "momentum", "Adam_1": "velocity"}  # to Keras's names
+ADAM_POWERS = {"beta1_power": "beta_1", "beta2_power": "beta_2"}
 # What file systems without locks answer, network drives among them.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -132,13 +136,78 @@ def locked(directory: str) -> Iterator[None]:
         yield
 
 
-def save(directory: str, variables: Mapping[str, tf.Variable], step: int) -> str:
+def network_variables(network: keras.Model) -> dict[str, keras.Variable]:
+    """The variables of a network by their names in a checkpoint."""
+    return {variable.path: variable for variable in network.weights}
+
+
+def optimizer_variables(
+    network: keras.Model, optimizer: keras.optimizers.Optimizer
+) -> dict[str, keras.Variable]:
+    """The state of an optimizer that is built, by its names in a checkpoint.
+
+    Without the powers of Adam's betas, which Keras computes from the number of steps.
+    """
+    if not isinstance(optimizer, keras.optimizers.Adam):
+        return {}
+    state = {variable.path: variable for variable in optimizer.variables}
+    return {
+        f"{variable.path}/{name}": state[
+            f"{optimizer.name}/{variable.path.replace('/', '_')}_{keras_name}"
+        ]
+        for variable in network.trainable_weights
+        for name, keras_name in ADAM_MOMENTS.items()
+    }
+
+
+def save_training(
+    directory: str, network: keras.Model, optimizer: keras.optimizers.Optimizer
+) -> str:
+    """Saves a checkpoint from which training resumes; see `save`."""
+    step = int(optimizer.iterations.numpy())
+    values = {
+        **network_variables(network),
+        **optimizer_variables(network, optimizer),
+        GLOBAL_STEP: np.int64(step),
+    }
+    if isinstance(optimizer, keras.optimizers.Adam):
+        # TensorFlow 1 starts with beta, and multiplies by it after each step.
+        for name, beta in ADAM_POWERS.items():
+            values[name] = np.float32(getattr(optimizer, beta) ** (step + 1))
+    return save(directory, values, step)
+
+
+def restore_training(
+    prefix: str, network: keras.Model, optimizer: keras.optimizers.Optimizer
+) -> list[str]:
+    """Restores the weights, the optimizer's state and the step.
+
+    Returns:
+      The names of the optimizer's variables that the checkpoint does not have, which
+      are unchanged.
+
+    Raises:
+      CheckpointError: as `restore`.
+    """
+    state = optimizer_variables(network, optimizer)
+    return restore(
+        prefix,
+        {
+            **network_variables(network),
+            **state,
+            GLOBAL_STEP: optimizer.iterations,
+        },
+        optional_names=list(state),
+    )
+
+
+def save(directory: str, values: Mapping[str, Any], step: int) -> str:
     """Writes `model.ckpt-N` and the `checkpoint` state file, and deletes what is too
     old.
 
     Args:
       directory: an existing folder.
-      variables: all that the checkpoint shall hold, by name, `global_step` too.
+      values: variables or arrays by name, all that the checkpoint has.
       step: N.
 
     Returns:
@@ -154,9 +223,9 @@ def save(directory: str, variables: Mapping[str, tf.Variable], step: int) -> str
         os.makedirs(temporary, exist_ok=True)
         tf.raw_ops.SaveV2(
             prefix=os.path.join(temporary, name),
-            tensor_names=list(variables),
-            shape_and_slices=[""] * len(variables),
-            tensors=[tf.convert_to_tensor(v) for v in variables.values()],
+            tensor_names=list(values),
+            shape_and_slices=[""] * len(values),
+            tensors=[tf.convert_to_tensor(value) for value in values.values()],
         )
         for suffix in (DATA_SUFFIX, INDEX_SUFFIX):
             path = os.path.join(temporary, name + suffix)
@@ -175,10 +244,10 @@ def save(directory: str, variables: Mapping[str, tf.Variable], step: int) -> str
     return os.path.join(directory, name)
 
 
-def first_not_finite(variables: Mapping[str, tf.Variable]) -> str:
+def first_not_finite(variables: Mapping[str, keras.Variable]) -> str:
     """The name of a variable that has a value that is not finite; else nothing."""
     for name, variable in variables.items():
-        if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
+        if not np.isfinite(variable.numpy()).all():
             return name
     return ""
 
@@ -234,19 +303,20 @@ def shapes(prefix: str) -> dict[str, tuple[int, ...]]:
 
 def restore(
     prefix: str,
-    variables: Mapping[str, tf.Variable],
+    variables: Mapping[str, keras.Variable],
     *,
-    may_lack: Sequence[str] = (),
+    optional_names: Sequence[str] = (),
 ) -> list[str]:
     """Gives variables their values from a checkpoint, all of them or none.
 
     Args:
       prefix: the checkpoint.
       variables: what to restore, by name.
-      may_lack: names that keep their values where the checkpoint lacks them.
+      optional_names: variables that the checkpoint need not have; without it they
+        keep their values.
 
     Returns:
-      The names that the checkpoint lacks.
+      The names that the checkpoint does not have.
 
     Raises:
       CheckpointError: it cannot be read, lacks another variable, or one has another
@@ -254,7 +324,7 @@ def restore(
     """
     stored = shapes(prefix)
     lacking = [name for name in variables if name not in stored]
-    required = [name for name in lacking if name not in set(may_lack)]
+    required = [name for name in lacking if name not in set(optional_names)]
     if required:
         raise CheckpointError(
             f"checkpoint {prefix} lacks {len(required)} of {len(variables)} variables, "

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -23,7 +24,7 @@ import model
 import plots
 import summaries
 from clips import Clips, counted, read_clips
-from hparams import make_folder, write_whole
+from hparams import Hparams, make_folder, write_whole
 from lwlrap import Lwlrap
 from progress import print_result, progress_bar
 
@@ -96,18 +97,21 @@ def evaluate(
     evaluator = None
     try:
         for prefix in _pending_checkpoints(train_dir, eval_dir, share, timeout_secs):
-            if evaluator is None:
-                network = model.trained_network(
-                    train_dir,
-                    model_name=model_name,
-                    hparam_overrides=hparam_overrides,
-                    class_names=class_names,
-                    mixed_precision=mixed_precision,
-                )
-                evaluator = _Evaluator(network, clips, results)
-                evaluator.write_hparams(train_dir)
             try:
-                evaluator.evaluate_checkpoint(prefix)
+                if evaluator is None:
+                    network, hparams = model.load_network(
+                        prefix,
+                        class_names,
+                        model_name=model_name,
+                        hparam_overrides=hparam_overrides,
+                        mixed_precision=mixed_precision,
+                    )
+                    evaluator = _Evaluator(network, hparams, clips, results)
+                    evaluator.write_hparams(train_dir)
+                else:
+                    variables = checkpoints.network_variables(network)
+                    checkpoints.restore(prefix, variables)
+                evaluator.evaluate(checkpoints.checkpoint_step(prefix))
             except checkpoints.UnreadableError as error:
                 print(f"skipped: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -291,29 +295,30 @@ def _pending_checkpoints(
 class _Evaluator:
     """The clips, their features and a network, for all checkpoints to come."""
 
-    def __init__(self, network: model.MobileNet, clips: Clips, results: _Results):
+    def __init__(
+        self, network: keras.Model, hparams: Hparams, clips: Clips, results: _Results
+    ):
         self._clips = clips
         self._results = results
         self._class_names = results.class_names
         self._network = network
+        self._hparams = hparams
+        self._scores = model.score_function(network)
         self._num_clips = clips.labels.astype(bool).sum(axis=0)  # int [C]
-        self._batches = inputs.clip_input(clips, network.hparams)
+        self._batches = inputs.clip_input(clips, hparams)
         self._writer = tf.summary.create_file_writer(results.eval_dir)
 
     def write_hparams(self, train_dir: str) -> None:
         """Writes the hyperparameters of the run in train_dir to TensorBoard."""
         with self._writer.as_default():
-            summaries.write_hparams(self._network.hparams, train_dir)
+            summaries.write_hparams(self._hparams, train_dir)
 
-    def evaluate_checkpoint(self, prefix: str) -> None:
-        """Scores every clip with a checkpoint, prints lwlrap, and writes it.
+    def evaluate(self, step: int) -> None:
+        """Scores every clip with the weights of a step, prints lwlrap, and writes it.
 
         Raises:
-          UnreadableError: the checkpoint has vanished or is damaged.
-          CheckpointError: it does not fit the network.
+          FloatingPointError: a score is not finite.
         """
-        checkpoints.restore(prefix, self._network.variables)
-        step = checkpoints.checkpoint_step(prefix)
         started = time.monotonic()
         lwlrap, partial = self._score(step)
         seconds = time.monotonic() - started
@@ -383,7 +388,7 @@ class _Evaluator:
 
     def _clip_scores(self) -> Iterator[tuple[int, np.ndarray]]:
         batches = inputs.read_batches(self._batches)
-        for position, scores in model.clip_scores(self._network, batches):
+        for position, scores in model.clip_scores(self._scores, batches):
             if not np.isfinite(scores).all():
                 raise FloatingPointError(
                     f"the scores of {self._clips.paths[position]} are not finite; "

@@ -15,13 +15,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 import checkpoints
 import inputs
 import model
 from clips import read_class_map
-from hparams import make_folder
+from hparams import Hparams, make_folder
 
 SAVED_MODEL = "saved_model"
 LITERT_MODEL = "model.tflite"
@@ -37,13 +38,15 @@ class Tagger(tf.Module):
 
     Args:
       network: with the weights to use.
+      hparams: of its features.
     """
 
-    def __init__(self, network: model.MobileNet):
+    def __init__(self, network: keras.Model, hparams: Hparams):
         super().__init__()
         self._network = network
-        # TensorFlow saves the variables that it finds in attributes.
-        self._weights = list(network.variables.values())
+        self._hparams = hparams
+        # The LiteRT converter finds the values of tf.Variables, not of Keras's own.
+        self._weights = [variable.value for variable in network.weights]
 
     @tf.function(
         input_signature=[tf.TensorSpec([None, None], tf.float32, "waveforms")],
@@ -63,7 +66,9 @@ class Tagger(tf.Module):
             tf.map_fn(
                 lambda waveform: self._example_scores(waveform, inputs.EXACT_FFT),
                 waveforms,
-                fn_output_signature=tf.TensorSpec([None, self._network.num_classes]),
+                fn_output_signature=tf.TensorSpec(
+                    [None, self._network.output.shape[-1]]
+                ),
             )
         )
 
@@ -81,9 +86,9 @@ class Tagger(tf.Module):
 
     def _example_scores(self, waveform: tf.Tensor, fft_type: tf.DType) -> tf.Tensor:
         examples = inputs.waveform_to_examples(
-            waveform, self._network.hparams, fft_type=fft_type
+            waveform, self._hparams, fft_type=fft_type
         )
-        return tf.sigmoid(self._network.logits(examples))
+        return tf.sigmoid(self._network(examples, training=False))
 
 
 def _with_clip_scores(example_scores: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -123,18 +128,18 @@ def export(
     class_names = read_class_map(class_map_path)
     prefix = checkpoints.find_checkpoint(checkpoint, "--checkpoint")
     target = _new_folder(export_dir)
-    network = model.trained_network(
-        os.path.dirname(prefix),
+    network, hparams = model.load_network(
+        prefix,
+        class_names,
         model_name=model_name,
         hparam_overrides=hparam_overrides,
-        class_names=class_names,
     )
-    checkpoints.restore(prefix, network.variables)
-    if name := checkpoints.first_not_finite(network.variables):
+    variables = checkpoints.network_variables(network)
+    if name := checkpoints.first_not_finite(variables):
         raise FloatingPointError(f"{name} is not finite; checkpoint {prefix} is broken")
     temporary = target.with_name(f"{EXPORTING_PREFIX}{target.name}-{os.getpid()}")
     try:
-        _write(temporary, Tagger(network), class_names)
+        _write(temporary, Tagger(network, hparams), class_names)
         temporary.rename(target)
     except (tf.errors.OpError, OSError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "message", error)

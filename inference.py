@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 import checkpoints
@@ -22,7 +23,7 @@ from clips import (
     read_class_map,
     read_wav_headers,
 )
-from hparams import write_whole
+from hparams import Hparams, write_whole
 from join_predictions import part_path
 from progress import progress_bar
 
@@ -71,15 +72,14 @@ def predict(
     scores = np.zeros([len(clips), len(class_names)])
     for prefix in prefixes:
         print(f"scoring {counted(len(names), 'clip')} with {prefix}", file=sys.stderr)
-        network = model.trained_network(
-            os.path.dirname(prefix),
+        network, hparams = model.load_network(
+            prefix,
+            class_names,
             model_name=model_name,
             hparam_overrides=hparam_overrides,
-            class_names=class_names,
             mixed_precision=mixed_precision,
         )
-        checkpoints.restore(prefix, network.variables)
-        scored, lost = _score(clips, prefix, network)
+        scored, lost = _score(clips, prefix, network, hparams)
         problems.update(lost)
         scores += scored / len(prefixes)
     by_path = dict(zip(clips.paths, np.clip(scores, 0, 1), strict=True))
@@ -105,7 +105,7 @@ def _readable(paths: Sequence[str], num_classes: int) -> tuple[Clips, dict[str, 
 
 
 def _score(
-    clips: Clips, prefix: str, network: model.MobileNet
+    clips: Clips, prefix: str, network: keras.Model, hparams: Hparams
 ) -> tuple[np.ndarray, dict[str, str]]:
     """Scores N clips with the network of a checkpoint.
 
@@ -116,10 +116,11 @@ def _score(
     Raises:
       FloatingPointError: a score is not finite.
     """
-    scores = np.full([len(clips), network.num_classes], -1.0)
-    batches = inputs.clip_input(clips, network.hparams, skip_unreadable=True)
+    scores = np.full([len(clips), network.output.shape[-1]], -1.0)
+    batches = inputs.clip_input(clips, hparams, skip_unreadable=True)
+    score = model.score_function(network)
     with progress_bar(len(clips), what="scoring", unit="clip") as bar:
-        for position, clip_scores in model.clip_scores(network, batches):
+        for position, clip_scores in model.clip_scores(score, batches):
             if not np.isfinite(clip_scores).all():
                 raise FloatingPointError(
                     f"{clips.paths[position]}: the scores are not finite; checkpoint "

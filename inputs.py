@@ -33,8 +33,6 @@ PARALLEL_CLIPS = len(os.sched_getaffinity(0))
 # them gives the same.
 FAST_FFT, EXACT_FFT = tf.float32, tf.float64
 COMPLEX_TYPES = {tf.float32: tf.complex64, tf.float64: tf.complex128}
-SHUFFLE_ROUNDS = 16  # of a cipher of places; more of them mix better.
-LAST_PLACE = np.iinfo(np.int64).max  # Training has no last clip.
 CUT_OFF = "clip is cut off since its header was read:"
 # Sets of features up to this size are kept in memory between passes (evaluation).
 CACHE_BYTES = 2 * 2**30
@@ -246,48 +244,15 @@ def _examples_of(
     )
 
 
-def clip_at(
-    place: tf.Tensor, num_clips: int, *, seed: int, epoch: tf.Tensor | int
-) -> tf.Tensor:
-    """The clip at a place of a pass over N clips, or the clips at several places.
+def clip_order(
+    num_clips: int, *, seed: int, shard: int = 0, num_shards: int = 1
+) -> tf.data.Dataset:
+    """The positions of a shard's clips, int64, in an order that changes every epoch.
 
-    Each pass has each clip once, in an order of its own, which nobody need lay out.
-
-    Args:
-      place: int64, from 0 to N-1.
-      num_clips: N.
-      seed: of the order.
-      epoch: the number of the pass.
-
-    Returns:
-      int64 of the shape of place, from 0 to N-1.
+    All shards draw the same order, and each takes every num_shards-th clip of it.
     """
-    # As tf.random.experimental.index_shuffle, whose few rounds leave passes alike. It
-    # heeds no more than the lowest 8 bits of each number of its seed.
-    mixed = tf.random.stateless_uniform([3], [seed, epoch], None, None, tf.int32)
-    return tf.raw_ops.RandomIndexShuffle(
-        index=place, seed=mixed, max_index=num_clips - 1, rounds=SHUFFLE_ROUNDS
-    )
-
-
-def stream_start(
-    clips: Clips, hparams: Hparams, *, seed: int, num_examples_seen: int
-) -> int:
-    """Where a stream goes on after so many examples: the first clip not wholly seen.
-
-    Counted in the order in which clips enter the shuffle buffer, so that up to a
-    buffer's worth of examples around that place may come twice or not at all in that
-    pass.
-
-    Returns:
-      The clips that have entered the stream before, in all passes.
-    """
-    per_clip = hparams.num_examples(clips.num_samples)
-    epoch, rest = divmod(num_examples_seen, int(per_clip.sum()))
-    places = tf.range(len(clips), dtype=tf.int64)
-    order = clip_at(places, len(clips), seed=seed, epoch=epoch).numpy()
-    seen = np.searchsorted(np.cumsum(per_clip[order]), rest, side="right")
-    return epoch * len(clips) + int(seen)
+    positions = tf.data.Dataset.range(num_clips)
+    return positions.shuffle(num_clips, seed=seed).shard(num_shards, shard)
 
 
 def shuffle_buffer(
@@ -306,32 +271,34 @@ def train_input(
     *,
     seed: int,
     deterministic: bool = False,
-    start: int = 0,
     shard: int = 0,
     num_shards: int = 1,
     data_service: DataService | None = None,
 ) -> tf.data.Dataset:
     """An endless dataset of training batches.
 
-    The clips are shuffled anew in every pass; their examples are mixed across clips,
-    and across the border of two passes, so that the stream never waits for a buffer to
-    refill. Each pass has each clip once, in one of the shards.
+    As in the original, the list of clips is shuffled anew every epoch, their examples
+    are shuffled across clips, and only then the epochs follow one another: every
+    example comes once before any comes again. tf.data makes one operation of `shuffle`
+    and `repeat`, which fills its buffer for the next epoch while this one ends.
 
     Args:
       clips: the N clips to train on, with labels.
       hparams: feature hyperparameters and batch_size.
       seed: of the order of clips and examples.
       deterministic: whether one seed always gives the same batches.
-      start: clips of the stream to leave out, counted through all passes.
-      shard: from 0; of the clips from there on, every num_shards-th is its own.
-      num_shards: how many workers share a pass; all have the same seed and start.
-      data_service: where clips become examples, if not here. It deals the clips of a
-        pass to its own workers one by one, and their examples to the shards as they
-        ask; of clips in the hands of a data worker that dies, the pass loses the rest.
+      shard: from 0; the part of each epoch's clips that this worker takes.
+      num_shards: how many workers share an epoch; all have the same seed. They have
+        the same number of clips, to within one, but not of examples, so that one may
+        start its next epoch before another.
+      data_service: where clips become examples, if not here. It starts the clips of
+        an epoch in an order that is drawn once, as its workers take them one by one,
+        and gives their examples to the shards as they ask. An epoch lacks the clips
+        that a data worker had when it died.
 
     Returns:
       Dataset of (features float32 [batch_size, frames, F], labels float32 [batch_size,
-      C]).
+      C]). A batch may span two epochs.
 
     Raises:
       tf.errors.OpError: while it runs, where a clip cannot be read; the message names
@@ -340,22 +307,20 @@ def train_input(
     labels = tf.constant(clips.labels)
 
     @without_autograph
-    def place_to_clip(place: tf.Tensor) -> tf.Tensor:
-        epoch, place = place // len(clips), place % len(clips)
-        return clip_at(place, len(clips), seed=seed, epoch=epoch)
-
-    @without_autograph
     def label(clip: tf.Tensor, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return examples, tf.tile(labels[clip][tf.newaxis], [tf.shape(examples)[0], 1])
 
     if data_service is None:
-        places = tf.data.Dataset.range(start + shard, LAST_PLACE, num_shards)
+        order = clip_order(len(clips), seed=seed, shard=shard, num_shards=num_shards)
         parallel_clips = PARALLEL_CLIPS
     else:
-        places = tf.data.Dataset.range(start, LAST_PLACE)
+        # A shuffle there would make the first data worker take all clips.
+        order = tf.data.Dataset.from_tensor_slices(
+            np.random.default_rng(seed).permutation(len(clips))
+        )
         parallel_clips = tf.data.AUTOTUNE  # The cores there are not the cores here.
     dataset = _examples_of(
-        places.map(place_to_clip),
+        order,
         clips,
         hparams,
         deterministic=deterministic and data_service is None,
@@ -364,8 +329,7 @@ def train_input(
     if data_service:
         dataset = _served(dataset, data_service)
     buffered, _ = shuffle_buffer(clips, hparams, num_shards=num_shards)
-    dataset = dataset.unbatch()
-    dataset = dataset.shuffle(buffered, seed=seed)
+    dataset = dataset.unbatch().shuffle(buffered, seed=seed).repeat()
     dataset = dataset.batch(hparams.batch_size, drop_remainder=True)
     return dataset.prefetch(PREFETCH_BATCHES)
 

@@ -1,42 +1,46 @@
-"""The network, its loss, learning rate and optimizers.
+"""The network, its loss, learning rate and optimizer.
 
 MobileNet v1 (Howard et al. 2017, https://arxiv.org/abs/1704.04861) as the DCASE 2019
-Task 2 baseline has it: the first convolution has 16 channels and stride 1. Written on
-TensorFlow's own operations, with variables named as the original's scopes name them,
-because people type those names in the warm-start flags and checkpoints carry them.
+Task 2 baseline has it: the first convolution has 16 channels and stride 1. Layers and
+variables have the names of the original's scopes, because people type those names in
+the warm-start flags and checkpoints contain them.
 
 Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+import checkpoints
 from hparams import MODEL_NAMES, Hparams, parse_hparams, trained_hparams
 
 __all__ = [
-    "Adam",
+    "BatchNorm",
     "ConvLayer",
+    "Convolution",
+    "FullyConnected",
     "MOBILENET_V1",
-    "MobileNet",
-    "Sgd",
     "clip_scores",
+    "define_loss",
     "define_model",
     "define_optimizer",
-    "learning_rate",
+    "load_network",
     "max_batch",
     "parse_hparams",
-    "smoothed_cross_entropy",
-    "trained_network",
+    "score_function",
 ]
 
-KERNEL = 3  # Height and width of every convolution but the pointwise ones.
-ADAM_BETA1 = 0.9
-ADAM_BETA2 = 0.999
+KERNEL_SIZE = 3  # Height and width of every convolution but the pointwise ones.
 MAX_VALUES = 2**31 - 1  # of a tensor; convolutions on a CPU crash beyond.
+EMBEDDING = "embedding"  # the layer whose output is the pooled activation
+serializable = keras.saving.register_keras_serializable(package="audio_tagger")
 
 
 class ConvLayer(NamedTuple):
@@ -65,230 +69,302 @@ MOBILENET_V1 = (
 )
 
 
-class _Convolution(NamedTuple):
-    """One convolution: a row of the table has one, or two if separable."""
-
-    scope: str
-    depthwise: bool
-    shape: tuple[int, int, int, int]  # of its weights
-    stride: int
-
-    @property
-    def weights(self) -> str:
-        return f"{self.scope}/{'depthwise_weights' if self.depthwise else 'weights'}"
-
-
-def _convolutions(layers: Sequence[ConvLayer]) -> list[_Convolution]:
-    """Unrolls the table into convolutions, with the original's scope of each."""
-
-    def scope(name: str, number: int) -> str:
-        return f"{name}_{number}" if number else name
-
-    convolutions, depth, depthwise = [], 1, 0
-    for row, layer in enumerate(layers):
-        if layer.separable:
-            convolutions.append(
-                _Convolution(
-                    scope=scope("SeparableConv2d", depthwise),
-                    depthwise=True,
-                    shape=(KERNEL, KERNEL, depth, 1),
-                    stride=layer.stride,
-                )
-            )
-            depthwise += 1
-        kernel = 1 if layer.separable else KERNEL
-        convolutions.append(
-            _Convolution(
-                scope=scope("Conv", row),
-                depthwise=False,
-                shape=(kernel, kernel, depth, layer.depth),
-                stride=1 if layer.separable else layer.stride,
-            )
-        )
-        depth = layer.depth
-    return convolutions
-
-
-class MobileNet:
-    """The network and its variables.
+def define_model(
+    model_name: str,
+    *,
+    num_classes: int,
+    hparams: Hparams,
+    mixed_precision: bool = False,
+) -> keras.Model:
+    """Builds the network with new weights, which keras.utils.set_random_seed repeats.
 
     Args:
+      model_name: as of --model.
       num_classes: C.
-      hparams: of the model.
-      seed: of the initial weights.
+      hparams: of features and model.
       mixed_precision: whether convolutions and activations are bfloat16. Variables,
-        statistics and the last layer are float32 all the same.
+        statistics and all layers from the pooling on are float32 all the same.
 
-    Attributes:
-      variables: all float32 variables by name, such as `Conv_1/BatchNorm/gamma`.
-      trainable_variables: those of them that training changes by gradients.
+    Returns:
+      A functional model from log mel examples, float32 [E, T, F], to logits, float32
+      [E, C]. The output of its layer "embedding" is float32 [E, 1024].
+
+    Raises:
+      ValueError: there is no such model.
+    """
+    if model_name not in MODEL_NAMES:
+        raise ValueError(
+            f"--model must be one of {', '.join(MODEL_NAMES)}, but got '{model_name}'"
+        )
+    convolution = functools.partial(
+        Convolution,
+        batch_norm=bool(hparams.bn),
+        decay=hparams.bndecay,
+        epsilon=hparams.bneps,
+        init_stddev=hparams.weights_init_stddev,
+        dtype="mixed_bfloat16" if mixed_precision else "float32",
+    )
+    separable_number = itertools.count()
+    frames, bands = hparams.example_window_frames, hparams.mel_bands
+    examples = keras.Input([frames, bands], name="log_mel_examples")
+    net = keras.layers.Reshape([frames, bands, 1], name="channel")(examples)
+    for row, layer in enumerate(MOBILENET_V1):
+        if layer.separable:
+            net = convolution(
+                depthwise=True,
+                stride=layer.stride,
+                name=_scope("SeparableConv2d", next(separable_number)),
+            )(net)
+        net = convolution(
+            depth=layer.depth,
+            kernel_size=1 if layer.separable else KERNEL_SIZE,
+            stride=1 if layer.separable else layer.stride,
+            name=_scope("Conv", row),
+        )(net)
+    # net has shape [E, T/16, F/16, 1024], rounded up at every stride.
+    if hparams.global_pool == "max":
+        pool = keras.layers.GlobalMaxPooling2D(name=EMBEDDING, dtype="float32")
+    else:
+        pool = keras.layers.GlobalAveragePooling2D(name=EMBEDDING, dtype="float32")
+    net = pool(net)
+    # net has shape [E, 1024].
+    if hparams.dropout > 0:
+        net = keras.layers.Dropout(1 - hparams.dropout, name="dropout")(net)
+    logits = FullyConnected(
+        num_classes,
+        init_stddev=hparams.weights_init_stddev,
+        name="fully_connected",
+    )(net)
+    return keras.Model(examples, logits, name=model_name)
+
+
+def _scope(name: str, number: int) -> str:
+    """The original's name of the number-th layer of a kind: X, X_1, X_2, ..."""
+    return f"{name}_{number}" if number else name
+
+
+def _initializer(stddev: float) -> keras.Initializer:
+    """Truncated normal; Xavier uniform (Glorot & Bengio 2010) where stddev is 0."""
+    if stddev > 0:
+        return keras.initializers.TruncatedNormal(stddev=stddev)
+    return keras.initializers.GlorotUniform()
+
+
+@serializable
+class Convolution(keras.layers.Layer):
+    """A convolution, then batch norm or biases, then ReLU.
+
+    One layer rather than three, so that its name is the original's scope, and so that
+    batch norm can be folded into the kernel where it uses the moving averages.
+
+    Args:
+      depth: output channels; a depthwise convolution keeps those of its input.
+      depthwise: whether each channel is convolved by itself.
+      kernel_size: height and width.
+      stride: in both directions.
+      batch_norm: whether there is batch norm; else there are biases.
+      decay, epsilon: of `BatchNorm`.
+      init_stddev: standard deviation of the initial weights; 0: Xavier uniform.
     """
 
     def __init__(
         self,
         *,
-        num_classes: int,
-        hparams: Hparams,
-        seed: int,
-        mixed_precision: bool = False,
+        depth: int | None = None,
+        depthwise: bool = False,
+        kernel_size: int = KERNEL_SIZE,
+        stride: int = 1,
+        batch_norm: bool = True,
+        decay: float,
+        epsilon: float,
+        init_stddev: float = 0.0,
+        **kwargs,
     ):
-        self._dtype = tf.bfloat16 if mixed_precision else tf.float32
-        self.num_classes = num_classes
-        self.hparams = hparams
-        self.variables: dict[str, tf.Variable] = {}
-        self._convolutions = _convolutions(MOBILENET_V1)
-        self._initializer_seeds = iter(range(len(self._convolutions) + 1))
-        self._seed = seed
-        for convolution in self._convolutions:
-            channels = convolution.shape[2 if convolution.depthwise else 3]
-            self._add_weights(convolution.weights, convolution.shape)
-            if hparams.bn:
-                norm = f"{convolution.scope}/BatchNorm"
-                self._add(f"{norm}/gamma", tf.ones([channels]))
-                self._add(f"{norm}/beta", tf.zeros([channels]))
-                self._add(f"{norm}/moving_mean", tf.zeros([channels]), False)
-                self._add(f"{norm}/moving_variance", tf.ones([channels]), False)
-            else:
-                self._add(f"{convolution.scope}/biases", tf.zeros([channels]))
-        self._add_weights(
-            "fully_connected/weights", (MOBILENET_V1[-1].depth, num_classes)
-        )
-        self._add("fully_connected/biases", tf.zeros([num_classes]))
-
-    @property
-    def trainable_variables(self) -> dict[str, tf.Variable]:
-        """The variables that training changes by gradients, by name."""
-        return {name: v for name, v in self.variables.items() if v.trainable}
-
-    @property
-    def moving_averages(self) -> dict[str, tf.Variable]:
-        """Batch norm's moving means and variances, by name."""
-        return {name: v for name, v in self.variables.items() if not v.trainable}
-
-    def _add(self, name: str, value: tf.Tensor, trainable: bool = True) -> None:
-        self.variables[name] = tf.Variable(value, trainable=trainable, name=name)
-
-    def _add_weights(self, name: str, shape: tuple[int, ...]) -> None:
-        seed = [self._seed, next(self._initializer_seeds)]
-        stddev = self.hparams.weights_init_stddev
-        if stddev > 0:
-            value = tf.random.stateless_truncated_normal(shape, seed, stddev=stddev)
-        else:
-            # Xavier: Glorot & Bengio 2010, with the fans of a convolution as in
-            # TF-Slim.
-            receptive_field = math.prod(shape[:-2])
-            fans = (shape[-2] + shape[-1]) * receptive_field
-            limit = math.sqrt(6 / fans)
-            value = tf.random.stateless_uniform(shape, seed, -limit, limit)
-        self._add(name, value)
-
-    def logits(
-        self,
-        features: tf.Tensor,
-        *,
-        training: bool = False,
-        dropout_seed: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Applies the network.
-
-        Args:
-          features: float32 [E, T, F], log mel examples.
-          training: whether batch norm uses the batch's statistics, and moves its
-            averages, and dropout drops; else the moving averages are folded into the
-            convolutions.
-          dropout_seed: int [2], where training with dropout.
-
-        Returns:
-          float32 [E, C].
-        """
-        # net has shape [E, T, F, 1].
-        net = tf.cast(features[..., tf.newaxis], self._dtype)
-        for convolution in self._convolutions:
-            net = self._convolve(convolution, net, training)
-        # net has shape [E, T/16, F/16, 1024], rounded up at every stride.
-        pool = tf.reduce_max if self.hparams.global_pool == "max" else tf.reduce_mean
-        net = pool(tf.cast(net, tf.float32), axis=[1, 2])
-        # net has shape [E, 1024].
-        if training and self.hparams.dropout > 0:
-            rate = 1 - self.hparams.dropout
-            net = tf.nn.experimental.stateless_dropout(net, rate, seed=dropout_seed)
-        return tf.nn.bias_add(
-            tf.matmul(net, self.variables["fully_connected/weights"]),
-            self.variables["fully_connected/biases"],
+        # Variables are cast where they are used: batch norm needs them in float32.
+        super().__init__(autocast=False, **kwargs)
+        self.depth = depth
+        self.depthwise = depthwise
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.decay = decay
+        self.epsilon = epsilon
+        self.init_stddev = init_stddev
+        self.batch_norm = (
+            BatchNorm(decay=decay, epsilon=epsilon, name="BatchNorm")
+            if batch_norm
+            else None
         )
 
-    @tf.function(reduce_retracing=True, autograph=False)
-    def scores(self, features: tf.Tensor) -> tf.Tensor:
-        """Applies the network, without training, and a sigmoid.
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "depth": self.depth,
+            "depthwise": self.depthwise,
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "batch_norm": self.batch_norm is not None,
+            "decay": self.decay,
+            "epsilon": self.epsilon,
+            "init_stddev": self.init_stddev,
+        }
 
-        In float64, because the sigmoid of a float32 is exactly 1 from 16.6 on, and
-        clips that tie there lose their ranking.
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Creates the variables for activations [E, T, F, channels]."""
+        in_channels = input_shape[-1]
+        channels = in_channels if self.depthwise else self.depth
+        self.kernel = self.add_weight(
+            name="depthwise_weights" if self.depthwise else "weights",
+            shape=(
+                self.kernel_size,
+                self.kernel_size,
+                in_channels,
+                1 if self.depthwise else channels,
+            ),
+            initializer=_initializer(self.init_stddev),
+        )
+        if self.batch_norm:
+            self.batch_norm.build((*input_shape[:-1], channels))
+        else:
+            self.biases = self.add_weight(
+                name="biases", shape=(channels,), initializer="zeros"
+            )
+
+    def compute_output_shape(
+        self, input_shape: Sequence[int | None]
+    ) -> tuple[int | None, ...]:
+        """[E, T, F, channels] to [E, T/stride, F/stride, depth], rounded up."""
+        examples, height, width, channels = input_shape
+        return (
+            examples,
+            -(-height // self.stride),
+            -(-width // self.stride),
+            channels if self.depthwise else self.depth,
+        )
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Applies the layer.
 
         Args:
-          features: float32 [E, T, F], log mel examples.
+          inputs: [E, T, F, channels].
+          training: whether batch norm uses the batch's statistics and moves its
+            averages. A layer that is not trainable uses its moving averages always.
 
         Returns:
-          float64 [E, C] in [0, 1].
+          [E, T/stride, F/stride, depth], rounded up.
         """
-        return tf.sigmoid(tf.cast(self.logits(features), tf.float64))
-
-    def _convolve(
-        self, convolution: _Convolution, net: tf.Tensor, training: bool
-    ) -> tf.Tensor:
-        """A convolution, then batch norm or biases, then ReLU."""
-        weights = self.variables[convolution.weights]
-        if not self.hparams.bn:
-            net = _apply_kernel(convolution, net, weights)
-            biases = self.variables[f"{convolution.scope}/biases"]
-            net = tf.nn.bias_add(net, tf.cast(biases, net.dtype))
-        elif training:
-            net = _apply_kernel(convolution, net, weights)
-            net = self._batch_norm(f"{convolution.scope}/BatchNorm", net)
+        net = tf.cast(inputs, self.compute_dtype)
+        kernel = tf.convert_to_tensor(self.kernel)
+        if not self.batch_norm:
+            net = self._convolve(net, kernel)
+            net = tf.nn.bias_add(net, tf.cast(self.biases, net.dtype))
+        elif training and self.trainable:
+            net = self.batch_norm(self._convolve(net, kernel))
         else:
-            scale, shift = self._folded_batch_norm(f"{convolution.scope}/BatchNorm")
-            if convolution.depthwise:
-                scale = scale[:, tf.newaxis]
-            net = _apply_kernel(convolution, net, weights * scale)
+            scale, shift = self.batch_norm.scale_and_shift()
+            # A depthwise kernel has its channels in its last dimension but one.
+            scale = scale[:, tf.newaxis] if self.depthwise else scale
+            net = self._convolve(net, kernel * scale)
             net = tf.nn.bias_add(net, tf.cast(shift, net.dtype))
         return tf.nn.relu(net)
 
-    def _batch_norm(self, scope: str, net: tf.Tensor) -> tf.Tensor:
-        """Batch norm by the batch's statistics, through the fused operation.
+    def _convolve(self, net: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        strides = [1, self.stride, self.stride, 1]
+        kernel = tf.cast(kernel, net.dtype)
+        convolve = tf.nn.depthwise_conv2d if self.depthwise else tf.nn.conv2d
+        return convolve(net, kernel, strides=strides, padding="SAME")
 
-        As in the original: the moving variance takes the unbiased variance of the
-        batch, which is what the fused operation reports.
-        """
-        net, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=net,
-            scale=self.variables[f"{scope}/gamma"],
-            offset=self.variables[f"{scope}/beta"],
+
+@serializable
+class BatchNorm(keras.layers.Layer):
+    """Batch norm (Ioffe & Szegedy 2015) by TensorFlow's fused operation.
+
+    keras.layers.BatchNormalization does not use that operation, which is faster on a
+    CPU, and keeps the biased variance. As in the original, the moving variance takes
+    the unbiased variance of the batch, which is what the fused operation reports.
+
+    Args:
+      decay: of the moving averages, per step.
+      epsilon: added to the variance.
+    """
+
+    def __init__(self, *, decay: float, epsilon: float, **kwargs):
+        # Its own variables are float32 whatever the activations are.
+        super().__init__(autocast=False, **kwargs)
+        self.decay = decay
+        self.epsilon = epsilon
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {**super().get_config(), "decay": self.decay, "epsilon": self.epsilon}
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Creates the variables for activations [E, T, F, channels]."""
+        add = functools.partial(self.add_weight, shape=(input_shape[-1],))
+        self.gamma = add(name="gamma", initializer="ones")
+        self.beta = add(name="beta", initializer="zeros")
+        # Each replica of a tf.distribute strategy keeps its own.
+        add = functools.partial(add, trainable=False, aggregation="none")
+        self.moving_mean = add(name="moving_mean", initializer="zeros")
+        self.moving_variance = add(name="moving_variance", initializer="ones")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Normalises by the statistics of the batch, and moves the averages."""
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.convert_to_tensor(self.gamma),
+            offset=tf.convert_to_tensor(self.beta),
             mean=[],
             variance=[],
-            epsilon=self.hparams.bneps,
+            epsilon=self.epsilon,
             is_training=True,
         )
-        for name, value in (("moving_mean", mean), ("moving_variance", variance)):
-            moving = self.variables[f"{scope}/{name}"]
-            moving.assign_sub((moving - value) * (1 - self.hparams.bndecay))
-        return net
+        for moving, value in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            moving.assign_sub((moving - value) * (1 - self.decay))
+        return outputs
 
-    def _folded_batch_norm(self, scope: str) -> tuple[tf.Tensor, tf.Tensor]:
-        """Batch norm by the moving averages, as a scale and a shift of each channel."""
-        variance = self.variables[f"{scope}/moving_variance"]
-        scale = self.variables[f"{scope}/gamma"] * tf.math.rsqrt(
-            variance + self.hparams.bneps
+    def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Batch norm by the moving averages, as a scale and a shift per channel."""
+        scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
+        return scale, self.beta - self.moving_mean * scale
+
+
+@serializable
+class FullyConnected(keras.layers.Layer):
+    """keras.layers.Dense, but its variables are called weights and biases.
+
+    Args:
+      units: C.
+      init_stddev: standard deviation of the initial weights; 0: Xavier uniform.
+    """
+
+    def __init__(self, units: int, *, init_stddev: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.init_stddev = init_stddev
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        own = {"units": self.units, "init_stddev": self.init_stddev}
+        return {**super().get_config(), **own}
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Creates the variables for inputs [E, features]."""
+        self.kernel = self.add_weight(
+            name="weights",
+            shape=(input_shape[-1], self.units),
+            initializer=_initializer(self.init_stddev),
         )
-        mean = self.variables[f"{scope}/moving_mean"]
-        return scale, self.variables[f"{scope}/beta"] - mean * scale
+        self.biases = self.add_weight(
+            name="biases", shape=(self.units,), initializer="zeros"
+        )
 
-
-def _apply_kernel(
-    convolution: _Convolution, net: tf.Tensor, weights: tf.Tensor
-) -> tf.Tensor:
-    strides = [1, convolution.stride, convolution.stride, 1]
-    weights = tf.cast(weights, net.dtype)
-    apply = tf.nn.depthwise_conv2d if convolution.depthwise else tf.nn.conv2d
-    return apply(net, weights, strides=strides, padding="SAME")
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """[E, features] to [E, C]."""
+        return tf.nn.bias_add(tf.matmul(inputs, self.kernel), self.biases)
 
 
 def max_batch(hparams: Hparams) -> int:
@@ -301,14 +377,74 @@ def max_batch(hparams: Hparams) -> int:
     return MAX_VALUES // largest
 
 
+def load_network(
+    prefix: str,
+    class_names: Sequence[str],
+    *,
+    model_name: str = MODEL_NAMES[0],
+    hparam_overrides: Mapping[str, Any] | None = None,
+    mixed_precision: bool = False,
+) -> tuple[keras.Model, Hparams]:
+    """Builds the network of a checkpoint, with its weights.
+
+    Args:
+      prefix: the checkpoint, `.../model.ckpt-N`, of this program's or the original's.
+      class_names: C names, those that it was trained with.
+      model_name: as of --model.
+      hparam_overrides: values that override the hyperparameters it was trained with.
+        They are in the `hparams.json` beside it; without that file, the defaults.
+      mixed_precision: see `define_model`.
+
+    Returns:
+      The model, and the hyperparameters that it and its features are made with.
+
+    Raises:
+      CheckpointError: the checkpoint cannot be read, or does not fit the network.
+      ValueError: it was trained with other classes, or there is no such model.
+    """
+    hparams = trained_hparams(
+        os.path.dirname(prefix),
+        model_name=model_name,
+        overrides=hparam_overrides or {},
+        class_names=class_names,
+    )
+    network = define_model(
+        model_name,
+        num_classes=len(class_names),
+        hparams=hparams,
+        mixed_precision=mixed_precision,
+    )
+    checkpoints.restore(prefix, checkpoints.network_variables(network))
+    return network, hparams
+
+
+def score_function(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The network and a sigmoid as one graph.
+
+    In float64, because the sigmoid of a float32 is exactly 1 from 16.6 on, and clips
+    that tie there lose their ranking.
+
+    Returns:
+      A function from log mel examples, float32 [E, T, F], to scores, float64 [E, C] in
+      [0, 1].
+    """
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def scores(features: tf.Tensor) -> tf.Tensor:
+        """float32 [E, T, F] to float64 [E, C]."""
+        return tf.sigmoid(tf.cast(network(features, training=False), tf.float64))
+
+    return scores
+
+
 def clip_scores(
-    network: MobileNet,
+    scores: Callable[[tf.Tensor], tf.Tensor],
     batches: Iterable[tuple[tf.Tensor, tf.Tensor]],
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Scores clips: the mean over the scores of their examples.
 
     Args:
-      network: with the weights to use.
+      scores: from `score_function`.
       batches: (features float32 [E, T, F], int [E] positions of the clips that the
         examples are from); the examples of a clip follow one another, across batches
         too.
@@ -319,8 +455,8 @@ def clip_scores(
     """
     current, total, count = None, None, 0
     for features, positions in batches:
-        scores = network.scores(features).numpy()
-        for position, score in zip(positions.numpy(), scores, strict=True):
+        batch_scores = scores(features).numpy()
+        for position, score in zip(positions.numpy(), batch_scores, strict=True):
             if position != current:
                 if count:
                     yield current, total / count
@@ -331,164 +467,42 @@ def clip_scores(
         yield current, total / count
 
 
-def define_model(
-    model_name: str,
-    *,
-    num_classes: int,
-    hparams: Hparams,
-    seed: int,
-    mixed_precision: bool = False,
-) -> MobileNet:
-    """Makes the network of that name with weights drawn anew; see `MobileNet`.
+def define_loss(hparams: Hparams) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Sigmoid cross-entropy, the mean over examples and classes.
 
-    Raises:
-      ValueError: there is no such model.
-    """
-    if model_name not in MODEL_NAMES:
-        raise ValueError(
-            f"--model must be one of {', '.join(MODEL_NAMES)}, but got '{model_name}'"
-        )
-    return MobileNet(
-        num_classes=num_classes,
-        hparams=hparams,
-        seed=seed,
-        mixed_precision=mixed_precision,
-    )
-
-
-def trained_network(
-    directory: str,
-    *,
-    model_name: str,
-    hparam_overrides: Mapping[str, Any],
-    class_names: Sequence[str],
-    mixed_precision: bool = False,
-) -> MobileNet:
-    """The network of the checkpoints in a folder, whose weights are still to restore.
-
-    Args:
-      directory: of the checkpoints.
-      model_name: as of --model.
-      hparam_overrides: what wins over the hyperparameters that it was trained with.
-      class_names: C names, those that were trained.
-      mixed_precision: see `MobileNet`.
-
-    Raises:
-      ValueError: it was trained with other classes, or there is no such model.
-    """
-    hparams = trained_hparams(
-        directory,
-        model_name=model_name,
-        overrides=hparam_overrides,
-        class_names=class_names,
-    )
-    return define_model(
-        model_name,
-        num_classes=len(class_names),
-        hparams=hparams,
-        seed=0,
-        mixed_precision=mixed_precision,
-    )
-
-
-def smoothed_cross_entropy(
-    labels: tf.Tensor, logits: tf.Tensor, hparams: Hparams
-) -> tf.Tensor:
-    """Sigmoid cross-entropy against smoothed labels.
-
-    Label smoothing (Szegedy et al. 2016) moves labels towards 0.5: y(1-a) + a/2.
-
-    Args:
-      labels: float32 [E, C], 0 or 1.
-      logits: float32 [E, C].
-      hparams: lsmooth is a.
+    Labels y are smoothed towards 0.5 (Szegedy et al. 2016): y(1-lsmooth) + 0.5 lsmooth.
 
     Returns:
-      float32 scalar, the mean over examples and classes.
+      A function of labels, float32 [E, C], 0 or 1, and logits, float32 [E, C], to a
+      float32 scalar.
     """
-    labels = labels * (1 - hparams.lsmooth) + 0.5 * hparams.lsmooth
-    return tf.reduce_mean(
-        tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
+    # Keras's own reduction divides by the number of replicas, in some of its versions.
+    per_example = keras.losses.BinaryCrossentropy(
+        from_logits=True, label_smoothing=hparams.lsmooth, reduction=None
     )
+    return lambda labels, logits: tf.reduce_mean(per_example(labels, logits))
 
 
-def learning_rate(
-    step: tf.Tensor, hparams: Hparams, *, epoch_num_batches: int
-) -> tf.Tensor:
-    """The learning rate of a step, decayed in stairs.
+def define_optimizer(
+    hparams: Hparams, *, epoch_num_batches: int
+) -> keras.optimizers.Optimizer:
+    """Adam (Kingma & Ba 2015) or plain SGD, as the hyperparameter opt says.
+
+    Keras's Adam places epsilon where TensorFlow 1 does, outside the bias correction.
 
     Args:
-      step: int64 scalar, steps done before this one.
-      hparams: lr, lrdecay and decay_epochs.
-      epoch_num_batches: batches in a pass over the data; only lrdecay needs it.
-
-    Returns:
-      float32 scalar: lr * lrdecay ** (step // int(epoch_num_batches * decay_epochs)).
+      hparams: opt, lr, adam_eps, lrdecay and decay_epochs. The learning rate of a step
+        is lr * lrdecay ** (step // int(epoch_num_batches * decay_epochs)).
+      epoch_num_batches: batches in an epoch; only lrdecay needs it.
     """
-    rate = tf.constant(hparams.lr, tf.float32)
+    rate = hparams.lr
     if hparams.lrdecay > 0:
-        decay_steps = max(1, int(epoch_num_batches * hparams.decay_epochs))
-        stairs = tf.cast(step // decay_steps, tf.float32)
-        rate *= tf.pow(tf.constant(hparams.lrdecay, tf.float32), stairs)
-    return rate
-
-
-class Adam:
-    """Adam (Kingma & Ba 2015) as TensorFlow 1 has it, epsilon outside of the bias
-    correction.
-
-    Attributes:
-      variables: its state by the original's names: `X/Adam` and `X/Adam_1`, the first
-        and second moments of variable X, `beta1_power` and `beta2_power`.
-    """
-
-    def __init__(self, trainable_variables: dict[str, tf.Variable], epsilon: float):
-        self._trainable = trainable_variables
-        self._epsilon = epsilon
-        self.variables = {
-            "beta1_power": tf.Variable(ADAM_BETA1, trainable=False),
-            "beta2_power": tf.Variable(ADAM_BETA2, trainable=False),
-        }
-        for name, variable in trainable_variables.items():
-            for slot in ("Adam", "Adam_1"):
-                zeros = tf.zeros_like(variable)
-                self.variables[f"{name}/{slot}"] = tf.Variable(zeros, trainable=False)
-
-    def apply(self, gradients: dict[str, tf.Tensor], rate: tf.Tensor) -> None:
-        """Takes a step against gradients, by name of variable, at a learning rate."""
-        powers = self.variables["beta1_power"], self.variables["beta2_power"]
-        for name, gradient in gradients.items():
-            tf.raw_ops.ResourceApplyAdam(
-                var=self._trainable[name].handle,
-                m=self.variables[f"{name}/Adam"].handle,
-                v=self.variables[f"{name}/Adam_1"].handle,
-                beta1_power=powers[0],
-                beta2_power=powers[1],
-                lr=rate,
-                beta1=ADAM_BETA1,
-                beta2=ADAM_BETA2,
-                epsilon=self._epsilon,
-                grad=gradient,
-            )
-        powers[0].assign(powers[0] * ADAM_BETA1)
-        powers[1].assign(powers[1] * ADAM_BETA2)
-
-
-class Sgd:
-    """Plain stochastic gradient descent; it has no state."""
-
-    def __init__(self, trainable_variables: dict[str, tf.Variable]):
-        self._trainable = trainable_variables
-        self.variables: dict[str, tf.Variable] = {}
-
-    def apply(self, gradients: dict[str, tf.Tensor], rate: tf.Tensor) -> None:
-        """Takes a step against gradients, by name of variable, at a learning rate."""
-        for name, gradient in gradients.items():
-            self._trainable[name].assign_sub(rate * gradient)
-
-
-def define_optimizer(network: MobileNet, hparams: Hparams) -> Adam | Sgd:
-    """Makes the optimizer that the hyperparameter opt names."""
+        rate = keras.optimizers.schedules.ExponentialDecay(
+            hparams.lr,
+            decay_steps=max(1, int(epoch_num_batches * hparams.decay_epochs)),
+            decay_rate=hparams.lrdecay,
+            staircase=True,
+        )
     if hparams.opt == "sgd":
-        return Sgd(network.trainable_variables)
-    return Adam(network.trainable_variables, hparams.adam_eps)
+        return keras.optimizers.SGD(rate)
+    return keras.optimizers.Adam(rate, epsilon=hparams.adam_eps)

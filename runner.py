@@ -355,36 +355,22 @@ def set_environment() -> None:
     """Sets what TensorFlow reads when it is imported; what the user has set stays.
 
     oneDNN, which TensorFlow switches on by itself on some processors only, makes a
-    training step on a CPU about twice as fast.
+    training step on a CPU about twice as fast. Warnings are shown: they say why
+    TensorFlow does not use a GPU.
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow without the lines that it logs before it can be told not to.
+    """Imports TensorFlow, and lets processes share a GPU.
 
-    Also without Keras, which TensorFlow imports at its own end if it can, and which
-    takes more than a third of the time. Whoever needs it later can still import it.
-
-    A trainer and an evaluator may share a GPU, so each takes memory only as it needs
-    it.
+    A trainer and an evaluator may, so each takes memory only as it needs it.
     """
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    keras = sys.modules.setdefault("keras", None)  # None: cannot be imported.
-    try:
-        with open(os.devnull, "w") as devnull:
-            os.dup2(devnull.fileno(), 2)
-        import tensorflow as tf
+    import tensorflow as tf
 
-        for device in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(device, True)
-    finally:
-        if keras is None:
-            del sys.modules["keras"]
-        os.dup2(stderr, 2)
-        os.close(stderr)
+    for device in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(device, True)
 
 
 def run_train(values: flags.FlagValues, overrides: dict[str, Any]) -> int:

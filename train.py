@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tqdm
@@ -39,14 +40,19 @@ PICTURE_EXAMPLES = 8  # of the first batch, for TensorBoard
 
 
 class Trainer:
-    """The network, its optimizer and the step, and what one training step does to them.
+    """The network, its optimizer, and the training step.
 
-    Every replica of the strategy has its own copy of the variables. A step takes the
-    mean of their gradients, so that the copies stay alike; only the moving averages of
+    Each replica of the strategy has its own copy of the variables. A step takes the
+    mean of their gradients, so that the copies stay equal; only the moving averages of
     batch norm follow each replica's own part of the batch.
 
-    Attributes:
-      variables: all variables of a checkpoint, by name.
+    Args:
+      model_name: as of --model.
+      num_classes: C.
+      hparams: of model and training.
+      epoch_num_batches: batches in an epoch; only lrdecay needs it.
+      mixed_precision: see `model.define_model`.
+      strategy: of the devices; the default one has a single replica.
     """
 
     def __init__(
@@ -56,7 +62,6 @@ class Trainer:
         num_classes: int,
         hparams: Hparams,
         epoch_num_batches: int,
-        seed: int,
         mixed_precision: bool = False,
         strategy: tf.distribute.Strategy | None = None,
     ):
@@ -67,18 +72,15 @@ class Trainer:
                 model_name,
                 num_classes=num_classes,
                 hparams=hparams,
-                seed=seed,
                 mixed_precision=mixed_precision,
             )
-            self.optimizer = model.define_optimizer(self.network, hparams)
-            self.global_step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.variables = {
-            **self.network.variables,
-            **self.optimizer.variables,
-            checkpoints.GLOBAL_STEP: self.global_step,
-        }
-        self._epoch_num_batches = epoch_num_batches
-        self.seed = seed
+            self.optimizer = model.define_optimizer(
+                hparams, epoch_num_batches=epoch_num_batches
+            )
+            self.optimizer.build(self.network.trainable_weights)
+        self._loss = model.define_loss(hparams)
+        self._dropout_seed = random.randrange(hparams_lib.MAX_SEED)
+        self._seed_dropout()
         self.train_step = tf.function(
             self._train_step, reduce_retracing=True, autograph=False
         )
@@ -87,12 +89,47 @@ class Trainer:
     @property
     def steps_done(self) -> int:
         """The step that the weights are of."""
-        return int(self.global_step.numpy())
+        return int(self.optimizer.iterations.numpy())
+
+    @property
+    def variables(self) -> dict[str, keras.Variable]:
+        """All float32 variables by their names in a checkpoint."""
+        return {
+            **checkpoints.network_variables(self.network),
+            **checkpoints.optimizer_variables(self.network, self.optimizer),
+        }
+
+    def restore(self, prefix: str) -> list[str]:
+        """Restores a checkpoint; returns the optimizer's variables that it lacks.
+
+        Raises:
+          CheckpointError: it cannot be read, or does not fit the network.
+        """
+        missing = checkpoints.restore_training(prefix, self.network, self.optimizer)
+        self._seed_dropout()
+        return missing
+
+    def _seed_dropout(self) -> None:
+        """Gives each replica's dropout a seed of its own, and one draw per step.
+
+        Keras keeps both in a variable, which the original's checkpoints do not have.
+        """
+        if not self.hparams.dropout:
+            return
+        state = self.network.get_layer("dropout").seed_generator.state
+        num_draws = self.steps_done
+
+        def assign() -> None:
+            """What a replica does for it."""
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            state.assign([self._dropout_seed + replica, num_draws])
+
+        tf.function(lambda: self.strategy.run(assign), autograph=False)()
 
     def _train_step(
         self, features: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Takes a step on a batch, features [E, T, F] and labels [E, C] a replica.
+        """Takes a step on a batch per replica, features [E, T, F] and labels [E, C].
 
         Returns:
           The loss before the step, and the learning rate that the step was taken at.
@@ -107,26 +144,14 @@ class Trainer:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """What a replica does in a step, on its part of the batch."""
         replica = tf.distribute.get_replica_context()
-        trainable = self.network.trainable_variables
+        trainable = self.network.trainable_weights
         with tf.GradientTape() as tape:
-            logits = self.network.logits(
-                features, training=True, dropout_seed=self._dropout_seed(replica)
-            )
-            loss = model.smoothed_cross_entropy(labels, logits, self.hparams)
-        gradients = tape.gradient(loss, trainable)
-        gradients, loss = replica.all_reduce(MEAN, (gradients, loss))
-        rate = model.learning_rate(
-            self.global_step, self.hparams, epoch_num_batches=self._epoch_num_batches
-        )
-        self.optimizer.apply(gradients, rate)
-        self.global_step.assign_add(1)
-        return loss, rate
-
-    def _dropout_seed(self, replica: tf.distribute.ReplicaContext) -> list[Any]:
-        """Another one for each step and replica."""
-        draw = self.global_step * replica.num_replicas_in_sync
-        number = tf.cast(replica.replica_id_in_sync_group, tf.int64)
-        return [self.seed, draw + number]
+            loss = self._loss(labels, self.network(features, training=True))
+            share = loss / replica.num_replicas_in_sync
+        gradients = tape.gradient(share, trainable)
+        rate = tf.identity(self.optimizer.learning_rate)
+        self.optimizer.apply(gradients, trainable)  # Keras adds up the replicas'.
+        return replica.all_reduce(MEAN, loss), rate
 
     def _average_moving(self) -> None:
         """Gives every replica the mean of all replicas' moving averages."""
@@ -134,13 +159,11 @@ class Trainer:
         def average() -> None:
             """What a replica does for it."""
             replica = tf.distribute.get_replica_context()
-            means = replica.all_reduce(
-                MEAN, {name: tf.identity(v) for name, v in moving.items()}
-            )
-            for name, variable in moving.items():
-                variable.assign(means[name])
+            means = replica.all_reduce(MEAN, [tf.identity(v) for v in moving])
+            for variable, mean in zip(moving, means, strict=True):
+                variable.assign(mean)
 
-        if moving := self.network.moving_averages:
+        if moving := self.network.non_trainable_weights:
             self.strategy.run(average)
 
 
@@ -201,12 +224,12 @@ def train(
             "the workers were not given the same flags, clips or train_dir; all that "
             "train together must be",
         )
+        seed, deterministic = _set_seed(seed, workers), seed is not None
         trainer = Trainer(
             model_name=model_name,
             num_classes=len(class_names),
             hparams=hparams,
             epoch_num_batches=epoch_num_batches,
-            seed=workers.of_chief(_set_seed(seed)),
             mixed_precision=mixed_precision,
             strategy=workers.strategy,
         )
@@ -236,7 +259,8 @@ def train(
                 trainer,
                 clips,
                 workers,
-                deterministic=seed is not None,
+                seed=seed,
+                deterministic=deterministic,
                 data_service=data_service,
             ),
             workers,
@@ -309,11 +333,17 @@ def _check_same_weights(
     )
 
 
-def _set_seed(seed: int | None) -> int:
-    """Makes TensorFlow repeatable for a seed that is given; else draws one."""
+def _set_seed(seed: int | None, workers: distribution.Distribution) -> int:
+    """Seeds all random numbers alike on all workers; returns the seed.
+
+    With a seed that is given, TensorFlow also has to use deterministic operations.
+    """
     if seed is None:
-        return random.randrange(hparams_lib.MAX_SEED)
-    tf.config.experimental.enable_op_determinism()
+        seed = random.randrange(hparams_lib.MAX_SEED)
+    else:
+        tf.config.experimental.enable_op_determinism()
+    seed = workers.of_chief(seed)
+    keras.utils.set_random_seed(seed)
     return seed
 
 
@@ -381,21 +411,17 @@ def _resume(trainer: Trainer, train_dir: str) -> None:
     prefixes = checkpoints.list_checkpoints(train_dir)
     for prefix in reversed(prefixes):
         try:
-            lacking = checkpoints.restore(
-                prefix,
-                trainer.variables,
-                may_lack=list(trainer.optimizer.variables),
-            )
+            missing = trainer.restore(prefix)
         except checkpoints.UnreadableError as error:
             if prefix == prefixes[0]:
                 raise
             print(f"warning: {error}; trying the one before", file=sys.stderr)
             continue
         print(f"resuming from {prefix}", file=sys.stderr)
-        if lacking:
+        if missing:
             print(
-                f"warning: {prefix} has no state of the optimizer for {len(lacking)} "
-                f"variables; it starts anew",
+                f"warning: {prefix} lacks {len(missing)} variables of the optimizer, "
+                f"which start at 0; the first steps may be larger than lr says",
                 file=sys.stderr,
             )
         return
@@ -409,7 +435,7 @@ def _warm_start(
 ) -> None:
     """Takes the trainable variables that the scopes choose, and prints which."""
     prefix = checkpoints.find_checkpoint(checkpoint, "--warmstart_checkpoint")
-    trainable = trainer.network.trainable_variables
+    trainable = {v.path: v for v in trainer.network.trainable_weights}
     plan = checkpoints.plan_warm_start(
         {name: tuple(variable.shape) for name, variable in trainable.items()},
         checkpoints.shapes(prefix),
@@ -426,31 +452,26 @@ def _batches(
     clips: Clips,
     workers: distribution.Distribution,
     *,
+    seed: int,
     deterministic: bool,
     data_service: tuple[str, int] | None,
 ) -> tf.data.Dataset:
-    """The stream of each replica's batches, from where the steps done have left it."""
+    """The stream of each replica's batches; a run that resumes starts a new epoch."""
     batch_size = trainer.hparams.batch_size
     service = None
     if data_service:
         host, port = data_service
-        # A name of its own, so that no earlier job there is gone on with.
-        job = workers.of_chief(random.randrange(hparams_lib.MAX_SEED))
+        # A new name per start, also with one --seed: each job is used up once.
+        job = workers.of_chief(random.SystemRandom().randrange(hparams_lib.MAX_SEED))
         service = inputs.DataService(f"grpc://{host}:{port}", f"train-{job}")
-    start = inputs.stream_start(
-        clips,
-        trainer.hparams,
-        seed=trainer.seed,
-        num_examples_seen=trainer.steps_done * batch_size,
-    )
     return inputs.train_input(
         clips,
         dataclasses.replace(
             trainer.hparams, batch_size=batch_size // workers.num_replicas
         ),
-        seed=trainer.seed,
+        # Not the order that it had before it stopped.
+        seed=(seed + trainer.steps_done) % hparams_lib.MAX_SEED,
         deterministic=deterministic,
-        start=start,
         shard=workers.cluster.worker,
         num_shards=workers.cluster.num_workers,
         data_service=service,
@@ -562,7 +583,7 @@ def _save(trainer: Trainer, train_dir: str, workers: distribution.Distribution) 
             f"in {train_dir} are good; a lower lr may help"
         )
     if workers.is_chief:
-        checkpoints.save(train_dir, trainer.variables, trainer.steps_done)
+        checkpoints.save_training(train_dir, trainer.network, trainer.optimizer)
 
 
 def _warn_if_none_seen(train_dir: str) -> None:

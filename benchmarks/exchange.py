@@ -9,6 +9,7 @@ of n workers sends 2(n-1)/n times the gradients from each.
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -78,10 +79,10 @@ def main() -> None:
     import model
     from hparams import parse_hparams
 
-    network = model.MobileNet(
-        num_classes=measure.CLASSES, hparams=parse_hparams(HPARAMS), seed=0
+    network = model.define_model(
+        "mobilenet-v1", num_classes=measure.CLASSES, hparams=parse_hparams(HPARAMS)
     )
-    values = sum(v.shape.num_elements() for v in network.trainable_variables.values())
+    values = sum(math.prod(v.shape) for v in network.trainable_weights)
     size = values * FLOAT32_BYTES
     print(measure.machine("tensorflow"))
     print(f"\nGradients of {values} weights\n")

@@ -15,6 +15,7 @@ import runner
 runner.set_environment()
 runner.start_tensorflow()
 
+import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import onnx  # noqa: E402
 import onnxruntime  # noqa: E402
@@ -31,7 +32,7 @@ ONNX_OPSET, ONNX_IR = 17, 8
 TOLERANCE = 1e-5  # between our scores and ONNX Runtime's
 
 
-def onnx_session(network: model.MobileNet) -> onnxruntime.InferenceSession:
+def onnx_session(network: keras.Model) -> onnxruntime.InferenceSession:
     """The network with its weights as an ONNX graph, [64, 1, 100, 96] to scores."""
     nodes, weights = [], []
 
@@ -41,14 +42,15 @@ def onnx_session(network: model.MobileNet) -> onnxruntime.InferenceSession:
 
     value = "features"
     size = [100, 96]
-    for convolution in network._convolutions:
-        scope, stride = convolution.scope, convolution.stride
-        kernel = network.variables[convolution.weights].numpy()
-        scale, shift = network._folded_batch_norm(f"{scope}/BatchNorm")
-        scale = scale[:, tf.newaxis] if convolution.depthwise else scale
+    for layer in network.layers:
+        if not isinstance(layer, model.Convolution):
+            continue
+        scope, stride = layer.name, layer.stride
+        scale, shift = (part.numpy() for part in layer.batch_norm.scale_and_shift())
+        scale = scale[:, np.newaxis] if layer.depthwise else scale
         # [height, width, in, out] to [out, in of the group, height, width].
-        order = (2, 3, 0, 1) if convolution.depthwise else (3, 2, 0, 1)
-        kernel = (kernel * scale.numpy()).transpose(order)
+        order = (2, 3, 0, 1) if layer.depthwise else (3, 2, 0, 1)
+        kernel = (layer.kernel.numpy() * scale).transpose(order)
         reach = [
             max((-(-n // stride) - 1) * stride + kernel.shape[2] - n, 0) for n in size
         ]
@@ -62,14 +64,12 @@ def onnx_session(network: model.MobileNet) -> onnxruntime.InferenceSession:
                 [f"{scope}/conv"],
                 strides=[stride, stride],
                 pads=[*before, *after],
-                group=kernel.shape[0] if convolution.depthwise else 1,
+                group=kernel.shape[0] if layer.depthwise else 1,
             )
         )
         nodes.append(helper.make_node("Relu", [f"{scope}/conv"], [f"{scope}/relu"]))
         value = f"{scope}/relu"
-    last = [
-        network.variables[f"fully_connected/{n}"].numpy() for n in ("weights", "biases")
-    ]
+    last = network.get_layer("fully_connected").get_weights()
     nodes += [
         helper.make_node("GlobalAveragePool", [value], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
@@ -106,7 +106,8 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     rng = np.random.default_rng(0)
     features = rng.normal(-3, 2, (BATCH, 100, 96)).astype(np.float32)
-    network = model.MobileNet(num_classes=CLASSES, hparams=Hparams(), seed=0)
+    network = model.define_model("mobilenet-v1", num_classes=CLASSES, hparams=Hparams())
+    score = model.score_function(network)
     batch = tf.constant(features)
     session = onnx_session(network)
     channels_first = features[:, np.newaxis]
@@ -120,7 +121,7 @@ def main() -> None:
             return torch.sigmoid(peer(torch_batch)).numpy()
 
     contenders = {
-        "ours": lambda: network.scores(batch).numpy(),
+        "ours": lambda: score(batch).numpy(),
         "ONNX Runtime": lambda: session.run(None, {"features": channels_first})[0],
         "PyTorch, channels_last": run_torch,
     }

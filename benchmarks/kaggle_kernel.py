@@ -38,9 +38,12 @@ def write_checkpoint(folder: pathlib.Path, class_names: list[str]) -> None:
     import model
 
     folder.mkdir()
-    network = model.MobileNet(num_classes=len(class_names), hparams=Hparams(), seed=0)
-    variables = {**network.variables, "global_step": np.int64(0)}
-    checkpoints.save(str(folder), variables, 0)
+    network = model.define_model(
+        "mobilenet-v1", num_classes=len(class_names), hparams=Hparams()
+    )
+    values = checkpoints.network_variables(network)
+    values[checkpoints.GLOBAL_STEP] = np.int64(0)
+    checkpoints.save(str(folder), values, 0)
     write_hparams(
         str(folder),
         model_name="mobilenet-v1",

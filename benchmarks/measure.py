@@ -137,9 +137,12 @@ def make_data(
     (root / "map.csv").write_text("".join(f"{i},C{i}\n" for i in range(CLASSES)))
     (root / "model").mkdir()
     for step in range(num_checkpoints):
-        network = model.MobileNet(num_classes=CLASSES, hparams=Hparams(), seed=step)
-        variables = {**network.variables, "global_step": np.int64(step)}
-        checkpoints.save(str(root / "model"), variables, step)
+        network = model.define_model(
+            "mobilenet-v1", num_classes=CLASSES, hparams=Hparams()
+        )
+        values = checkpoints.network_variables(network)
+        values[checkpoints.GLOBAL_STEP] = np.int64(step)
+        checkpoints.save(str(root / "model"), values, step)
 
 
 def train_command(root: pathlib.Path, steps: int) -> list[object]:

@@ -21,6 +21,7 @@ import runner
 runner.set_environment()
 runner.start_tensorflow()
 
+import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 import torch  # noqa: E402
@@ -40,7 +41,6 @@ def ours(features: np.ndarray, labels: np.ndarray):
         num_classes=CLASSES,
         hparams=Hparams(),
         epoch_num_batches=1,
-        seed=0,
     )
     batch = tf.constant(features), tf.constant(labels)
     return lambda: float(trainer.train_step(*batch)[0])
@@ -48,8 +48,6 @@ def ours(features: np.ndarray, labels: np.ndarray):
 
 def plain_keras(features: np.ndarray, labels: np.ndarray):
     """The network as a Keras 3 model, with a GradientTape in a tf.function."""
-    import keras
-
     layers = [keras.layers.Input([100, 96, 1])]
 
     def norm():

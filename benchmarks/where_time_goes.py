@@ -32,7 +32,7 @@ GIGA = 1e9
 
 
 def layer_operations(
-    convolution: model._Convolution, size: tuple[int, int]
+    layer: model.Convolution, size: tuple[int, int]
 ) -> tuple[dict[str, tuple[functools.partial, float]], tuple[int, int]]:
     """The operations of one convolution's layer in a training step.
 
@@ -40,17 +40,16 @@ def layer_operations(
       By kind, a call and its GFLOP (0 where it does not multiply matrices); and the
       height and width that the layer leaves.
     """
-    stride = convolution.stride
+    stride, shape = layer.stride, layer.kernel.shape
     out_size = tuple(-(-n // stride) for n in size)
-    depth, out_depth = convolution.shape[2], convolution.shape[3]
-    if convolution.depthwise:
-        out_depth = depth
+    depth = shape[2]
+    out_depth = depth if layer.depthwise else shape[3]
     net = tf.random.normal([BATCH, *size, depth])
     out = tf.random.normal([BATCH, *out_size, out_depth])
-    weights = tf.random.normal(convolution.shape)
+    weights = tf.random.normal(shape)
     options = {"strides": [1, stride, stride, 1], "padding": "SAME"}
     raw = tf.raw_ops
-    if convolution.depthwise:
+    if layer.depthwise:
         kind = "depthwise"
         forward, by_input, by_filter = (
             raw.DepthwiseConv2dNative,
@@ -58,7 +57,7 @@ def layer_operations(
             raw.DepthwiseConv2dNativeBackpropFilter,
         )
     else:
-        kind = "3x3" if convolution.shape[0] > 1 else "pointwise"
+        kind = "3x3" if shape[0] > 1 else "pointwise"
         forward, by_input, by_filter = (
             raw.Conv2D,
             raw.Conv2DBackpropInput,
@@ -69,7 +68,7 @@ def layer_operations(
         raw.FusedBatchNormV3, x=out, scale=ones, offset=ones, mean=[], variance=[]
     )
     _, mean, variance, _, _, reserve = norm()
-    gflop = 2 * BATCH * math.prod(out_size) * math.prod(convolution.shape) / GIGA
+    gflop = 2 * BATCH * math.prod(out_size) * math.prod(shape) / GIGA
     operations = {
         f"{kind} convolutions, forward": (
             functools.partial(forward, input=net, filter=weights, **options),
@@ -79,7 +78,7 @@ def layer_operations(
             functools.partial(
                 by_filter,
                 input=net,
-                filter_sizes=convolution.shape,
+                filter_sizes=shape,
                 out_backprop=out,
                 **options,
             ),
@@ -134,7 +133,6 @@ def main() -> None:
         num_classes=CLASSES,
         hparams=Hparams(),
         epoch_num_batches=1,
-        seed=0,
     )
     rng = np.random.default_rng(0)
     features = tf.constant(rng.normal(-3, 2, (BATCH, 100, 96)), tf.float32)
@@ -142,10 +140,13 @@ def main() -> None:
     step = median_seconds(
         lambda: float(trainer.train_step(features, labels)[0]), rounds
     )
-    scoring = median_seconds(lambda: trainer.network.scores(features).numpy(), rounds)
+    score = model.score_function(trainer.network)
+    scoring = median_seconds(lambda: score(features).numpy(), rounds)
     seconds, gflops, size = {}, {}, (100, 96)
-    for convolution in trainer.network._convolutions:
-        operations, size = layer_operations(convolution, size)
+    for layer in trainer.network.layers:
+        if not isinstance(layer, model.Convolution):
+            continue
+        operations, size = layer_operations(layer, size)
         for kind, (run, gflop) in operations.items():
             seconds[kind] = seconds.get(kind, 0) + median_seconds(run, rounds)
             gflops[kind] = gflops.get(kind, 0) + gflop

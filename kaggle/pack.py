@@ -78,14 +78,13 @@ def check_checkpoint(
     import model
 
     prefix = checkpoints.find_checkpoint(path, "--checkpoint")
-    network = model.trained_network(
-        os.path.dirname(prefix),
+    _, trained_with = model.load_network(
+        prefix,
+        class_names,
         model_name=MODEL_NAME,
         hparam_overrides=hparams_lib.parse_overrides(hparams),
-        class_names=class_names,
     )
-    checkpoints.restore(prefix, network.variables)
-    return prefix, network.hparams
+    return prefix, trained_with
 
 
 def pack_checkpoint(

@@ -6,6 +6,7 @@ import pathlib
 import resource
 import signal
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -49,41 +50,67 @@ def test_the_state_file_is_relative_and_tensorflow_reads_it(tmp_path):
     assert tf.train.latest_checkpoint(moved) == str(moved / "model.ckpt-100")
 
 
-def all_variables(seed: int = 0) -> tuple[dict[str, tf.Variable], model.MobileNet]:
-    network = model.MobileNet(num_classes=80, hparams=Hparams(), seed=seed)
-    adam = model.define_optimizer(network, Hparams())
-    step = tf.Variable(12, dtype=tf.int64)
-    return {**network.variables, **adam.variables, "global_step": step}, network
+def network_and_adam() -> tuple[keras.Model, keras.optimizers.Optimizer]:
+    network = model.define_model("mobilenet-v1", num_classes=80, hparams=Hparams())
+    adam = model.define_optimizer(Hparams(), epoch_num_batches=1)
+    adam.build(network.trainable_weights)
+    return network, adam
 
 
 def test_checkpoints_pass_to_tensorflow_1s_saver_and_back(tmp_path):
     """A graph with a Saver, as the original has, restores ours, and we restore its."""
-    ours, _ = all_variables(seed=4)
+    network, adam = network_and_adam()
+    adam.iterations.assign(12)
+    for number, moment in enumerate(
+        checkpoints.optimizer_variables(network, adam).values()
+    ):
+        moment.assign(tf.fill(moment.shape, float(number)))
+    prefix = checkpoints.save_training(tmp_path, network, adam)
+    ours = values_of(prefix)
     assert len(ours) == 306
-    prefix = checkpoints.save(tmp_path, ours, 12)
+    assert ours["global_step"] == 12
+    assert ours["beta1_power"] == np.float32(0.9**13)
+    assert ours["beta2_power"] == np.float32(0.999**13)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         theirs = {
             name: tf.compat.v1.get_variable(
                 name,
-                variable.shape,
-                variable.dtype,
+                value.shape,
+                value.dtype,
                 tf.compat.v1.zeros_initializer(),
                 use_resource=False,
             )
-            for name, variable in ours.items()
+            for name, value in ours.items()
         }
         saver = tf.compat.v1.train.Saver()
         saver.restore(session, prefix)
         values = session.run(theirs)
         session.run([v.assign(v + tf.ones_like(v)) for v in theirs.values()])
         saver.save(session, str(tmp_path / "model.ckpt"), global_step=13)
-    for name, variable in ours.items():
-        np.testing.assert_array_equal(values[name], variable)
+    for name, value in ours.items():
+        np.testing.assert_array_equal(values[name], value)
     assert checkpoints.list_checkpoints(tmp_path)[-1] == str(tmp_path / "model.ckpt-13")
-    assert checkpoints.restore(str(tmp_path / "model.ckpt-13"), ours) == []
-    for name, variable in ours.items():
-        one = np.ones_like(values[name])
-        np.testing.assert_array_equal(variable, values[name] + one)
+    newest = str(tmp_path / "model.ckpt-13")
+    assert checkpoints.restore_training(newest, network, adam) == []
+    assert adam.iterations.numpy() == 13
+    restored = values_of(checkpoints.save_training(tmp_path / ".", network, adam))
+    for name in set(ours) - {"beta1_power", "beta2_power"}:
+        np.testing.assert_array_equal(restored[name], ours[name] + 1, err_msg=name)
+
+
+def test_a_checkpoint_without_the_optimizers_state(tmp_path):
+    network, adam = network_and_adam()
+    values = checkpoints.network_variables(network) | {"global_step": np.int64(3)}
+    prefix = checkpoints.save(tmp_path, values, 3)
+    missing = checkpoints.restore_training(prefix, network, adam)
+    assert len(missing) == 2 * 83
+    assert "Conv/weights/Adam_1" in missing
+    assert adam.iterations.numpy() == 3
+
+
+def values_of(prefix: str) -> dict[str, np.ndarray]:
+    reader = tf.train.load_checkpoint(prefix)
+    return {name: reader.get_tensor(name) for name in checkpoints.shapes(prefix)}
 
 
 def test_checkpoints_are_listed_by_number_and_only_if_whole(tmp_path):
@@ -157,7 +184,7 @@ def test_what_a_checkpoint_may_and_may_not_lack(tmp_path):
     wanted = variables_of(a=0.0, a__Adam=5.0)
     with pytest.raises(CheckpointError, match="lacks 1 of 3 variables, a/Adam"):
         checkpoints.restore(prefix, wanted)
-    assert checkpoints.restore(prefix, wanted, may_lack=["a/Adam"]) == ["a/Adam"]
+    assert checkpoints.restore(prefix, wanted, optional_names=["a/Adam"]) == ["a/Adam"]
     assert wanted["a"].numpy() == 1
     assert wanted["a/Adam"].numpy() == 5
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -28,7 +29,8 @@ import export_model
 import inputs
 import model
 import runner
-from hparams import parse_hparams, write_hparams
+from clips import read_class_map
+from hparams import Hparams, parse_hparams, write_hparams
 
 TOLERANCE = 1e-4
 # Appended to an example of the README, with a function `score` of float32 [S].
@@ -63,16 +65,16 @@ class Exported:
             samples = 3000 * rng.normal(size=size)
             write_wav(root / "clips" / f"short{size:04d}.wav", samples)
         (root / "clip.wav").symlink_to(dataset.clip_dir / "00.wav")
-        self.network = varied_network(SMALL_HPARAMS)
+        self.network, self.hparams = varied_network(SMALL_HPARAMS)
         self.run.mkdir()
         write_hparams(
             str(self.run),
             model_name="mobilenet-v1",
-            hparams=self.network.hparams,
+            hparams=self.hparams,
             class_names=["Noise", "Tone"],
         )
-        variables = self.network.variables | {"global_step": tf.Variable(7)}
-        checkpoints.save(str(self.run), variables, 7)
+        variables = checkpoints.network_variables(self.network)
+        checkpoints.save(str(self.run), variables | {"global_step": np.int64(7)}, 7)
         assert export_model.main(export_flags(dataset, self.run, self.export_dir)) == 0
         out = root / "submission.csv"
         flags = dataset.inference_flags(self.run, out, clip_dir=root / "clips")
@@ -99,19 +101,20 @@ class Exported:
         return np.load(self.root / "scores.npz")
 
 
-def varied_network(hparams: str) -> model.MobileNet:
+def varied_network(hparams: str) -> tuple[keras.Model, Hparams]:
     """A network of 2 classes whose scores differ from clip to clip.
 
     Its weights are initial ones, its moving averages those of some examples, as if it
     had been trained for long.
     """
     hparams = dataclasses.replace(parse_hparams(hparams), bndecay=0.0)
-    network = model.MobileNet(num_classes=2, hparams=hparams, seed=0)
+    keras.utils.set_random_seed(0)
+    network = model.define_model("mobilenet-v1", num_classes=2, hparams=hparams)
     noise = np.random.default_rng(5).normal(size=100000) * np.linspace(0, 0.3, 100000)
     tone = np.sin(np.arange(100000) * 0.1) * np.linspace(0.3, 0, 100000)
     waveform = np.concatenate([noise, tone, noise + tone]).astype(np.float32)
-    network.logits(inputs.waveform_to_examples(waveform, hparams), training=True)
-    return network
+    network(inputs.waveform_to_examples(waveform, hparams), training=True)
+    return network, hparams
 
 
 def export_flags(dataset, checkpoint, export_dir) -> list[str]:
@@ -169,15 +172,15 @@ def test_a_batch_of_waveforms(exported):
     rng = np.random.default_rng(3)
     waveforms = rng.uniform(-0.1, 0.1, [3, 20000]).astype(np.float32)
     scores = tagger(waveforms)
-    num_examples = exported.network.hparams.num_examples(20000)
+    num_examples = exported.hparams.num_examples(20000)
     assert scores["example_scores"].shape == [3, num_examples, 2]
     for waveform, clip_scores, example_scores in zip(
         waveforms, scores["clip_scores"], scores["example_scores"], strict=True
     ):
         examples = inputs.waveform_to_examples(
-            waveform, exported.network.hparams, fft_type=inputs.EXACT_FFT
+            waveform, exported.hparams, fft_type=inputs.EXACT_FFT
         )
-        expected = exported.network.scores(examples)
+        expected = model.score_function(exported.network)(examples)
         np.testing.assert_allclose(example_scores, expected, rtol=0, atol=1e-6)
         np.testing.assert_allclose(
             clip_scores, np.mean(expected, axis=0), rtol=0, atol=1e-6
@@ -186,16 +189,14 @@ def test_a_batch_of_waveforms(exported):
 
 def test_litert_with_other_hyperparameters():
     """An STFT window of odd length, and max pooling."""
-    network = varied_network(ALT_HPARAMS + ",global_pool=max")
-    tagger = export.Tagger(network)
+    network, hparams = varied_network(ALT_HPARAMS + ",global_pool=max")
+    tagger = export.Tagger(network, hparams)
     litert = Interpreter(model_content=export.to_litert(tagger)).get_signature_runner()
     rng = np.random.default_rng(4)
     for size in (900, 30000, 70001):
         waveform = rng.uniform(-0.1, 0.1, size).astype(np.float32)
-        expected = network.scores(
-            inputs.waveform_to_examples(
-                waveform, network.hparams, fft_type=inputs.EXACT_FFT
-            )
+        expected = model.score_function(network)(
+            inputs.waveform_to_examples(waveform, hparams, fft_type=inputs.EXACT_FFT)
         )
         scores = litert(waveform=waveform)["example_scores"]
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
@@ -237,10 +238,11 @@ def test_what_cannot_be_used_is_one_line(
 
 
 def test_a_broken_checkpoint_is_not_exported(dataset, tmp_path, capsys):
-    network = varied_network(SMALL_HPARAMS)
-    network.variables["Conv/weights"].assign(np.full([3, 3, 1, 16], np.nan))
+    network, _ = varied_network(SMALL_HPARAMS)
+    variables = checkpoints.network_variables(network)
+    variables["Conv/weights"].assign(np.full([3, 3, 1, 16], np.nan))
     (tmp_path / "run").mkdir()
-    checkpoints.save(str(tmp_path / "run"), network.variables, 1)
+    checkpoints.save(str(tmp_path / "run"), variables, 1)
     flags = export_flags(dataset, tmp_path / "run", tmp_path / "out")
     assert export_model.main([*flags, f"--hparams={SMALL_HPARAMS}"]) == 1
     assert "Conv/weights is not finite" in capsys.readouterr().err
@@ -305,10 +307,11 @@ def test_the_readme_lists_every_flag_with_its_default():
 
 def test_the_originals_checkpoint_in_litert(reference):
     """On the clips whose scores in the original's network are at hand."""
-    network = model.MobileNet(num_classes=10, hparams=parse_hparams(""), seed=0)
-    prefix = str(reference / "tf1_checkpoint" / "model.ckpt-700")
-    checkpoints.restore(prefix, network.variables)
-    content = export.to_litert(export.Tagger(network))
+    network, hparams = model.load_network(
+        str(reference / "tf1_checkpoint" / "model.ckpt-700"),
+        read_class_map(reference / "class_map.csv"),
+    )
+    content = export.to_litert(export.Tagger(network, hparams))
     litert = Interpreter(model_content=content).get_signature_runner()
     for path in (reference / "network").glob("[145]-*.npy"):
         contents = (reference / "clips" / f"{path.stem}.wav").read_bytes()

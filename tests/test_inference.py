@@ -7,14 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SMALL_HPARAMS, write_wav
+from conftest import write_wav
 
-import checkpoints
 import clips
 import inputs
 import model
 import runner
-from hparams import parse_hparams
 
 
 def read(path) -> tuple[list[str], list[str], np.ndarray]:
@@ -31,16 +29,14 @@ def test_a_row_of_mean_scores_for_every_clip(dataset, trained, tmp_path):
     assert names == [f"{index:02d}.wav" for index in range(12)]
     assert ((scores >= 0) & (scores <= 1)).all()
     assert "e" not in out.read_text().splitlines()[1].split(",", 1)[1]
-    hparams = parse_hparams(SMALL_HPARAMS)
-    network = model.MobileNet(num_classes=2, hparams=hparams, seed=0)
-    checkpoints.restore(str(trained / "model.ckpt-5"), network.variables)
+    network, hparams = model.load_network(str(trained / "model.ckpt-5"), header[1:])
     for name, row in zip(names, scores, strict=True):
         path = str(dataset.clip_dir / name)
         offset, size = clips.read_wav_header(path)
         examples = inputs.clip_to_log_mel_examples(
             path, np.int64(offset), np.int64(size), hparams
         )
-        expected = tf.reduce_mean(tf.sigmoid(network.logits(examples)), axis=0)
+        expected = tf.reduce_mean(tf.sigmoid(network(examples)), axis=0)
         np.testing.assert_allclose(row, expected, atol=1e-6)
 
 

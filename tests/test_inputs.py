@@ -1,7 +1,6 @@
 """The input pipeline, eagerly and inside tf.data."""
 
-import collections
-import dataclasses
+import zlib
 
 import numpy as np
 import pytest
@@ -169,48 +168,51 @@ def labels_of(dataset: tf.data.Dataset, num_batches: int) -> list[int]:
     return [int(i) for _, labels in batches for i in labels.numpy().argmax(axis=1)]
 
 
+def checksums(features: np.ndarray) -> list[int]:
+    return [zlib.crc32(example.tobytes()) for example in features]
+
+
 @pytest.mark.parametrize("num_shards", [1, 3])
-def test_each_clip_comes_once_in_every_pass(tagged, monkeypatch, num_shards):
-    """Counted to the last example of three passes that have an end."""
-    monkeypatch.setattr(inputs, "LAST_PLACE", 3 * len(tagged))
-    one_by_one = dataclasses.replace(SMALL, batch_size=1)
-    counts = collections.Counter()
-    for shard in range(num_shards):
-        dataset = inputs.train_input(
-            tagged, one_by_one, seed=1, shard=shard, num_shards=num_shards
-        )
-        counts.update(labels_of(dataset, -1))
+@pytest.mark.parametrize("buffer", [20000, 5])
+def test_each_example_comes_once_in_every_epoch(
+    tagged, monkeypatch, num_shards, buffer
+):
+    """Each example is identified by its features, over three epochs."""
+    monkeypatch.setattr(inputs, "EXAMPLE_SHUFFLE_BUFFER", buffer)
     per_clip = SMALL.num_examples(tagged.num_samples)
-    assert counts == {clip: 3 * number for clip, number in enumerate(per_clip)}
-
-
-def order_of(num_clips: int, *, seed: int, epoch: int) -> np.ndarray:
-    places = tf.range(num_clips, dtype=tf.int64)
-    return inputs.clip_at(places, num_clips, seed=seed, epoch=epoch).numpy()
+    table = inputs.train_input(tagged, SMALL, seed=0).unbatch()
+    everything = {
+        checksum
+        for features, _ in table.take(int(per_clip.sum()))
+        for checksum in checksums(features[np.newaxis].numpy())
+    }
+    assert len(everything) == per_clip.sum()
+    epochs = [[] for _ in range(3)]
+    for shard in range(num_shards):
+        share = {"seed": 1, "shard": shard, "num_shards": num_shards}
+        stream = (
+            inputs.train_input(tagged, SMALL, **share).unbatch().as_numpy_iterator()
+        )
+        clip_orders = inputs.clip_order(len(tagged), **share).repeat()
+        clip_orders = clip_orders.as_numpy_iterator()
+        for epoch in epochs:
+            num_clips = len(range(shard, len(tagged), num_shards))
+            own = [next(clip_orders) for _ in range(num_clips)]
+            for _ in range(per_clip[own].sum()):
+                features, _ = next(stream)
+                epoch += checksums(features[np.newaxis])
+    for epoch in epochs:
+        assert len(epoch) == len(everything)
+        assert set(epoch) == everything
+    assert epochs[0] != epochs[1] != epochs[2]
 
 
 @pytest.mark.parametrize("num_clips", [1, 2, 7, 50])
-def test_the_order_of_a_pass_has_each_clip_once_and_changes(num_clips):
-    orders = [order_of(num_clips, seed=3, epoch=e) for e in range(3)]
-    for order in orders:
-        np.testing.assert_array_equal(np.sort(order), np.arange(num_clips))
-    for place, clip in enumerate(orders[1]):
-        alone = tf.constant(place, tf.int64)
-        assert inputs.clip_at(alone, num_clips, seed=3, epoch=1) == clip
-    assert num_clips < 7 or not (orders[0] == orders[1]).all()
-
-
-def test_orders_do_not_come_again_in_300_passes_or_with_300_seeds():
-    passes = {tuple(order_of(50, seed=3, epoch=epoch)) for epoch in range(300)}
-    seeds = {tuple(order_of(50, seed=seed, epoch=0)) for seed in range(300)}
-    assert len(passes) == len(seeds) == 300
-
-
-def test_successive_passes_are_not_alike():
-    num_clips = 20000
-    orders = [order_of(num_clips, seed=3, epoch=epoch) for epoch in range(12)]
-    alike = [np.corrcoef(*orders[i : i + 2])[0, 1] for i in range(11)]
-    assert np.abs(alike).max() < 4 / np.sqrt(num_clips)  # deviations of random orders
+def test_the_order_of_the_clips_changes_every_epoch(num_clips):
+    order = list(inputs.clip_order(num_clips, seed=3).repeat(3).as_numpy_iterator())
+    epochs = np.reshape(order, [3, num_clips])
+    np.testing.assert_array_equal(np.sort(epochs), [np.arange(num_clips)] * 3)
+    assert num_clips < 7 or not (epochs[0] == epochs[1]).all()
 
 
 def test_one_seed_gives_the_same_batches(tagged):
@@ -236,47 +238,6 @@ def test_batches_are_whole_and_labels_go_with_features(tagged):
             assert label.sum() == 1
             distances = np.abs(by_label[int(label.argmax())] - example).max(axis=(1, 2))
             assert distances.min() < 1e-4  # the FFTs of training and scoring
-
-
-def test_a_stream_goes_on_in_its_pass(tagged, monkeypatch):
-    per_clip = SMALL.num_examples(tagged.num_samples)
-    total = int(per_clip.sum())
-    order = order_of(7, seed=2, epoch=1)
-
-    def start(seen):
-        return inputs.stream_start(tagged, SMALL, seed=2, num_examples_seen=seen)
-
-    assert start(0) == 0
-    assert start(total) == 7
-    assert start(total + per_clip[order[0]] - 1) == 7
-    assert start(total + per_clip[order[0]]) == 8
-    monkeypatch.setattr(inputs, "EXAMPLE_SHUFFLE_BUFFER", 1)
-    dataset = inputs.train_input(tagged, SMALL, seed=2, deterministic=True, start=11)
-    rest = [*order[4:], *order_of(7, seed=2, epoch=2)]
-    expected = np.repeat(rest, per_clip[rest])
-    actual = labels_of(dataset, len(expected) // SMALL.batch_size)
-    np.testing.assert_array_equal(actual, expected[: len(actual)])
-
-
-def test_shards_deal_the_clips_in_turn_from_the_start_on(tagged, monkeypatch):
-    monkeypatch.setattr(inputs, "EXAMPLE_SHUFFLE_BUFFER", 1)
-    per_clip = SMALL.num_examples(tagged.num_samples)
-    orders = [order_of(7, seed=2, epoch=epoch) for epoch in (1, 2)]
-    stream = np.concatenate(orders)[3:]
-    for shard in range(3):
-        dataset = inputs.train_input(
-            tagged,
-            SMALL,
-            seed=2,
-            deterministic=True,
-            start=7 + 3,
-            shard=shard,
-            num_shards=3,
-        )
-        own = stream[shard::3]
-        expected = np.repeat(own, per_clip[own])
-        actual = labels_of(dataset, len(expected) // SMALL.batch_size)
-        np.testing.assert_array_equal(actual, expected[: len(actual)])
 
 
 def test_clip_input_keeps_order_and_fills_batches(tagged, monkeypatch):

@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import ROOT, SMALL_HPARAMS, write_wav
 from test_export_model import varied_network
 from test_inference import read
@@ -53,18 +52,18 @@ def trained(tmp_path_factory) -> pathlib.Path:
     """A train_dir with checkpoints whose scores differ from clip to clip."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     folder.mkdir()
-    network = varied_network(SMALL_HPARAMS)
+    network, trained_with = varied_network(SMALL_HPARAMS)
     hparams.write_hparams(
         str(folder),
         model_name="mobilenet-v1",
-        hparams=network.hparams,
+        hparams=trained_with,
         class_names=["Noise", "Tone"],
     )
-    biases = network.variables["fully_connected/biases"]
+    values = checkpoints.network_variables(network)
     for step in (2, 5):
-        biases.assign_add([0.1, -0.2])
-        variables = network.variables | {checkpoints.GLOBAL_STEP: tf.Variable(step)}
-        checkpoints.save(str(folder), variables, step)
+        values["fully_connected/biases"].assign_add([0.1, -0.2])
+        step_value = {checkpoints.GLOBAL_STEP: np.int64(step)}
+        checkpoints.save(str(folder), values | step_value, step)
     return folder
 
 
