@@ -34,6 +34,7 @@ PARALLEL_CLIPS = len(os.sched_getaffinity(0))
 FAST_FFT, EXACT_FFT = tf.float32, tf.float64
 COMPLEX_TYPES = {tf.float32: tf.complex64, tf.float64: tf.complex128}
 CUT_OFF = "clip is cut off since its header was read:"
+LAST_PLACE = np.iinfo(np.int64).max  # A stream from a data service has no end.
 # Sets of features up to this size are kept in memory between passes (evaluation).
 CACHE_BYTES = 2 * 2**30
 
@@ -291,10 +292,11 @@ def train_input(
       num_shards: how many workers share an epoch; all have the same seed. They have
         the same number of clips, to within one, but not of examples, so that one may
         start its next epoch before another.
-      data_service: where clips become examples, if not here. It starts the clips of
-        an epoch in an order that is drawn once, as its workers take them one by one,
-        and gives their examples to the shards as they ask. An epoch lacks the clips
-        that a data worker had when it died.
+      data_service: where clips become examples, if not here. Its workers take the
+        clips one by one, every epoch in the same order, and the shards take what comes
+        first. Each clip comes once per epoch, but the buffer shuffles examples of two
+        epochs at their border. An epoch lacks the clips that a data worker had when it
+        died.
 
     Returns:
       Dataset of (features float32 [batch_size, frames, F], labels float32 [batch_size,
@@ -310,28 +312,34 @@ def train_input(
     def label(clip: tf.Tensor, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return examples, tf.tile(labels[clip][tf.newaxis], [tf.shape(examples)[0], 1])
 
+    buffered, _ = shuffle_buffer(clips, hparams, num_shards=num_shards)
     if data_service is None:
         order = clip_order(len(clips), seed=seed, shard=shard, num_shards=num_shards)
-        parallel_clips = PARALLEL_CLIPS
+        dataset = _examples_of(order, clips, hparams, deterministic=deterministic)
+        dataset = dataset.map(label).unbatch().shuffle(buffered, seed=seed).repeat()
     else:
-        # A shuffle there would make the first data worker take all clips.
-        order = tf.data.Dataset.from_tensor_slices(
-            np.random.default_rng(seed).permutation(len(clips))
+        dataset = _examples_of(
+            _endless_clip_order(len(clips), seed=seed),
+            clips,
+            hparams,
+            deterministic=False,
+            parallel_clips=tf.data.AUTOTUNE,  # Its cores are not the cores here.
         )
-        parallel_clips = tf.data.AUTOTUNE  # The cores there are not the cores here.
-    dataset = _examples_of(
-        order,
-        clips,
-        hparams,
-        deterministic=deterministic and data_service is None,
-        parallel_clips=parallel_clips,
-    ).map(label)
-    if data_service:
-        dataset = _served(dataset, data_service)
-    buffered, _ = shuffle_buffer(clips, hparams, num_shards=num_shards)
-    dataset = dataset.unbatch().shuffle(buffered, seed=seed).repeat()
+        dataset = _served(dataset.map(label), data_service)
+        dataset = dataset.unbatch().shuffle(buffered, seed=seed)
     dataset = dataset.batch(hparams.batch_size, drop_remainder=True)
     return dataset.prefetch(PREFETCH_BATCHES)
+
+
+def _endless_clip_order(num_clips: int, *, seed: int) -> tf.data.Dataset:
+    """All positions of clips, int64, again and again in one order.
+
+    Made of numbers that a data service can deal out: its first worker would take all
+    that a `shuffle` has buffered, and one that comes too late for an epoch would end.
+    """
+    order = tf.constant(np.random.default_rng(seed).permutation(num_clips))
+    places = tf.data.Dataset.range(LAST_PLACE)
+    return places.map(without_autograph(lambda place: order[place % num_clips]))
 
 
 def _served(dataset: tf.data.Dataset, service: DataService) -> tf.data.Dataset:
