@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from clips import BYTES_PER_SAMPLE, Clips
+from clips import BYTES_PER_SAMPLE, Clips, read_wav_header
 from hparams import SAMPLE_RATE, Hparams
 
 INT16_SCALE = 1 / 32768  # int16 samples to [-1, 1), as tf.audio.decode_wav does.
@@ -199,13 +199,15 @@ def waveform_to_examples(
     )
 
 
-def clip_to_log_mel_examples(
-    path: tf.Tensor, data_offset: tf.Tensor, num_samples: tf.Tensor, hparams: Hparams
-) -> tf.Tensor:
-    """From a WAV file whose header has been read to float32 [E, frames, F]."""
-    return waveform_to_examples(
-        clip_to_waveform(path, data_offset, num_samples), hparams
-    )
+def wav_to_examples(path: str, hparams: Hparams) -> tf.Tensor:
+    """A WAV file to log mel examples, float32 [E, frames, F], as scores use them.
+
+    Raises:
+      ValueError: the file is not 16-bit PCM, 44.1 kHz, mono; the message names it.
+    """
+    data_offset, num_samples = read_wav_header(path)
+    waveform = clip_to_waveform(path, np.int64(data_offset), np.int64(num_samples))
+    return waveform_to_examples(waveform, hparams, fft_type=EXACT_FFT)
 
 
 def _examples_of(

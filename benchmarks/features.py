@@ -55,7 +55,9 @@ def ours(paths: list[str], hparams: Hparams) -> tf.data.Dataset:
         (table.paths, table.data_offsets, table.num_samples)
     )
     return dataset.map(
-        lambda *clip: inputs.clip_to_log_mel_examples(*clip, hparams),
+        lambda *clip: inputs.waveform_to_examples(
+            inputs.clip_to_waveform(*clip), hparams
+        ),
         num_parallel_calls=inputs.PARALLEL_CLIPS,
     ).prefetch(4)
 

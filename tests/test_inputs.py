@@ -68,9 +68,10 @@ def examples_of(samples: np.ndarray, hparams: Hparams) -> np.ndarray:
 def test_features_agree_with_golden_ones_eagerly_and_in_tf_data(tmp_path, kind, name):
     golden = np.load(GOLDEN / "features.npz")
     table = table_of([write_wav(tmp_path / "c.wav", golden[f"clips/{name}"])])
-    eager = inputs.clip_to_log_mel_examples(
-        table.paths[0], table.data_offsets[0], table.num_samples[0], CASES[kind]
+    waveform = inputs.clip_to_waveform(
+        table.paths[0], table.data_offsets[0], table.num_samples[0]
     )
+    eager = inputs.waveform_to_examples(waveform, CASES[kind])
     (batch,) = list(inputs.clip_input(table, CASES[kind]))
     for examples in (eager.numpy(), batch[0].numpy()):
         expected = golden[f"{kind}/{name}"]
