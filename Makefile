@@ -25,9 +25,9 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 
 demo: $(VENV)/.run
 	rm -rf $(DEMO)
-	$(RUN) make_demo_data.py $(DEMO)
+	$(RUN) -m tools.make_demo_data $(DEMO)
 	$(RUN) make_class_map.py < $(DEMO)/train_curated.csv > $(DEMO)/class_map.csv
-	$(RUN) make_validation_split.py $(DEMO)/train_curated.csv --out_dir $(DEMO) \
+	$(RUN) -m tools.make_validation_split $(DEMO)/train_curated.csv --out_dir $(DEMO) \
 	    --fraction 0.2
 	$(RUN) runner.py --mode train \
 	    --class_map_path $(DEMO)/class_map.csv \

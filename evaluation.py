@@ -17,16 +17,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import checkpoints
-import distribution
 import inputs
 import model
-import plots
-import summaries
-from clips import Clips, counted, read_clips
-from hparams import Hparams, make_folder, write_whole
-from lwlrap import Lwlrap
-from progress import print_result, progress_bar
+from tagger import checkpoints, distribution, files, plots, summaries
+from tagger.clips import Clips, counted, read_clips
+from tagger.files import make_folder, write_whole
+from tagger.hparams import Hparams
+from tagger.lwlrap import Lwlrap
+from tagger.progress import print_result, progress_bar
 
 PARTIAL_SHARE = 0.05  # of the clips, for the quick scalar
 PARTIAL_NAME = "Lwlrap-5%"
@@ -221,7 +219,7 @@ class _Results:
         """
         folder = pathlib.Path(self.eval_dir)
         with open(folder / SUMMARY_LOCK_FILE, "w") as file:
-            checkpoints.lock(file, fcntl.LOCK_EX)
+            files.lock(file, fcntl.LOCK_EX)
             self._read()
             text = io.StringIO()
             table = csv.writer(text, lineterminator="\n")

@@ -11,21 +11,14 @@ from typing import Any
 import keras
 import numpy as np
 
-import checkpoints
-import distribution
 import inputs
 import model
-from clips import (
-    Clips,
-    counted,
-    list_wavs,
-    make_clips,
-    read_class_map,
-    read_wav_headers,
-)
-from hparams import Hparams, write_whole
-from join_predictions import part_path
-from progress import progress_bar
+from tagger import checkpoints, distribution
+from tagger.clips import Clips, counted, list_wavs, make_clips, read_class_map
+from tagger.files import part_path, write_whole
+from tagger.hparams import Hparams
+from tagger.progress import progress_bar
+from tagger.wav import read_wav_headers
 
 
 def predict(
@@ -43,7 +36,7 @@ def predict(
     """Writes a row of C scores in [0, 1] for each of the N `*.wav` files of a folder.
 
     Of several shards, each writes the rows of every num_shards-th clip into a part of
-    its own; join_predictions.py makes one table of them.
+    its own; tools.join_predictions makes one table of them.
 
     A clip that cannot be read gets the score 0 in every class, and the others go on:
     where every clip must have a row, no clip may stop the rest.

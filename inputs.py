@@ -15,8 +15,9 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from clips import BYTES_PER_SAMPLE, Clips, read_wav_header
-from hparams import SAMPLE_RATE, Hparams
+from tagger.clips import Clips
+from tagger.hparams import SAMPLE_RATE, Hparams
+from tagger.wav import BYTES_PER_SAMPLE, read_wav_header
 
 INT16_SCALE = 1 / 32768  # int16 samples to [-1, 1), as tf.audio.decode_wav does.
 # Examples in the buffer that mixes them across clips: 768 MB at 38.4 kB each.

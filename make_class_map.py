@@ -8,15 +8,10 @@ older `fname,aso_ids,label`. The class_map.csv beside this file is that of
 FSDKaggle2019, whose order is that of Kaggle's columns.
 """
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
-
 import csv
 import sys
 
-import clips
+from tagger import clips
 
 WRONG_USAGE = 2  # exit status, as argparse has it
 

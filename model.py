@@ -18,8 +18,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import checkpoints
-from hparams import MODEL_NAMES, Hparams, parse_hparams, trained_hparams
+from tagger import checkpoints
+from tagger.hparams import MODEL_NAMES, Hparams, parse_hparams
+from tagger.run_record import trained_hparams
 
 __all__ = [
     "BatchNorm",

@@ -13,14 +13,10 @@ The three modes, in the order in which they are used:
 and exit status 1.
 """
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
-
 import itertools
 import os
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +24,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-import hparams as hparams_lib
+from tagger import hparams as hparams_lib
 
 
 class Flag(NamedTuple):
@@ -50,7 +46,9 @@ FLAGS = {
         Flag("mode", "", "What to do: train, eval or inference."),
         Flag("model", "mobilenet-v1", "Name of the model; there is mobilenet-v1."),
         Flag(
-            "hparams", "", "Hyperparameters as name=value,name=value; see the README."
+            "hparams",
+            "",
+            "Hyperparameters as name=value,name=value; see docs/reference.md.",
         ),
         Flag("class_map_path", "", "CSV of index,name lines, one for each class."),
         Flag(
@@ -123,7 +121,7 @@ FLAGS = {
         Flag(
             "data_service",
             "",
-            "grpc://host:port of a tf.data service's dispatcher (data_service.py), "
+            "grpc://host:port of a tf.data service's dispatcher (tools.data_service), "
             "whose workers compute the features. Empty: computed here.",
         ),
     ),
@@ -158,7 +156,7 @@ FLAGS = {
             "inference_shard",
             "0/1",
             "i/n: score every n-th clip only, i from 0 to n-1, into X-i-of-n.csv; "
-            "join_predictions.py joins the parts.",
+            "tools.join_predictions joins the parts.",
         ),
     ),
 }
@@ -422,7 +420,7 @@ def run_eval(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
 def run_inference(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
     """Calls inference.predict with the flags; returns the exit status."""
     import inference
-    from clips import counted
+    from tagger.clips import counted
 
     shard, num_shards = parse_shard("inference_shard", values.inference_shard)
     problems = inference.predict(

@@ -20,16 +20,13 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-import checkpoints
-import distribution
-import hparams as hparams_lib
 import inputs
 import model
-import plots
-import summaries
-from clips import Clips, counted, read_clips
-from hparams import Hparams
-from progress import leave_out, print_result, progress_bar
+from tagger import checkpoints, distribution, files, plots, run_record, summaries
+from tagger import hparams as hparams_lib
+from tagger.clips import Clips, counted, read_clips
+from tagger.hparams import Hparams
+from tagger.progress import leave_out, print_result, progress_bar
 
 MEAN = tf.distribute.ReduceOp.MEAN
 DEFAULT_PASSES = 1000  # over the data, where --max_steps is 0
@@ -208,7 +205,7 @@ def train(
         train_dir=train_dir,
         flag_prefix="train",
     )
-    hparams_lib.make_folder(train_dir, "--train_dir")
+    files.make_folder(train_dir, "--train_dir")
     with _writing(train_dir, workers), workers.errors_told():
         hparams = _resolve_hparams(train_dir, model_name, hparam_overrides, class_names)
         epoch_num_batches, max_steps = _plan(
@@ -245,8 +242,8 @@ def train(
         if workers.is_chief:
             checksum = clips.checksum(class_names)
             if trainer.steps_done:
-                hparams_lib.warn_of_other_clips(train_dir, checksum)
-            hparams_lib.write_hparams(
+                run_record.warn_of_other_clips(train_dir, checksum)
+            run_record.write_hparams(
                 train_dir,
                 model_name=model_name,
                 hparams=hparams,
@@ -356,7 +353,7 @@ def _resolve_hparams(
     """Those given; where training resumes, over those that it began with."""
     if not checkpoints.list_checkpoints(train_dir):
         return Hparams(**overrides)
-    return hparams_lib.resumed_hparams(
+    return run_record.resumed_hparams(
         train_dir, model_name=model_name, overrides=overrides, class_names=class_names
     )
 
@@ -444,7 +441,7 @@ def _warm_start(
     )
     checkpoints.restore(prefix, {name: trainable[name] for name in plan.restored})
     print(plan.report(prefix), file=sys.stderr)
-    hparams_lib.warn_of_other_model(os.path.dirname(prefix), trainer.hparams)
+    run_record.warn_of_other_model(os.path.dirname(prefix), trainer.hparams)
 
 
 def _batches(

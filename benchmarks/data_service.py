@@ -24,14 +24,15 @@ import runner
 
 CLIPS, CLIP_SECONDS = 200, 10
 WARM_UP_BATCHES, BATCHES = 40, 150
-COMMAND = pathlib.Path(__file__).resolve().parent.parent / "data_service.py"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @contextlib.contextmanager
 def running(*arguments: object, core: int | None = None) -> Iterator[None]:
     """Runs a part of a data service, from when it is ready to the end of the block."""
     process = subprocess.Popen(
-        [sys.executable, COMMAND, *map(str, arguments)],
+        [sys.executable, "-m", "tools.data_service", *map(str, arguments)],
+        cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -60,14 +61,14 @@ def audio_a_second(root: pathlib.Path, address: str | None, name: str) -> float:
     """
     import numpy as np
 
-    import clips
     import inputs
-    from hparams import Hparams
+    from tagger import clips, wav
+    from tagger.hparams import Hparams
 
     hparams = Hparams()
     inputs.EXAMPLE_SHUFFLE_BUFFER = 1
     paths = [str(root / "clips" / n) for n in clips.list_wavs(str(root / "clips"))]
-    headers = clips.read_wav_headers(paths)
+    headers = wav.read_wav_headers(paths)
     table = clips.make_clips(paths, headers, np.zeros([len(paths), 1], np.float32))
     service = address and inputs.DataService(address, name)
     stream = iter(inputs.train_input(table, hparams, seed=0, data_service=service))

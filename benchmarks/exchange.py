@@ -77,7 +77,7 @@ def main() -> None:
     runner.set_environment()
     runner.start_tensorflow()
     import model
-    from hparams import parse_hparams
+    from tagger.hparams import parse_hparams
 
     network = model.define_model(
         "mobilenet-v1", num_classes=measure.CLASSES, hparams=parse_hparams(HPARAMS)

@@ -27,10 +27,13 @@ import tensorflow as tf  # noqa: E402
 import torch  # noqa: E402
 from original_way import original_examples  # noqa: E402
 
-import clips  # noqa: E402
 import inputs  # noqa: E402
-from hparams import Hparams  # noqa: E402
-from make_demo_data import write_wav  # noqa: E402
+from tagger import (  # noqa: E402
+    clips,  # noqa: E402
+    wav,
+)
+from tagger.hparams import Hparams  # noqa: E402
+from tools.make_demo_data import write_wav  # noqa: E402
 
 SECONDS = 5
 ORIGINAL_PARALLEL_CALLS = 4  # the original's constant
@@ -49,7 +52,7 @@ def make_clips(folder: pathlib.Path, count: int) -> list[str]:
 
 def ours(paths: list[str], hparams: Hparams) -> tf.data.Dataset:
     """Our pipeline, examples of one clip at a time."""
-    headers = [clips.read_wav_header(path) for path in paths]
+    headers = [wav.read_wav_header(path) for path in paths]
     table = clips.make_clips(paths, headers, np.zeros([len(paths), 1], np.float32))
     dataset = tf.data.Dataset.from_tensor_slices(
         (table.paths, table.data_offsets, table.num_samples)

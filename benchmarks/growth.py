@@ -31,12 +31,12 @@ def drain_features(clip_dir: str) -> None:
     """Computes the features of all clips of a folder, and nothing else."""
     import numpy as np
 
-    import clips
     import inputs
-    from hparams import Hparams
+    from tagger import clips, wav
+    from tagger.hparams import Hparams
 
     paths = [f"{clip_dir}/{name}" for name in clips.list_wavs(clip_dir)]
-    headers = clips.read_wav_headers(paths)
+    headers = wav.read_wav_headers(paths)
     table = clips.make_clips(paths, headers, np.zeros([len(paths), 1], np.float32))
     for _ in inputs.clip_input(table, Hparams(), skip_unreadable=True):
         pass
@@ -62,14 +62,14 @@ def seconds_to_first_step(command: list[object]) -> float:
 
 def seconds_to_check_headers(clip_dir: pathlib.Path) -> float:
     """How long it takes to read as many headers as HEADERS, of links to some clips."""
-    import clips
+    from tagger import wav
 
     sources = list(clip_dir.iterdir())
     links = [clip_dir / f"link{index}.wav" for index in range(HEADERS)]
     for index, link in enumerate(links):
         link.hardlink_to(sources[index % len(sources)])
     started = time.perf_counter()
-    clips.read_wav_headers([str(link) for link in links])
+    wav.read_wav_headers([str(link) for link in links])
     return time.perf_counter() - started
 
 

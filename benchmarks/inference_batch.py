@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from train_step import torch_network  # noqa: E402
 
 import model  # noqa: E402
-from hparams import Hparams  # noqa: E402
+from tagger.hparams import Hparams  # noqa: E402
 
 BATCH, CLASSES = 64, 10
 ONNX_OPSET, ONNX_IR = 17, 8

@@ -20,7 +20,8 @@ import time
 import measure
 
 import runner
-from hparams import SAMPLE_RATE, Hparams, write_hparams
+from tagger.hparams import SAMPLE_RATE, Hparams
+from tagger.run_record import write_hparams
 
 SHORTEST = 0.3  # s
 LENGTHS = 50  # different clips; the others are links to them
@@ -34,8 +35,8 @@ def write_checkpoint(folder: pathlib.Path, class_names: list[str]) -> None:
     """Writes an untrained checkpoint."""
     import numpy as np
 
-    import checkpoints
     import model
+    from tagger import checkpoints
 
     folder.mkdir()
     network = model.define_model(
@@ -58,7 +59,7 @@ def write_competition(
     """Writes clips of noise and a sample submission; returns their hours."""
     import numpy as np
 
-    from make_demo_data import write_wav
+    from tools.make_demo_data import write_wav
 
     test = folder / "test"
     test.mkdir(parents=True)
@@ -90,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     runner.set_environment()
     runner.start_tensorflow()
-    from clips import read_class_map
+    from tagger.clips import read_class_map
 
     class_names = read_class_map(CLASS_MAP)
     with tempfile.TemporaryDirectory() as folder:

@@ -120,10 +120,10 @@ def make_data(
     """Writes clips of noise, a class map, a CSV, and untrained checkpoints."""
     import numpy as np
 
-    import checkpoints
     import model
-    from hparams import Hparams
-    from make_demo_data import write_wav
+    from tagger import checkpoints
+    from tagger.hparams import Hparams
+    from tools.make_demo_data import write_wav
 
     rng = np.random.default_rng(0)
     noise = rng.integers(-9000, 9000, int(seconds * 44100)).astype(np.int16)

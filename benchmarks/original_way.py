@@ -17,7 +17,7 @@ import tensorflow as tf
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import model  # noqa: E402
-from hparams import SAMPLE_RATE, Hparams  # noqa: E402
+from tagger.hparams import SAMPLE_RATE, Hparams
 
 
 def original_examples(path: tf.Tensor, hparams: Hparams) -> tf.Tensor:

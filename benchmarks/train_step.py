@@ -28,7 +28,7 @@ import torch  # noqa: E402
 
 import model  # noqa: E402
 import train  # noqa: E402
-from hparams import Hparams  # noqa: E402
+from tagger.hparams import Hparams  # noqa: E402
 
 BATCH, CLASSES = 64, 10
 PLAIN_FLAG = "--plain_keras_alone"

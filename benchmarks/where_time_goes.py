@@ -24,7 +24,7 @@ import tensorflow as tf  # noqa: E402
 
 import model  # noqa: E402
 import train  # noqa: E402
-from hparams import Hparams  # noqa: E402
+from tagger.hparams import Hparams  # noqa: E402
 
 BATCH, CLASSES = 64, 10
 PRODUCT_SIZE = 4096  # of the square matrices of the plain product

@@ -75,7 +75,7 @@ def find_inputs(root: pathlib.Path) -> Inputs:
             f"data set that pack.py packed"
         )
     # What is mounted twice counts once. An index has the check sums of all weights.
-    code = distinct(code, contents_of("*.py"))
+    code = distinct(code, contents_of("*.py", "tagger/*.py"))
     checkpoints = distinct(checkpoints, contents_of("*.index", HPARAMS_FILE))
     # A data set may hold other test clips; those of the competition have its sample.
     clips = [c for c in clips if c.parent / SAMPLE in samples] or clips

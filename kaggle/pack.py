@@ -6,11 +6,6 @@ writes OUT/dataset, to be uploaded as a data set, and OUT/kernel, the kernel tha
 it, and prints the commands that upload them. Several checkpoints are averaged there.
 """
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
-
 import argparse
 import json
 import os
@@ -23,9 +18,10 @@ from collections.abc import Sequence
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import hparams as hparams_lib  # noqa: E402
 import runner  # noqa: E402
-from clips import read_class_map  # noqa: E402
+from tagger import files, run_record  # noqa: E402
+from tagger import hparams as hparams_lib  # noqa: E402
+from tagger.clips import read_class_map  # noqa: E402
 
 MODEL_NAME = hparams_lib.MODEL_NAMES[0]  # runner.py's default; the kernel names none.
 KERNEL_FILES = ("kernel.py", "kernel.ipynb")
@@ -74,8 +70,8 @@ def check_checkpoint(
       ValueError: there is none, it is damaged, or it does not fit the classes or
         hyperparameters.
     """
-    import checkpoints
     import model
+    from tagger import checkpoints
 
     prefix = checkpoints.find_checkpoint(path, "--checkpoint")
     _, trained_with = model.load_network(
@@ -95,12 +91,12 @@ def pack_checkpoint(
     hparams: hparams_lib.Hparams,
 ) -> None:
     """Copies a checkpoint into a folder of its own, with its hyperparameters."""
-    import checkpoints
+    from tagger import checkpoints
 
     folder.mkdir(parents=True)
     for suffix in (checkpoints.DATA_SUFFIX, checkpoints.INDEX_SUFFIX):
         shutil.copyfile(prefix + suffix, folder / (os.path.basename(prefix) + suffix))
-    hparams_lib.write_hparams(
+    run_record.write_hparams(
         str(folder), model_name=MODEL_NAME, hparams=hparams, class_names=class_names
     )
     print(f"{folder}: {prefix}, with its hyperparameters")
@@ -108,9 +104,10 @@ def pack_checkpoint(
 
 def pack_code(folder: pathlib.Path, class_map_path: str) -> int:
     """Copies the program and the class map; returns how many modules there are."""
-    modules = sorted(ROOT.glob("*.py"))
+    modules = sorted([*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py")])
+    (folder / "tagger").mkdir()
     for module in modules:
-        shutil.copyfile(module, folder / module.name)
+        shutil.copyfile(module, folder / module.relative_to(ROOT))
     shutil.copyfile(class_map_path, folder / "class_map.csv")
     return len(modules)
 
@@ -126,7 +123,7 @@ def write_metadata(out: pathlib.Path, owner: str, name: str) -> None:
         (out / "dataset" / DATASET_METADATA, dataset),
         (out / "kernel" / KERNEL_METADATA, kernel),
     ):
-        hparams_lib.write_whole(path, json.dumps(metadata, indent=2) + "\n")
+        files.write_whole(path, json.dumps(metadata, indent=2) + "\n")
 
 
 def pack(arguments: argparse.Namespace) -> int:
@@ -149,7 +146,7 @@ def pack(arguments: argparse.Namespace) -> int:
         check_checkpoint(path, class_names=class_names, hparams=arguments.hparams)
         for path in arguments.checkpoint
     ]
-    hparams_lib.make_folder(str(out), "OUT")
+    files.make_folder(str(out), "OUT")
     try:
         _write(out, arguments, class_names=class_names, checked=checked)
     except BaseException:  # also Ctrl-C

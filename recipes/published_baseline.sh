@@ -36,7 +36,7 @@ if [[ $data == --smoke ]]; then
   curated_steps=4
   checkpoint_steps=2
   batch_size=4
-  "$python" "$here/make_demo_data.py" "$data"
+  PYTHONPATH=$here "$python" -m tools.make_demo_data "$data"
   rm -rf "$data/train_noisy"
   cp -r "$data/train_curated" "$data/train_noisy"
   cp "$data/train_curated.csv" "$data/train_noisy.csv"

@@ -6,6 +6,8 @@ import pathlib
 import re
 import signal
 import socket
+import subprocess
+import sys
 import wave
 
 import numpy as np
@@ -28,6 +30,7 @@ tf.config.set_logical_device_configuration(
 REFERENCE_VARIABLE = "TAGGER_REFERENCE_DIR"
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
+PROGRAM_ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 ALT_HPARAMS = (
     "stft_window_seconds=0.032,stft_hop_seconds=0.016,mel_bands=64,mel_min_hz=125,"
     "mel_max_hz=7500,mel_log_offset=0.01,example_window_seconds=0.96,"
@@ -85,15 +88,27 @@ def reference() -> pathlib.Path:
     return pathlib.Path(folder)
 
 
-def readme_section(title: str) -> str:
-    """What the README has below a heading."""
-    text = (ROOT / "README.md").read_text()
+def run_program(*command: object, **options) -> subprocess.CompletedProcess:
+    """Runs a file of the repository, or a tool as `tools.NAME`, to its end."""
+    return subprocess.run(program_command(*command), env=PROGRAM_ENVIRONMENT, **options)
+
+
+def program_command(program: object, *arguments: object) -> list[str]:
+    """The command line of a file of the repository, or of a tool, `tools.NAME`."""
+    name = str(program)
+    start = ["-m", name] if name.startswith("tools.") else [str(ROOT / name)]
+    return [sys.executable, *start, *map(str, arguments)]
+
+
+def section_of(page: str, title: str) -> str:
+    """What a page of the documentation has below a heading."""
+    text = (ROOT / page).read_text()
     return re.split(rf"^#+ {title}$", text, flags=re.MULTILINE)[1]
 
 
-def readme_table(title: str) -> list[list[str]]:
-    """The rows of the first table after a heading of the README."""
-    section = readme_section(title)
+def table_of_page(page: str, title: str) -> list[list[str]]:
+    """The rows of the first table after a heading of a page."""
+    section = section_of(page, title)
     lines = re.search(r"(?:^\|.*\|\n)+", section, re.MULTILINE)[0].splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-"$1" make_demo_data.py "$work/data" > /dev/null
+"$1" -m tools.make_demo_data "$work/data" > /dev/null
 "$1" make_class_map.py < "$work/data/train_curated.csv" > "$work/class_map.csv"
 
 run() { # python mode flags

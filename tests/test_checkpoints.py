@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import checkpoints
 import model
-from checkpoints import CheckpointError, UnreadableError
-from hparams import Hparams
+from tagger import checkpoints
+from tagger.checkpoints import CheckpointError, UnreadableError
+from tagger.hparams import Hparams
 
 
 def variables_of(**values) -> dict[str, tf.Variable]:

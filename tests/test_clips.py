@@ -9,8 +9,8 @@ import wav_corpus
 from conftest import ROOT, write_wav
 from wav_corpus import INVALID, SAMPLES, VALID, VALID_LENGTHS
 
-import clips
-from clips import InputProblems
+from tagger import clips, wav
+from tagger.clips import InputProblems
 
 NOBODY = 65534  # a user's number
 
@@ -19,7 +19,7 @@ NOBODY = 65534  # a user's number
 def test_valid_wavs_give_their_samples(tmp_path, name):
     path = tmp_path / "clip.wav"
     path.write_bytes(VALID[name])
-    offset, num_samples = clips.read_wav_header(str(path))
+    offset, num_samples = wav.read_wav_header(str(path))
     assert num_samples == wav_corpus.NUM_SAMPLES
     assert VALID[name][offset : offset + len(SAMPLES)] == SAMPLES
 
@@ -29,7 +29,7 @@ def test_wavs_of_all_lengths(tmp_path, name):
     contents, expected = VALID_LENGTHS[name]
     path = tmp_path / "clip.wav"
     path.write_bytes(contents)
-    assert clips.read_wav_header(str(path))[1] == expected
+    assert wav.read_wav_header(str(path))[1] == expected
 
 
 @pytest.mark.parametrize("name", INVALID)
@@ -38,7 +38,7 @@ def test_invalid_wavs_say_what_and_what_is_expected(tmp_path, name):
     path = tmp_path / "clip.wav"
     path.write_bytes(contents)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        clips.read_wav_header(str(path))
+        wav.read_wav_header(str(path))
     assert str(path) in str(error.value)
     assert "expected a 16-bit PCM WAV file, 44.1 kHz, mono" in str(error.value)
 
@@ -48,17 +48,17 @@ def test_a_large_file_of_nothing_takes_no_time(tmp_path):
     path.write_bytes(wav_corpus.riff(wav_corpus.FMT))
     os.truncate(path, 2**36)  # sparse
     with pytest.raises(ValueError, match="no samples"):
-        clips.read_wav_header(str(path))
+        wav.read_wav_header(str(path))
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
-        clips.read_wav_header(str(tmp_path / "missing.wav"))
+        wav.read_wav_header(str(tmp_path / "missing.wav"))
     with pytest.raises(ValueError, match="is a folder"):
-        clips.read_wav_header(str(tmp_path))
+        wav.read_wav_header(str(tmp_path))
     os.mkfifo(tmp_path / "pipe.wav")
     with pytest.raises(ValueError, match="is not a regular file"):
-        clips.read_wav_header(str(tmp_path / "pipe.wav"))
+        wav.read_wav_header(str(tmp_path / "pipe.wav"))
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def forbidden(tmp_path):
 
 def test_a_file_without_permission_is_named(forbidden):
     with pytest.raises(ValueError, match="clip.wav: cannot be read: Permission denied"):
-        clips.read_wav_header(str(forbidden))
+        wav.read_wav_header(str(forbidden))
 
 
 def read_rows(tmp_path, contents: str | bytes):

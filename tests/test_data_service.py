@@ -8,19 +8,17 @@ import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL_HPARAMS, free_ports
+from conftest import PROGRAM_ENVIRONMENT, SMALL_HPARAMS, free_ports, program_command
 
-import checkpoints
-import clips
-import data_service
 import inputs
 import runner
-from hparams import parse_hparams
+from tagger import checkpoints, clips, wav
+from tagger.hparams import parse_hparams
+from tools import data_service
 
 HANG_SECONDS = 120  # No process here takes so long.
 
@@ -32,7 +30,10 @@ class Process:
         self.log = log
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, *map(str, command)], stdout=file, stderr=file
+                program_command(*command),
+                env=PROGRAM_ENVIRONMENT,
+                stdout=file,
+                stderr=file,
             )
 
     def __enter__(self):
@@ -52,7 +53,7 @@ class Process:
         return log.split(text)[1].split("\n")[0]
 
 
-COMMAND = ROOT / "data_service.py"
+COMMAND = "tools.data_service"
 
 
 def start_service(
@@ -92,7 +93,7 @@ def test_each_example_comes_once_per_epoch(dataset, service, monkeypatch, num_tr
     paths = [str(path) for path in sorted(dataset.clip_dir.iterdir())]
     monkeypatch.setattr(inputs, "LAST_PLACE", num_epochs * len(paths))
     table = clips.make_clips(
-        paths, clips.read_wav_headers(paths), np.eye(len(paths), dtype=np.float32)
+        paths, wav.read_wav_headers(paths), np.eye(len(paths), dtype=np.float32)
     )
     hparams = dataclasses.replace(parse_hparams(SMALL_HPARAMS), batch_size=1)
     streams = [
@@ -149,7 +150,7 @@ def test_the_trainer_goes_on_when_a_data_worker_or_the_dispatcher_dies(
             stack.enter_context(process)
             for process in start_service(tmp_path, address, journal, "first", "second")
         )
-        trainer = Process(tmp_path / "trainer", ROOT / "runner.py", *flags)
+        trainer = Process(tmp_path / "trainer", "runner.py", *flags)
         stack.enter_context(trainer)
         trainer.wait_for("step 5:")
         first.process.kill()

@@ -18,11 +18,10 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, SMALL_HPARAMS, free_ports
 
-import checkpoints
-import distribution
 import runner
 import train
-from hparams import parse_hparams
+from tagger import checkpoints, distribution
+from tagger.hparams import parse_hparams
 
 BATCH = 16
 HANG_SECONDS = 120  # No process here takes so long.

@@ -12,11 +12,9 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-import checkpoints
 import evaluation
-import hparams
-import plots
 import runner
+from tagger import checkpoints, hparams, plots
 
 
 def run_eval(dataset, train_dir, eval_dir, **flags) -> int:

@@ -18,22 +18,22 @@ from conftest import (
     ALT_HPARAMS,
     ROOT,
     SMALL_HPARAMS,
-    readme_section,
-    readme_table,
+    section_of,
+    table_of_page,
     write_wav,
 )
 
-import checkpoints
-import export
-import export_model
 import inputs
 import model
 import runner
-from clips import read_class_map
-from hparams import Hparams, parse_hparams, write_hparams
+from tagger import checkpoints
+from tagger.clips import read_class_map
+from tagger.hparams import Hparams, parse_hparams
+from tagger.run_record import write_hparams
+from tools import export, export_model
 
 TOLERANCE = 1e-4
-# Appended to an example of the README, with a function `score` of float32 [S].
+# Appended to an example of docs/export.md, with a function `score` of float32 [S].
 SCORE_FOLDER = """
 import pathlib, sys, wave
 import numpy as np
@@ -85,9 +85,11 @@ class Exported:
     def run_example(
         self, language: str, before: str, score: str
     ) -> np.lib.npyio.NpzFile:
-        """Runs an example of the README, then scores all clips with its tagger."""
+        """Runs an example of docs/export.md, then scores all clips with its tagger."""
         examples = re.findall(
-            "```python\n(.*?)```", readme_section("Sharing a model"), re.DOTALL
+            "```python\n(.*?)```",
+            section_of("docs/export.md", "Sharing a model"),
+            re.DOTALL,
         )
         (example,) = [text for text in examples if language in text]
         done = subprocess.run(
@@ -297,12 +299,12 @@ sys.exit(9 if "tensorflow" in sys.modules else status)
         assert f"  --{flag.name}" in done.stdout
 
 
-def test_the_readme_lists_every_flag_with_its_default():
+def test_the_documentation_lists_every_flag_with_its_default():
     expected = [
         [f"`--{flag.name}`", f"`{flag.default}`" if flag.default else "", flag.help]
         for flag in export_model.FLAGS["Flags"]
     ]
-    assert readme_table("Sharing a model") == expected
+    assert table_of_page("docs/export.md", "Sharing a model") == expected
 
 
 def test_the_originals_checkpoint_in_litert(reference):

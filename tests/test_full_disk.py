@@ -9,8 +9,8 @@ import subprocess
 import pytest
 from conftest import SMALL_HPARAMS
 
-import checkpoints
 import runner
+from tagger import checkpoints
 
 MEBIBYTE = 2**20
 

@@ -11,9 +11,8 @@ import wav_corpus
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import clips
-import hparams
 import inputs
+from tagger import clips, hparams, wav
 
 FUZZ_INPUTS = int(os.environ.get("TAGGER_FUZZ_INPUTS", 500))
 TELLING_SIZES = (0, 1, 7, 2**15, 2**31 - 2, 2**31, 2**32 - 2, 2**32 - 1)
@@ -57,7 +56,7 @@ def check_wav(path, contents: bytes) -> bool:
     """
     path.write_bytes(contents)
     try:
-        offset, num_samples = clips.read_wav_header(str(path))
+        offset, num_samples = wav.read_wav_header(str(path))
     except ValueError as error:
         assert str(error).startswith(f"{path}: ")
         assert "\n" not in str(error)

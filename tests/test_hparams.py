@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-import hparams
-from hparams import Hparams
+from tagger import files, hparams, run_record
+from tagger.hparams import Hparams
 
 
 def test_defaults_are_the_baselines():
@@ -109,7 +109,7 @@ def test_bad_hparams_are_named(text, message):
         hparams.parse_hparams(text)
 
 
-def _read(directory, overrides, read=hparams.trained_hparams):
+def _read(directory, overrides, read=run_record.trained_hparams):
     names = ["Bark", "Meow"]
     model_name = "mobilenet-v1"
     return read(
@@ -119,7 +119,7 @@ def _read(directory, overrides, read=hparams.trained_hparams):
 
 @pytest.fixture
 def run_dir(tmp_path):
-    hparams.write_hparams(
+    run_record.write_hparams(
         tmp_path,
         model_name="mobilenet-v1",
         hparams=Hparams(mel_bands=64, lr=0.01),
@@ -147,43 +147,43 @@ def test_without_the_file_defaults_hold(tmp_path):
 
 
 def test_another_class_map_is_an_error(run_dir):
-    problem = hparams.class_map_problem(run_dir, ["Bark", "Moo"])
+    problem = run_record.class_map_problem(run_dir, ["Bark", "Moo"])
     assert "class 1 is Moo, but was Meow" in problem
-    problem = hparams.class_map_problem(run_dir, ["Bark", "Meow", "Moo"])
+    problem = run_record.class_map_problem(run_dir, ["Bark", "Meow", "Moo"])
     assert "2 classes were trained, 3 are given" in problem
-    assert hparams.class_map_problem(run_dir, ["Bark", "Meow"]) == ""
+    assert run_record.class_map_problem(run_dir, ["Bark", "Meow"]) == ""
 
 
 def test_resuming_may_change_training_but_not_the_model(run_dir, capsys):
-    resumed = _read(run_dir, {"lr": 0.5, "mel_bands": 64}, hparams.resumed_hparams)
+    resumed = _read(run_dir, {"lr": 0.5, "mel_bands": 64}, run_record.resumed_hparams)
     assert resumed == Hparams(mel_bands=64, lr=0.5)
     for change in ({"mel_bands": 32}, {"global_pool": "max"}, {"bn": 0}):
         with pytest.raises(ValueError, match="cannot replace the"):
-            _read(run_dir, change, hparams.resumed_hparams)
+            _read(run_dir, change, run_record.resumed_hparams)
     assert set(hparams.MODEL_HPARAMS) < set(hparams.FIELDS)
 
 
 def test_weights_of_another_model_are_told(run_dir, tmp_path, capsys):
-    hparams.warn_of_other_model(run_dir, Hparams(mel_bands=64, lr=9.0))
-    hparams.warn_of_other_model(tmp_path / "none", Hparams())
+    run_record.warn_of_other_model(run_dir, Hparams(mel_bands=64, lr=9.0))
+    run_record.warn_of_other_model(tmp_path / "none", Hparams())
     assert capsys.readouterr().err == ""
-    hparams.warn_of_other_model(run_dir, Hparams())
+    run_record.warn_of_other_model(run_dir, Hparams())
     assert "mel_bands is 96, but 64 where" in capsys.readouterr().err
 
 
 def test_other_clips_are_told_where_the_clips_are_known(run_dir, tmp_path, capsys):
     for directory in (run_dir, tmp_path / "none"):
-        hparams.warn_of_other_clips(directory, 7)
-    hparams.write_hparams(
+        run_record.warn_of_other_clips(directory, 7)
+    run_record.write_hparams(
         run_dir,
         model_name="mobilenet-v1",
         hparams=Hparams(),
         class_names=["Bark"],
         clips_crc32=7,
     )
-    hparams.warn_of_other_clips(run_dir, 7)
+    run_record.warn_of_other_clips(run_dir, 7)
     assert capsys.readouterr().err == ""
-    hparams.warn_of_other_clips(run_dir, 8)
+    run_record.warn_of_other_clips(run_dir, 8)
     assert "goes on with other clips or labels" in capsys.readouterr().err
 
 
@@ -209,13 +209,13 @@ def test_the_file_is_plain_json(run_dir):
 
 def test_write_whole_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     path = tmp_path / "x.csv"
-    hparams.write_whole(path, "old\n")
+    files.write_whole(path, "old\n")
 
     def fail(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr(hparams.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        hparams.write_whole(path, "new\n")
+        files.write_whole(path, "new\n")
     assert path.read_text() == "old\n"
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.csv"]

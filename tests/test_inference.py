@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from conftest import write_wav
 
-import clips
 import inputs
 import model
 import runner
+from tagger import wav
 
 
 def read(path) -> tuple[list[str], list[str], np.ndarray]:
@@ -78,7 +78,7 @@ def test_a_clip_that_breaks_after_its_header_was_read(
 ):
     folder = tmp_path / "test"
     shutil.copytree(dataset.clip_dir, folder)
-    read_wav_headers = clips.read_wav_headers
+    read_wav_headers = wav.read_wav_headers
 
     def read_and_cut(paths):
         headers = read_wav_headers(paths)

@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 from conftest import ALT_HPARAMS, GOLDEN, write_wav
 
-import clips as clips_lib
 import inputs
-from hparams import Hparams, parse_hparams
+from tagger import clips as clips_lib
+from tagger import wav
+from tagger.hparams import Hparams, parse_hparams
 
 CASES = {"features": Hparams(), "features_alt": parse_hparams(ALT_HPARAMS)}
 NAMES = ("harmonics_0p3s", "hop_boundary_151_frames", "noise_burst_1p7s")
@@ -19,7 +20,7 @@ TONAL_TOLERANCE = 1e-2
 
 
 def table_of(paths, labels=None) -> clips_lib.Clips:
-    headers = [clips_lib.read_wav_header(str(path)) for path in paths]
+    headers = [wav.read_wav_header(str(path)) for path in paths]
     labels = np.zeros([len(paths), 2], np.float32) if labels is None else labels
     return clips_lib.make_clips([str(path) for path in paths], headers, labels)
 

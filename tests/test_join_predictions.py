@@ -5,8 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-import join_predictions
 import runner
+from tools import join_predictions
 
 
 def scores_of(path) -> dict[str, list[float]]:

@@ -14,9 +14,8 @@ from conftest import ROOT, SMALL_HPARAMS, write_wav
 from test_export_model import varied_network
 from test_inference import read
 
-import checkpoints
-import hparams
 import runner
+from tagger import checkpoints, hparams, run_record
 
 FOLDER = ROOT / "kaggle"
 COMPETITION = "freesound-audio-tagging-2019"
@@ -53,7 +52,7 @@ def trained(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("trained") / "run"
     folder.mkdir()
     network, trained_with = varied_network(SMALL_HPARAMS)
-    hparams.write_hparams(
+    run_record.write_hparams(
         str(folder),
         model_name="mobilenet-v1",
         hparams=trained_with,
@@ -207,7 +206,10 @@ def test_as_many_clips_as_the_private_test_set_has(packed, tmp_path):
 
 def test_the_pack_holds_what_inference_needs(packed, trained, dataset):
     files = {str(p.relative_to(packed)) for p in packed.rglob("*") if p.is_file()}
-    modules = {f"dataset/{path.name}" for path in ROOT.glob("*.py")}
+    modules = {
+        f"dataset/{path.relative_to(ROOT)}"
+        for path in [*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py")]
+    }
     assert files == modules | {
         "dataset/class_map.csv",
         "dataset/dataset-metadata.json",

@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, SMALL_HPARAMS
 
-import checkpoints
+from tagger import checkpoints
 
 KILLS = int(os.environ.get("TAGGER_KILLS", 1))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from conftest import GOLDEN, seeded_weights
 
 import model
-from hparams import Hparams, parse_hparams
+from tagger.hparams import Hparams, parse_hparams
 
 # Layer, activation shape, weights and multiplies as the baseline's document lists them.
 PUBLISHED = [

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import plots
-from hparams import Hparams, parse_hparams
+from tagger import plots
+from tagger.hparams import Hparams, parse_hparams
 
 
 def open_png(contents: bytes) -> np.ndarray:

@@ -6,8 +6,8 @@ import re
 import pytest
 from conftest import SMALL_HPARAMS
 
-import progress
 import runner
+from tagger import progress
 
 
 class Terminal(io.StringIO):

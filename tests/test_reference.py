@@ -12,19 +12,18 @@ import pytest
 import tensorflow as tf
 from conftest import ALT_HPARAMS, seeded_weights
 
-import checkpoints
-import clips
 import inputs
 import model
 import runner
-from hparams import Hparams, parse_hparams
+from tagger import checkpoints, clips, wav
+from tagger.hparams import Hparams, parse_hparams
 
 ESC10_VARIABLE = "TAGGER_ESC10_DIR"
 NOISY = ("noise", "silence", "square", "one_", "hop_")  # Without bands near the offset.
 
 
 def features_of(path, hparams) -> np.ndarray:
-    offset, size = clips.read_wav_header(str(path))
+    offset, size = wav.read_wav_header(str(path))
     waveform = inputs.clip_to_waveform(str(path), np.int64(offset), np.int64(size))
     return inputs.waveform_to_examples(waveform, hparams).numpy()
 

@@ -1,20 +1,19 @@
-"""The command line: flags, errors, help, and the tables in the README."""
+"""The command line: flags, errors, help, and the tables in docs/."""
 
 import ast
 import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
 import time
 
 import pytest
 import wav_corpus
-from conftest import ROOT, readme_table
+from conftest import ROOT, table_of_page
 
-import hparams
 import runner
+from tagger import hparams
 
 TRAIN = (
     "--mode=train --class_map_path=m --train_clip_dir=d --train_csv_path=c "
@@ -116,49 +115,10 @@ def test_flags_of_another_mode_are_told(capsys):
     assert "--class_map_path: there is no file m" in errors
 
 
-@pytest.mark.parametrize("ignored", [False, True])
-@pytest.mark.parametrize(
-    "program",
-    [
-        "runner.py",
-        "data_service.py",
-        "export_model.py",
-        "join_predictions.py",
-        "make_class_map.py",
-        "make_demo_data.py",
-        "make_validation_split.py",
-        "kaggle/pack.py",
-    ],
-)
-def test_ctrl_c_while_modules_are_imported_is_no_traceback(program, ignored, tmp_path):
-    """Jobs in the background ignore it, as shells tell them to."""
-    (tmp_path / "numpy.py").write_text(  # It is imported before the real one.
-        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nos._exit(9)"
-    )
-    handler = signal.SIG_IGN if ignored else signal.SIG_DFL
-    done = subprocess.run(
-        [sys.executable, ROOT / program],
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
-        capture_output=True,
-    )
-    assert done.returncode == (9 if ignored else -signal.SIGINT)
-    assert done.stderr == b""
-
-
 def test_what_the_user_sets_in_the_environment_stays(monkeypatch):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     runner.set_environment()
     assert runner.os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
-
-
-def test_tensorflow_starts_without_keras_which_can_still_be_imported():
-    code = (
-        "import sys, runner; runner.start_tensorflow(); print('keras' in sys.modules)"
-    )
-    command = [sys.executable, "-c", code]
-    answer = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    assert answer.stdout == b"False\n"
 
 
 def test_the_recipe_runs(tmp_path):
@@ -192,8 +152,8 @@ def test_the_recipe_has_the_published_values():
         assert f"\n{line}\n" in text
 
 
-def test_the_readme_lists_every_flag_with_its_default():
-    listed = {row[0]: row[1:] for row in readme_table("Flags")}
+def test_the_documentation_lists_every_flag_with_its_default():
+    listed = {row[0]: row[1:] for row in table_of_page("docs/reference.md", "Flags")}
     expected = {}
     for title, group in runner.FLAGS.items():
         for flag in group:
@@ -204,8 +164,10 @@ def test_the_readme_lists_every_flag_with_its_default():
     assert listed == expected
 
 
-def test_the_readme_lists_every_hyperparameter():
-    listed = {row[0]: row[1:] for row in readme_table("Hyperparameters")}
+def test_the_documentation_lists_every_hyperparameter():
+    listed = {
+        row[0]: row[1:] for row in table_of_page("docs/reference.md", "Hyperparameters")
+    }
     expected = {}
     for name, field in hparams.FIELDS.items():
         default = field.default
@@ -216,22 +178,22 @@ def test_the_readme_lists_every_hyperparameter():
     assert listed == expected
 
 
-def test_the_readme_lists_the_versions_that_the_matrix_runs():
+def test_the_documentation_lists_the_versions_that_the_matrix_runs():
     script = (ROOT / "tests" / "matrix.sh").read_text()
     versions = re.search(r"VERSIONS='\n(.*?)\n'", script, re.DOTALL)[1]
     expected = [line.split() for line in versions.splitlines()]
     table = re.findall(
         r"^\| (\d\.\d+) \| (\d\.\d+\.\d+) \| (\d\.\d+\.\d+) \|$",
-        (ROOT / "README.md").read_text(),
+        (ROOT / "docs" / "reference.md").read_text(),
         re.MULTILINE,
     )
     assert list(map(list, table)) == expected
 
 
-def test_the_readme_counts_the_corpus():
+def test_the_documentation_counts_the_corpus():
     valid = len(wav_corpus.VALID) + len(wav_corpus.VALID_LENGTHS)
     text = f"{valid} valid, {len(wav_corpus.INVALID)} not"
-    assert text in (ROOT / "README.md").read_text()
+    assert text in (ROOT / "docs" / "reliability.md").read_text()
 
 
 MODES = {"train", "evaluation", "inference"}

@@ -1,21 +1,20 @@
 """The make_* tools as commands."""
 
 import csv
-import subprocess
-import sys
+import re
 import wave
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_program
 
-import make_demo_data
-import make_validation_split
+from tools import make_demo_data, make_validation_split
 
 
 def run(tool: str, *arguments: object, stdin: bytes | None = None):
-    return subprocess.run(
-        [sys.executable, str(ROOT / tool), *map(str, arguments)],
+    return run_program(
+        tool,
+        *arguments,
         input=stdin,
         capture_output=True,
         timeout=60,
@@ -38,16 +37,16 @@ def test_a_class_map_is_the_labels_in_order(text, expected):
     "tool",
     [
         "make_class_map.py",
-        "make_demo_data.py",
-        "make_validation_split.py",
-        "join_predictions.py",
+        "tools.make_demo_data",
+        "tools.make_validation_split",
+        "tools.join_predictions",
         "kaggle/pack.py",
     ],
 )
 def test_wrong_arguments_are_answered_with_the_usage(tool):
     done = run(tool, "--wrong")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert tool.split("/")[-1] in done.stderr.decode()
+    assert re.split(r"[/.]", tool.removesuffix(".py"))[-1] in done.stderr.decode()
     assert b"Traceback" not in done.stderr
 
 
@@ -89,7 +88,7 @@ def counts_of(rows) -> dict[str, int]:
 
 def test_a_split_keeps_every_share_within_a_clip(multi_label_csv, tmp_path):
     out = tmp_path / "out"
-    done = run("make_validation_split.py", multi_label_csv, "--out_dir", out)
+    done = run("tools.make_validation_split", multi_label_csv, "--out_dir", out)
     assert done.returncode == 0, done.stderr
     assert done.stderr == b""
     header, *rows = rows_of(multi_label_csv)
@@ -106,7 +105,12 @@ def test_a_split_keeps_every_share_within_a_clip(multi_label_csv, tmp_path):
 
 def test_folds_cover_every_clip_once(multi_label_csv, tmp_path):
     done = run(
-        "make_validation_split.py", multi_label_csv, "--out_dir", tmp_path, "--folds", 4
+        "tools.make_validation_split",
+        multi_label_csv,
+        "--out_dir",
+        tmp_path,
+        "--folds",
+        4,
     )
     assert done.returncode == 0, done.stderr
     _, *rows = rows_of(multi_label_csv)
@@ -136,7 +140,7 @@ def test_several_csvs_are_split_each_by_itself(multi_label_csv, tmp_path):
     other = tmp_path / "noisy.csv"
     other.write_text(multi_label_csv.read_text())
     out = tmp_path / "out"
-    done = run("make_validation_split.py", multi_label_csv, other, "--out_dir", out)
+    done = run("tools.make_validation_split", multi_label_csv, other, "--out_dir", out)
     assert done.returncode == 0
     assert len(list(out.iterdir())) == 4
 
@@ -173,7 +177,11 @@ def test_missed_shares():
 )
 def test_wrong_arguments_of_a_split(multi_label_csv, tmp_path, arguments, message):
     done = run(
-        "make_validation_split.py", multi_label_csv, "--out_dir", tmp_path, *arguments
+        "tools.make_validation_split",
+        multi_label_csv,
+        "--out_dir",
+        tmp_path,
+        *arguments,
     )
     assert done.returncode == 1
     assert message in done.stderr.decode()
@@ -182,11 +190,11 @@ def test_wrong_arguments_of_a_split(multi_label_csv, tmp_path, arguments, messag
 def test_a_csv_too_small_to_split_is_one_line(tmp_path):
     path = tmp_path / "tiny.csv"
     path.write_text("fname,labels\na.wav,Bark\n")
-    done = run("make_validation_split.py", path, "--out_dir", tmp_path)
+    done = run("tools.make_validation_split", path, "--out_dir", tmp_path)
     assert done.returncode == 1
     assert b"too few to split" in done.stderr
     assert done.stderr.count(b"\n") == 1
-    missing = run("make_validation_split.py", "none.csv", "--out_dir", tmp_path)
+    missing = run("tools.make_validation_split", "none.csv", "--out_dir", tmp_path)
     assert missing.returncode == 1
     assert b"there is no file none.csv" in missing.stderr
 

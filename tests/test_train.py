@@ -13,10 +13,10 @@ import tensorflow as tf
 from conftest import SMALL_HPARAMS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import checkpoints
 import runner
 import train
-from hparams import parse_hparams
+from tagger import checkpoints
+from tagger.hparams import parse_hparams
 
 
 def losses_of(text: str) -> dict[int, float]:

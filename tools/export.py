@@ -1,5 +1,5 @@
 """Writes a trained tagger as models that work without this program. Called by
-export_model.py.
+tools.export_model.
 
 A SavedModel for TensorFlow and a model for LiteRT (formerly TensorFlow Lite). Both take
 waveforms and hold the features as well as the network, so that nobody need compute a
@@ -18,11 +18,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-import checkpoints
 import inputs
 import model
-from clips import read_class_map
-from hparams import Hparams, make_folder
+from tagger import checkpoints
+from tagger.clips import read_class_map
+from tagger.files import make_folder
+from tagger.hparams import Hparams
 
 SAVED_MODEL = "saved_model"
 LITERT_MODEL = "model.tflite"

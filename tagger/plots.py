@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hparams import Hparams
+from tagger.hparams import Hparams
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,16 +1,11 @@
 """Synthesises a small data set in the form of FSDKaggle2019, to try the tagger on.
 
-    python make_demo_data.py OUT
+    python -m tools.make_demo_data OUT
 
 Writes OUT/train_curated/*.wav with OUT/train_curated.csv, and OUT/test/*.wav: clips of
 some of the 80 classes, made of sines and noise so that each can be told by ear, from
 0.3 to 1.5 seconds, some of them with two labels.
 """
-
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
 
 import argparse
 import csv
@@ -22,7 +17,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hparams import SAMPLE_RATE, write_whole
+from tagger.files import write_whole
+from tagger.hparams import SAMPLE_RATE
 
 CLIPS_PER_CLASS = 8
 TWO_LABEL_CLIPS = 16

@@ -1,9 +1,9 @@
 """Splits CSVs of clips into training and validation parts, with each label's share
 kept.
 
-    python make_validation_split.py train_curated.csv --out_dir splits
-    python make_validation_split.py train_curated.csv train_noisy.csv --out_dir splits
-    --folds 5
+    python -m tools.make_validation_split train_curated.csv --out_dir splits
+    python -m tools.make_validation_split train_curated.csv train_noisy.csv
+    --out_dir splits --folds 5
 
 For each X.csv this writes X_train.csv and X_validation.csv, or with --folds K, for each
 fold k from 1 to K, X_fold<k>_train.csv and X_fold<k>_validation.csv. Rows are shuffled,
@@ -12,11 +12,6 @@ headers and further columns kept. Every CSV is split by itself.
 The split is multi-label stratified (Sechidis et al. 2011, "On the Stratification of
 Multi-Label Data"), by the package iterative-stratification.
 """
-
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
 
 import argparse
 import csv
@@ -31,8 +26,8 @@ from iterstrat.ml_stratifiers import (
     MultilabelStratifiedShuffleSplit,
 )
 
-import clips
-from hparams import make_folder, write_whole
+from tagger import clips
+from tagger.files import make_folder, write_whole
 
 # The method is greedy and its ties are random: the best of so many tries is taken.
 TRIES = 20

@@ -11,21 +11,21 @@ of their own, brought to disk, and renamed, the index last.
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import os
 import pathlib
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from hparams import HPARAMS_FILE, write_whole
+from tagger import files
+from tagger.files import write_whole
+from tagger.run_record import HPARAMS_FILE
 
 NAME = "model.ckpt"
 DATA_SUFFIX = ".data-00000-of-00001"
@@ -37,8 +37,6 @@ GLOBAL_STEP = "global_step"
 # Adam's state as the original names it: a variable X has moments X/Adam and X/Adam_1.
 ADAM_MOMENTS = {"Adam": "momentum", "Adam_1": "velocity"}  # to Keras's names
 ADAM_POWERS = {"beta1_power": "beta_1", "beta2_power": "beta_2"}
-# What file systems without locks answer, network drives among them.
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 # As in the original: so many checkpoints are kept, and of older ones one every 15
 # minutes.
@@ -104,20 +102,6 @@ def find_checkpoint(path: str, flag: str) -> str:
     return prefix
 
 
-def lock(file: IO, kind: int) -> None:
-    """Locks an open file as fcntl.flock does; a warning where there are no locks."""
-    try:
-        fcntl.flock(file, kind)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        print(
-            f"warning: the file system of {file.name} has no locks, so nothing keeps "
-            f"two processes from writing there at once",
-            file=sys.stderr,
-        )
-
-
 @contextlib.contextmanager
 def locked(directory: str) -> Iterator[None]:
     """Holds a train_dir for one process; it goes with the process, however that ends.
@@ -127,7 +111,7 @@ def locked(directory: str) -> Iterator[None]:
     """
     with open(os.path.join(directory, LOCK_FILE), "w") as file:
         try:
-            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(
                 f"another process is training in {directory}; stop it, or choose "

@@ -1,26 +1,21 @@
 """Exports a trained tagger, to share it with people who have TensorFlow or LiteRT but
 not this program.
 
-    python export_model.py --checkpoint runs/first --class_map_path class_map.csv
+    python -m tools.export_model --checkpoint runs/first --class_map_path class_map.csv
     --export_dir shared/first
 
 writes the folder shared/first with a SavedModel, a LiteRT model (.tflite) and the class
 map. An error is one line on stderr and exit status 1.
 """
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
-
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 
-import hparams
 import runner
 from runner import Flag
+from tagger import hparams
 
 SHARED = {flag.name: flag for flag in runner.FLAGS[runner.ALL_MODES]}
 FLAGS = {
@@ -53,7 +48,7 @@ def run(values: flags.FlagValues) -> int:
     overrides = hparams.parse_overrides(values.hparams)
     runner.set_environment()
     runner.start_tensorflow()
-    import export
+    from tools import export
 
     export.export(
         model_name=values.model,

@@ -4,38 +4,20 @@ Apart from `inputs.py` so that the `make_*` tools, which share these readers, st
 without TensorFlow. Every problem of every file is found before the first is reported.
 """
 
-import concurrent.futures
 import csv
 import dataclasses
 import io
 import os
 import pathlib
-import stat
-import struct
 import sys
 import zlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-import hparams as hparams_lib
-from progress import progress_bar
+from tagger import hparams as hparams_lib
+from tagger import run_record, wav
 
-BYTES_PER_SAMPLE = 2  # 16-bit PCM
-HEADER_THREADS = 16  # Headers wait for the disk, not for the processor.
-
-# What WAVE headers hold: Microsoft's "Multiple Channel Audio Data and WAVE Files".
-FORMAT_PCM = 0x0001
-FORMAT_EXTENSIBLE = 0xFFFE
-FORMAT_NAMES = {0x0003: "floating point", 0x0006: "A-law", 0x0007: "mu-law"}
-# The 14 bytes that follow the format code in the GUIDs of WAVE_FORMAT_EXTENSIBLE.
-GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
-# Written by programs that stream to a pipe and cannot go back to fill in the size.
-UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF)
-FORMAT_CHUNK_BYTES = 40  # The longest form, WAVE_FORMAT_EXTENSIBLE's.
-MAX_CHUNKS = 1000  # Real files have some ten; gigabytes of zeros would be millions.
-
-EXPECTED_WAV = "expected a 16-bit PCM WAV file, 44.1 kHz, mono"
 FILE_COLUMN = "fname"
 LABEL_COLUMNS = ("labels", "label")
 
@@ -290,7 +272,7 @@ def read_clips(
     problems, row_problems, class_names, rows, headers = [], [], [], [], []
     try:
         class_names = read_class_map(class_map_path)
-        if problem := hparams_lib.class_map_problem(train_dir, class_names):
+        if problem := run_record.class_map_problem(train_dir, class_names):
             problems.append(problem)
             class_names = []
     except (ValueError, OSError) as error:
@@ -309,7 +291,7 @@ def read_clips(
             f"is in {clip_dir}"
         )
     elif os.path.isdir(clip_dir):
-        headers = read_wav_headers(paths)
+        headers = wav.read_wav_headers(paths)
         row_problems += [
             (row.line, str(header))
             for row, header in zip(rows, headers, strict=True)
@@ -354,154 +336,6 @@ def make_clips(
     """Puts N paths, headers (offset in bytes, samples) and labels [N, C] in a table."""
     table = np.array(headers, np.int64).reshape(-1, 2)
     return Clips(list(paths), table[:, 0], table[:, 1], labels)
-
-
-def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | ValueError]:
-    """Reads many headers in parallel; a file that cannot be used gives its error."""
-
-    def read_one(path: str) -> tuple[int, int] | ValueError:
-        try:
-            return read_wav_header(path)
-        except ValueError as error:
-            return error
-
-    headers = []
-    with (
-        concurrent.futures.ThreadPoolExecutor(HEADER_THREADS) as pool,
-        progress_bar(len(paths), what="checking WAV headers", unit="clip") as bar,
-    ):
-        for header in pool.map(read_one, paths):
-            headers.append(header)
-            bar.update()
-    return headers
-
-
-def read_wav_header(path: str) -> tuple[int, int]:
-    """Finds the samples of a 16-bit PCM, 44.1 kHz, mono RIFF/WAVE file.
-
-    Chunks before and after the samples, odd-sized chunks with or without their pad
-    byte, bytes after the last chunk, WAVE_FORMAT_EXTENSIBLE and the sizes that pipes
-    leave (0 and 2**32-1: up to the end of the file) are all fine.
-
-    Returns:
-      Where the samples start, in bytes, and how many there are.
-
-    Raises:
-      ValueError: what is wrong with the file, what was expected; the message has the
-        path.
-    """
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # To open a pipe would wait for ever.
-            what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise _bad_wav(path, f"is {what}")
-        with open(path, "rb") as file:
-            return _find_samples(file, status.st_size, path)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _bad_wav(path: str, what: str) -> ValueError:
-    return ValueError(f"{path}: {what}; {EXPECTED_WAV}")
-
-
-def _find_samples(file, size: int, path: str) -> tuple[int, int]:
-    """Walks the chunks from `fmt ` to `data`; see `read_wav_header`."""
-    if size == 0:
-        raise _bad_wav(path, "the file is empty")
-    riff, riff_size, wave = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
-    if riff in (b"RF64", b"RIFX", b"BW64"):
-        raise _bad_wav(path, f"is of the kind {riff.decode()}, not RIFF")
-    if riff != b"RIFF" or wave != b"WAVE":
-        raise _bad_wav(path, "is not a WAV file")
-    position, have_format = 12, False
-    for _ in range(MAX_CHUNKS):
-        chunk = _read_chunk_header(file, position, size)
-        if chunk is None:
-            break
-        name, chunk_size = chunk
-        start = position + 8
-        if name == b"fmt ":
-            _check_format(file.read(min(chunk_size, FORMAT_CHUNK_BYTES)), path)
-            have_format = True
-        elif name == b"data":
-            if not have_format:
-                raise _bad_wav(
-                    path, "has its samples before their format (no fmt chunk)"
-                )
-            if chunk_size == 0 and 8 + riff_size == start:
-                return start, 0  # An honest 0, whatever bytes follow.
-            return start, _num_samples(file, start, chunk_size, size, path)
-        position = _next_chunk(file, start + chunk_size, chunk_size, size)
-    missing = "samples (no data chunk)" if have_format else "format (no fmt chunk)"
-    raise _bad_wav(path, f"has no {missing}, or is cut off")
-
-
-def _read_chunk_header(file, position: int, size: int) -> tuple[bytes, int] | None:
-    if position + 8 > size:
-        return None
-    file.seek(position)
-    return struct.unpack("<4sI", file.read(8))
-
-
-def _is_chunk(file, position: int, size: int) -> bool:
-    """Whether a chunk seems to start there: printable name, size within the file."""
-    header = _read_chunk_header(file, position, size)
-    if header is None:
-        return False
-    name, chunk_size = header
-    printable = all(0x20 <= byte < 0x7F for byte in name)
-    return name == b"data" or (printable and position + 8 + chunk_size <= size)
-
-
-def _next_chunk(file, end: int, chunk_size: int, size: int) -> int:
-    """Where the chunk after one that ends at `end` starts: behind a pad byte at odd
-    sizes.
-
-    Some programs leave the pad byte out, so the place without it is taken where only
-    there a chunk seems to start.
-    """
-    if chunk_size % 2 == 0:
-        return end
-    padded = end + 1
-    if not _is_chunk(file, padded, size) and _is_chunk(file, end, size):
-        return end
-    return padded
-
-
-def _check_format(chunk: bytes, path: str) -> None:
-    if len(chunk) < 16:
-        raise _bad_wav(path, f"has a fmt chunk of only {len(chunk)} bytes")
-    code, channels, rate, _, _, bits = struct.unpack("<HHIIHH", chunk[:16])
-    if code == FORMAT_EXTENSIBLE:
-        if len(chunk) < FORMAT_CHUNK_BYTES or chunk[26:40] != GUID_TAIL:
-            raise _bad_wav(path, "has an extensible format that is not PCM")
-        code = struct.unpack("<H", chunk[24:26])[0]
-    if code != FORMAT_PCM:
-        raise _bad_wav(path, f"is {FORMAT_NAMES.get(code, f'of format {code:#06x}')}")
-    if bits != 8 * BYTES_PER_SAMPLE:
-        raise _bad_wav(path, f"has {bits} bits a sample")
-    if rate != hparams_lib.SAMPLE_RATE:
-        raise _bad_wav(path, f"has a rate of {rate} Hz")
-    if channels != 1:
-        raise _bad_wav(path, f"has {channels} channels")
-
-
-def _num_samples(file, start: int, chunk_size: int, size: int, path: str) -> int:
-    available = size - start
-    if chunk_size in UNKNOWN_SIZES:
-        if chunk_size == 0 and _is_chunk(file, start, size):
-            return 0
-        chunk_size = available
-    if chunk_size > available:
-        raise _bad_wav(
-            path,
-            f"is cut off: its header promises {chunk_size} bytes of samples, "
-            f"the file holds {available}",
-        )
-    return chunk_size // BYTES_PER_SAMPLE
 
 
 def list_wavs(clip_dir: str) -> list[str]:

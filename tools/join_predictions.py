@@ -1,16 +1,11 @@
 """Joins the parts that runner.py --inference_shard has written into one table.
 
-    python join_predictions.py submission.csv
+    python -m tools.join_predictions submission.csv
 
 reads submission-0-of-3.csv, submission-1-of-3.csv and submission-2-of-3.csv beside it,
 and writes submission.csv with the rows of all clips in sorted order, or says what is
 missing and writes nothing.
 """
-
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
 
 import argparse
 import csv
@@ -21,18 +16,10 @@ import re
 import sys
 from collections.abc import Sequence
 
-from clips import list_wavs
-from hparams import write_whole
+from tagger.clips import list_wavs
+from tagger.files import part_path, write_whole
 
 MAX_LISTED = 10  # names of clips in a message
-
-
-def part_path(path: str, shard: int, num_shards: int) -> str:
-    """Where a shard of a table is: `X-i-of-n.csv` for X.csv, itself if it is alone."""
-    if num_shards == 1:
-        return path
-    stem, suffix = os.path.splitext(path)
-    return f"{stem}-{shard}-of-{num_shards}{suffix}"
 
 
 def find_parts(path: str) -> list[str]:

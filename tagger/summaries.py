@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 
-from hparams import Hparams
+from tagger.hparams import Hparams
 
 
 def write_hparams(hparams: Hparams, train_dir: str) -> None:

@@ -1,7 +1,7 @@
 """Runs a part of a tf.data service, which computes features for runner.py.
 
-    python data_service.py dispatcher --port 5050
-    python data_service.py worker --dispatcher HOST:5050 --port 5051
+    python -m tools.data_service dispatcher --port 5050
+    python -m tools.data_service worker --dispatcher HOST:5050 --port 5051
 
 One dispatcher deals the clips, any number of workers read them and compute their
 features, and runner.py --mode train --data_service grpc://HOST:5050 trains on them.
@@ -9,14 +9,10 @@ Workers may come and go meanwhile. They read the clips by the paths that the tra
 was given.
 """
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports below
-
 import argparse
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -123,7 +119,7 @@ def _start(parsed: argparse.Namespace) -> Any:
     """
     import tensorflow as tf
 
-    import distribution
+    from tagger import distribution
 
     tf.config.set_visible_devices([], "GPU")
     try:
@@ -152,7 +148,7 @@ def _leave_at_a_signal(server: Any) -> NoReturn:
 
     At once, as a server that is destroyed may wait for its clients.
     """
-    import distribution
+    from tagger import distribution
 
     stop, received = threading.Event(), []
 

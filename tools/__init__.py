@@ -1,0 +1,1 @@
+"""Programs beside the main one, run as `python -m tools.NAME`."""
