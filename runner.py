@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from tagger import hparams as hparams_lib
+from tagger import signals
 
 
 class Flag(NamedTuple):
@@ -182,7 +183,6 @@ REQUIRED = {
     ),
 }
 HELP_WIDTH = 88
-SIGNAL_STATUS = 128  # added to a signal's number, as shells do
 MAX_INTEGER = 2**31 - 1  # of a flag
 CLEARER = {  # than what absl says
     "invalid literal for int.*: ": "expected a whole number: ",
@@ -394,7 +394,7 @@ def run_train(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
         data_service=parse_address(values.data_service),
         mixed_precision=values.mixed_precision,
     )
-    return SIGNAL_STATUS + stopped_by if stopped_by else 0
+    return signals.exit_status(stopped_by) if stopped_by else 0
 
 
 def run_eval(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
@@ -512,12 +512,9 @@ def run_telling_errors(run: Callable[[], int]) -> int:
     Returns:
       The exit status.
     """
-    previous = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        signal.signal(signal.SIGTERM, _leave)
-        if previous[signal.SIGINT] == signal.SIG_DFL:  # Background jobs ignore it.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        return run()
+        with signals.handler(signals.leave, [signal.SIGTERM]):
+            return run()
     except (flags.Error, ValueError, FloatingPointError, OSError) as error:
         for line in str(error).splitlines():
             for pattern, text in CLEARER.items():
@@ -527,19 +524,7 @@ def run_telling_errors(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         after_echo = "\n" if sys.stderr.isatty() else ""  # of ^C
         print(f"{after_echo}stopped by SIGINT", file=sys.stderr)
-        return SIGNAL_STATUS + signal.SIGINT
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _leave(number: int, frame: object) -> None:
-    """Ends the program at once.
-
-    By no exception: one that is raised inside of TensorFlow's own calls can crash it.
-    """
-    os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
-    os._exit(SIGNAL_STATUS + number)
+        return signals.exit_status(signal.SIGINT)
 
 
 def main(arguments: Sequence[str]) -> int:

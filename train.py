@@ -13,7 +13,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -22,7 +22,15 @@ import tqdm
 
 import inputs
 import model
-from tagger import checkpoints, distribution, files, plots, run_record, summaries
+from tagger import (
+    checkpoints,
+    distribution,
+    files,
+    plots,
+    run_record,
+    signals,
+    summaries,
+)
 from tagger import hparams as hparams_lib
 from tagger.clips import Clips, counted, read_clips
 from tagger.hparams import Hparams
@@ -34,6 +42,20 @@ CONNECT_SECONDS = 10  # to wait for the answer of a data service
 RATE_STEPS = 10  # The throughput is printed every so many steps.
 MEAN_LOSS_STEPS = 100  # The closing line has the mean loss of so many steps.
 PICTURE_EXAMPLES = 8  # of the first batch, for TensorBoard
+
+
+class StepResult(NamedTuple):
+    """What a training step returns, float32 scalars.
+
+    Attributes:
+      loss: before the step, the mean over all replicas.
+      learning_rate: of the step.
+      stop_requests: the share of replicas that were asked to stop.
+    """
+
+    loss: tf.Tensor
+    learning_rate: tf.Tensor
+    stop_requests: tf.Tensor
 
 
 class Trainer:
@@ -124,21 +146,29 @@ class Trainer:
         tf.function(lambda: self.strategy.run(assign), autograph=False)()
 
     def _train_step(
-        self, features: tf.Tensor, labels: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Takes a step on a batch per replica, features [E, T, F] and labels [E, C].
+        self,
+        features: tf.Tensor,
+        labels: tf.Tensor,
+        stop_request: tf.Tensor | float = 0.0,
+    ) -> StepResult:
+        """Takes a step on a batch per replica.
 
-        Returns:
-          The loss before the step, and the learning rate that the step was taken at.
+        Args:
+          features: float32 [E, T, F], per replica.
+          labels: float32 [E, C], per replica.
+          stop_request: float32, 1 where this worker was asked to stop, else 0.
         """
-        results = self.strategy.run(self._replica_step, args=(features, labels))
+        results = self.strategy.run(
+            self._replica_step, args=(features, labels, stop_request)
+        )
         # They are the same on every replica.
-        loss, rate = (self.strategy.experimental_local_results(r)[0] for r in results)
-        return loss, rate
+        return StepResult(
+            *(self.strategy.experimental_local_results(r)[0] for r in results)
+        )
 
     def _replica_step(
-        self, features: tf.Tensor, labels: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        self, features: tf.Tensor, labels: tf.Tensor, stop_request: tf.Tensor | float
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """What a replica does in a step, on its part of the batch."""
         replica = tf.distribute.get_replica_context()
         trainable = self.network.trainable_weights
@@ -148,7 +178,9 @@ class Trainer:
         gradients = tape.gradient(share, trainable)
         rate = tf.identity(self.optimizer.learning_rate)
         self.optimizer.apply(gradients, trainable)  # Keras adds up the replicas'.
-        return replica.all_reduce(MEAN, loss), rate
+        # One exchange for both.
+        means = replica.all_reduce(MEAN, tf.stack([loss, stop_request]))
+        return means[0], rate, means[1]
 
     def _average_moving(self) -> None:
         """Gives every replica the mean of all replicas' moving averages."""
@@ -206,7 +238,7 @@ def train(
         flag_prefix="train",
     )
     files.make_folder(train_dir, "--train_dir")
-    with _writing(train_dir, workers), workers.errors_told():
+    with _writing(train_dir, workers), workers.lost_peer_reported():
         hparams = _resolve_hparams(train_dir, model_name, hparam_overrides, class_names)
         epoch_num_batches, max_steps = _plan(
             clips, hparams, epoch_num_batches, max_steps, cluster.num_workers
@@ -339,7 +371,7 @@ def _set_seed(seed: int | None, workers: distribution.Distribution) -> int:
         seed = random.randrange(hparams_lib.MAX_SEED)
     else:
         tf.config.experimental.enable_op_determinism()
-    seed = workers.of_chief(seed)
+    seed = workers.chief_value(seed)
     keras.utils.set_random_seed(seed)
     return seed
 
@@ -459,7 +491,7 @@ def _batches(
     if data_service:
         host, port = data_service
         # A new name per start, also with one --seed: each job is used up once.
-        job = workers.of_chief(random.SystemRandom().randrange(hparams_lib.MAX_SEED))
+        job = workers.chief_value(random.SystemRandom().randrange(hparams_lib.MAX_SEED))
         service = inputs.DataService(f"grpc://{host}:{port}", f"train-{job}")
     return inputs.train_input(
         clips,
@@ -503,11 +535,11 @@ def _loop(
     )
     stream = workers.batches(inputs.read_batches(batches))
     print("filling the shuffle buffer", file=sys.stderr)
-    with distribution.signals_end_at_once():
+    with signals.end_at_once():
         batch = next(stream)
     print("first batch is ready", file=sys.stderr)
     with (
-        distribution.StopSignals(workers) as stop,
+        signals.StopRequest() as stop,
         writer.as_default(),
         progress_bar(
             max_steps, what="training", unit="step", done=step, keep=True
@@ -517,8 +549,12 @@ def _loop(
             own = workers.first_of(batch)
             _write_start(trainer.hparams, own, class_names, train_dir, step)
         report = _Report(bar, step, trainer.hparams.batch_size)
+        requests = 0.0  # of the step before
         while True:
-            loss, rate = trainer.train_step(*batch)
+            # Workers read it one step late, when all of them have it without waiting.
+            stopped = workers.cluster.num_workers > 1 and float(requests) > 0
+            requested = tf.constant(float(stop.received is not None))
+            loss, rate, requests = trainer.train_step(*batch, requested)
             step += 1
             report.print_previous(loss)
             if step % summary_steps == 0:
@@ -526,8 +562,10 @@ def _loop(
                 tf.summary.scalar("loss", loss, step=step)
                 tf.summary.scalar("learning_rate", rate, step=step)
                 report.write_speed()
-            stopped = step < max_steps and stop.is_due()
-            last = step >= max_steps or stopped
+            if workers.cluster.num_workers == 1:
+                stopped = stop.received is not None
+            stopped = stopped and step < max_steps
+            last = stopped or step >= max_steps
             if last or step % checkpoint_steps == 0:
                 report.print_last()
                 closing = report.closing() if last else ""

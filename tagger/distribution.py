@@ -10,23 +10,19 @@ import contextlib
 import dataclasses
 import functools
 import json
-import logging
 import os
 import platform
 import re
-import signal
 import sys
-import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from tagger import signals
+
 CLUSTER_VARIABLE = "TF_CONFIG"
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# For all to consent to a stop, which they do within a step; the dead never do.
-CONSENT_SECONDS = 60
 CHIEF_JOB, WORKER_JOB = "chief", "worker"
 # What TensorFlow raises where a peer is gone, or has itself given up.
 LOST_PEER = (
@@ -38,8 +34,6 @@ LOST_PEER = (
     tf.errors.UnavailableError,
     tf.errors.UnknownError,
 )
-# Where TensorFlow asks whether it runs on Google's cloud, and nobody.
-METADATA_VARIABLE, NOWHERE = "GCE_METADATA_IP", "127.0.0.1:9"
 ABORTED = "Collective ops is aborted by: "  # before the reason, in such an error
 
 
@@ -168,7 +162,7 @@ class Distribution:
         print(f"{self.cluster}: waiting for the others", file=sys.stderr, flush=True)
         try:
             # SIGINT ends the wait; TensorFlow takes SIGTERM for itself, for later.
-            with signals_end_at_once():
+            with signals.end_at_once():
                 return tf.distribute.MultiWorkerMirroredStrategy()
         except LOST_PEER as error:
             reason = str(error.message).splitlines()[0]
@@ -179,8 +173,8 @@ class Distribution:
             ) from None
 
     @contextlib.contextmanager
-    def errors_told(self) -> Iterator[None]:
-        """Turns TensorFlow's errors about a lost worker into a line.
+    def lost_peer_reported(self) -> Iterator[None]:
+        """Turns TensorFlow's errors about a lost worker into one line.
 
         Raises:
           ConnectionError: another worker is gone.
@@ -199,7 +193,7 @@ class Distribution:
                 f"checkpoint ({reason})"
             ) from None
 
-    def of_chief(self, value: int) -> int:
+    def chief_value(self, value: int) -> int:
         """The chief's value of a number below 2**53, on every worker."""
         if self.cluster.num_workers == 1:
             return value
@@ -253,115 +247,6 @@ class Distribution:
 
         results = self.strategy.run(mean, args=(value,))
         return self.strategy.experimental_local_results(results)[0]
-
-
-@contextlib.contextmanager
-def signals_end_at_once() -> Iterator[None]:
-    """Leaves SIGINT and SIGTERM to the system, while Python itself would not see them.
-
-    It does not while TensorFlow waits. Signals that are ignored stay so.
-    """
-    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    for number in heeded_signals():
-        signal.signal(number, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def heeded_signals() -> list[int]:
-    """Those to stop on; jobs in the background are told to ignore SIGINT."""
-    return [n for n in STOP_SIGNALS if signal.getsignal(n) != signal.SIG_IGN]
-
-
-class StopSignals:
-    """Notes SIGINT and SIGTERM, so that all workers can save and leave after one step.
-
-    The workers agree on the step through TensorFlow's PreemptionCheckpointHandler. It
-    is only asked whether to stop: its own checkpoints are of another kind.
-
-    Attributes:
-      received: the signal that this process has got, or None.
-    """
-
-    def __init__(self, workers: Distribution):
-        self.received: int | None = None
-        self._workers = workers
-        self._previous: dict[int, Any] = {}
-        self._handler: tf.distribute.experimental.PreemptionCheckpointHandler | None
-        self._handler = None
-        self._agreed = False
-
-    def __enter__(self):
-        for number in heeded_signals():
-            self._previous[number] = signal.signal(number, self._note)
-        if self._workers.cluster.num_workers > 1:
-            self._handler = self._watch()
-        return self
-
-    def __exit__(self, *exception):
-        for number, handler in self._previous.items():
-            # It is obeyed; another one shall not disturb the leaving.
-            signal.signal(number, signal.SIG_IGN if self.received else handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        self.received = number
-
-    def is_due(self) -> bool:
-        """Whether to stop after this step; every worker asks after each but the last.
-
-        With several workers it is due a second or so, and a step, after the signal.
-        """
-        if self._handler is None:
-            return self.received is not None
-        # The one that was told waits for the others' consent, and would for ever.
-        limit = threading.Timer(CONSENT_SECONDS, _give_up, [self._workers.cluster])
-        limit.daemon = True
-        if self.received is not None:
-            limit.start()
-        self._handler.save_checkpoint_if_preempted()
-        limit.cancel()
-        return self._agreed
-
-    def _watch(self) -> tf.distribute.experimental.PreemptionCheckpointHandler:
-        # It would ask whether this is a machine of Google's, where it has notices of
-        # its own, and on those without a GPU it does nothing. A signal comes anyhow.
-        os.environ.setdefault(METADATA_VARIABLE, NOWHERE)
-        tf.get_logger().setLevel(logging.ERROR)  # It warns of its own workings.
-        # Its threads live as long as the process, and may outlive the other workers.
-        threading.excepthook = _leave_to_main_thread
-        return tf.distribute.experimental.PreemptionCheckpointHandler(
-            self._workers.strategy.cluster_resolver,
-            tf.train.CheckpointManager(
-                tf.train.Checkpoint(), os.devnull, max_to_keep=1
-            ),
-            termination_config=tf.distribute.experimental.TerminationConfig(
-                termination_watcher_fn=lambda: self.received is not None,
-                save_fn=lambda: None,
-                exit_fn=self._agree,
-            ),
-        )
-
-    def _agree(self) -> None:
-        self._agreed = True
-
-
-def _give_up(cluster: Cluster) -> None:
-    """Ends the process, whose main thread waits in TensorFlow."""
-    line = (
-        f"error: {cluster}: another worker is gone; it did not answer for "
-        f"{CONSENT_SECONDS} s. Started again, all go on from the newest checkpoint\n"
-    )
-    os.write(2, line.encode())
-    os._exit(1)
-
-
-def _leave_to_main_thread(failure: Any) -> None:
-    """Keeps quiet about a lost worker, which the next training step meets too."""
-    if not issubclass(failure.exc_type, LOST_PEER):
-        threading.__excepthook__(failure)
 
 
 @functools.cache

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 import keras
@@ -360,7 +359,6 @@ def test_workers_die_or_are_stopped_and_all_leave_and_go_on(
             assert f"resuming from {tmp_path}/run/model.ckpt-{step}" in text
             assert f"stopped by {name} at step" in text
             assert "Traceback" not in text
-            assert "PreemptionCheckpointHandler" not in text
         step += len(both.losses(0))
     assert newest_step(tmp_path) == step
     # One chief wrote: one file of events a run.
@@ -405,8 +403,7 @@ def test_a_worker_whose_port_is_taken_says_so(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         code = (
-            "import runner; runner.start_tensorflow(); import distribution as d; "
-            "d.Distribution((), d.read_cluster())"
+            "from tagger import distribution as d; d.Distribution((), d.read_cluster())"
         )
         config = {
             "cluster": {"worker": [address, f"127.0.0.1:{free_ports(1)[0]}"]},
@@ -422,61 +419,6 @@ def test_a_worker_whose_port_is_taken_says_so(tmp_path):
         )
     last = done.stderr.splitlines()[-1]
     assert last.startswith("ConnectionError: TF_CONFIG: worker 0 of 2 cannot join the")
-
-
-@pytest.fixture
-def own_signals():
-    """Gives the signals back as they were; children would inherit those ignored."""
-    previous = {n: signal.getsignal(n) for n in distribution.STOP_SIGNALS}
-    yield
-    for number, handler in previous.items():
-        signal.signal(number, handler)
-
-
-def test_a_stop_that_the_others_never_consent_to_ends(own_signals, monkeypatch, capfd):
-    """TensorFlow waits for a dead worker's consent for ever; a timer ends it."""
-    statuses, gone = [], threading.Event()
-
-    def leave(status: int) -> None:
-        statuses.append(status)
-        gone.set()
-
-    class Handler:
-        def save_checkpoint_if_preempted(self):
-            if stop.received is not None:
-                assert gone.wait(HANG_SECONDS)
-
-    monkeypatch.setattr(distribution, "CONSENT_SECONDS", 0.01)
-    monkeypatch.setattr(distribution.os, "_exit", leave)
-    with distribution.StopSignals(distribution.Distribution()) as stop:
-        stop._handler = Handler()
-        assert not stop.is_due()
-        assert statuses == []
-        signal.raise_signal(signal.SIGTERM)
-        stop.is_due()
-    assert statuses == [1]
-    assert "error: worker 0 of 1: another worker is gone" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize("ignored", [False, True])
-def test_signals_are_noted_once_and_those_ignored_are_left(own_signals, ignored):
-    if ignored:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with distribution.StopSignals(distribution.Distribution()) as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.is_due() is not ignored
-    # A second Ctrl-C does not disturb the leaving.
-    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-
-
-def test_errors_of_threads_that_are_no_lost_worker_are_told(capsys):
-    for error in (tf.errors.UnavailableError(None, None, "gone"), KeyError("a bug")):
-        distribution._leave_to_main_thread(
-            threading.ExceptHookArgs((type(error), error, None, None))
-        )
-    errors = capsys.readouterr().err
-    assert "KeyError: 'a bug'" in errors
-    assert "gone" not in errors
 
 
 def test_a_worker_that_does_not_see_the_chiefs_checkpoint_says_so(

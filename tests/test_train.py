@@ -56,7 +56,7 @@ def test_six_steps_equal_three_a_stop_and_three_more(tmp_path):
     assert second.restore(prefix) == []
     actual += [second.train_step(*batch) for batch in batches[3:]]
     np.testing.assert_array_equal(np.array(actual), np.array(expected))
-    rates = [float(rate) for _, rate in expected]
+    rates = [float(result.learning_rate) for result in expected]
     np.testing.assert_allclose(rates, [1e-3, 1e-3, 5e-4, 5e-4, 25e-5, 25e-5])
     for name, variable in whole.variables.items():
         np.testing.assert_array_equal(second.variables[name], variable, err_msg=name)

@@ -10,16 +10,15 @@ was given.
 """
 
 import argparse
-import os
+import contextlib
 import re
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import runner
+from tagger import signals
 
 PROTOCOL = "grpc"
 MAX_PORT = 65535
@@ -99,7 +98,10 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return _leave_at_a_signal(server)
+    # Kept until the process ends: a server that is deleted may wait for its clients.
+    with contextlib.nullcontext(server):
+        signals.wait_for_stop()
+    return 0
 
 
 def _check_arguments(parsed: argparse.Namespace) -> None:
@@ -119,11 +121,9 @@ def _start(parsed: argparse.Namespace) -> Any:
     """
     import tensorflow as tf
 
-    from tagger import distribution
-
     tf.config.set_visible_devices([], "GPU")
     try:
-        with distribution.signals_end_at_once():
+        with signals.end_at_once():
             if parsed.role == "dispatcher":
                 server = start_dispatcher(port=parsed.port, work_dir=parsed.work_dir)
                 where = f"at port {server.target.rpartition(':')[2]}"
@@ -141,27 +141,6 @@ def _start(parsed: argparse.Namespace) -> Any:
         ) from None
     print(f"{parsed.role} is ready {where}", file=sys.stderr, flush=True)
     return server
-
-
-def _leave_at_a_signal(server: Any) -> NoReturn:
-    """Holds the server until SIGINT or SIGTERM, and ends the process.
-
-    At once, as a server that is destroyed may wait for its clients.
-    """
-    from tagger import distribution
-
-    stop, received = threading.Event(), []
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        stop.set()
-
-    for number in distribution.heeded_signals():
-        signal.signal(number, note)
-    stop.wait()
-    name = signal.Signals(received[0]).name
-    print(f"stopped by {name}", file=sys.stderr, flush=True)
-    os._exit(runner.SIGNAL_STATUS + received[0])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""SIGINT and SIGTERM: how programs stop on them.
+
+A signal that is ignored when a program starts stays ignored: shells start jobs in the
+background with SIGINT ignored.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def exit_status(number: int) -> int:
+    """The exit status after a signal, as shells report it."""
+    return 128 + number
+
+
+@contextlib.contextmanager
+def handler(
+    handle: Callable[[int, Any], None] | signal.Handlers,
+    numbers: Sequence[int] = STOP_SIGNALS,
+) -> Iterator[None]:
+    """Handles signals within the block, where they are not ignored."""
+    previous = {number: signal.getsignal(number) for number in numbers}
+    for number, before in previous.items():
+        if before != signal.SIG_IGN:
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def end_at_once() -> contextlib.AbstractContextManager[None]:
+    """Lets both signals end the process while TensorFlow waits in C++.
+
+    Python's own handlers would run only after that.
+    """
+    return handler(signal.SIG_DFL)
+
+
+def leave(number: int, frame: Any = None) -> None:
+    """A handler that ends the process at once.
+
+    It raises no exception: one raised inside of TensorFlow's calls can crash it.
+    """
+    os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(exit_status(number))
+
+
+def wait_for_stop() -> None:
+    """Waits for one of the signals, and ends the process."""
+    with handler(leave):
+        threading.Event().wait()
+
+
+class StopRequest:
+    """Within its block, notes the signals so that a loop can save and stop.
+
+    Attributes:
+      received: the number of the signal that came, or None.
+    """
+
+    def __init__(self):
+        self.received: int | None = None
+        self._handler = handler(self._note)
+
+    def __enter__(self):
+        self._handler.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        self._handler.__exit__(*exception)
+        if self.received:
+            # The program is about to exit; a second Ctrl-C would not make it faster.
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = number

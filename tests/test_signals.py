@@ -1,0 +1,47 @@
+"""How programs stop on SIGINT and SIGTERM."""
+
+import signal
+
+import pytest
+from conftest import run_program
+
+from tagger import signals
+
+
+@pytest.fixture
+def own_signals():
+    """Gives the signals back as they were; children would inherit those ignored."""
+    previous = {n: signal.getsignal(n) for n in signals.STOP_SIGNALS}
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_stop_request_is_noted_unless_the_signal_is_ignored(own_signals, ignored):
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with signals.StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.received == (None if ignored else signal.SIGINT)
+    # A second Ctrl-C does not disturb the exit.
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_handlers_are_restored():
+    before = [signal.getsignal(number) for number in signals.STOP_SIGNALS]
+    with signals.end_at_once():
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert [signal.getsignal(number) for number in signals.STOP_SIGNALS] == before
+
+
+@pytest.mark.parametrize("number", signals.STOP_SIGNALS)
+def test_a_program_leaves_at_once_with_the_status_of_shells(tmp_path, number):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import signal\nfrom tagger import signals\n"
+        f"with signals.handler(signals.leave): signal.raise_signal({int(number)})\n"
+    )
+    done = run_program(program, capture_output=True, text=True)
+    assert done.returncode == 128 + number
+    assert done.stderr == f"stopped by {number.name}\n"
