@@ -305,7 +305,7 @@ class BatchNorm(keras.layers.Layer):
         self.gamma = add(name="gamma", initializer="ones")
         self.beta = add(name="beta", initializer="zeros")
         # Each replica of a tf.distribute strategy keeps its own.
-        add = functools.partial(add, trainable=False, aggregation="none")
+        add = functools.partial(add, trainable=False)
         self.moving_mean = add(name="moving_mean", initializer="zeros")
         self.moving_variance = add(name="moving_variance", initializer="ones")
 
