@@ -287,7 +287,8 @@ def test_a_folder_is_written_whole_or_not_at_all(
 
 def test_help_needs_no_tensorflow_and_lists_every_flag():
     program = """
-import sys, export_model
+import sys
+from tools import export_model
 status = export_model.main(["--help"])
 sys.exit(9 if "tensorflow" in sys.modules else status)
 """
