@@ -35,7 +35,7 @@ SUMMARY_FILE = "lwlrap.csv"
 SUMMARY_PICTURE = "lwlrap.png"
 SUMMARY_LOCK_FILE = ".lwlrap.lock"
 CONTENTS_FILE = "evaluated.json"  # of what the results in an eval_dir are
-ALIKE = 1e-3  # Scores that differ by less over all clips tell none from another.
+ALIKE = 1e-3  # Scores whose range over all clips is smaller separate no clips.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +204,7 @@ class _Results:
         self._num_evaluated += 1
         self.write()
 
-    def best_but(self, excluded: int | None = None) -> tuple[int, _Marker] | None:
+    def best_except(self, excluded: int | None = None) -> tuple[int, _Marker] | None:
         """The first step with the highest overall value; None if there is none."""
         steps = [step for step in self._markers if step != excluded]
         if not steps:
@@ -249,7 +249,7 @@ class _Results:
             f"{self.eval_dir}",
             file=sys.stderr,
         )
-        if best := self.best_but():
+        if best := self.best_except():
             print(
                 f"best so far: step {best[0]}, overall lwlrap {best[1].overall}",
                 file=sys.stderr,
@@ -342,7 +342,7 @@ class _Evaluator:
     def _per_class_picture(self, lwlrap: Lwlrap, step: int) -> bytes:
         """A PNG of lwlrap per class, beside that of the best of the other steps."""
         other_values, other_title = None, ""
-        if best := self._results.best_but(step):
+        if best := self._results.best_except(step):
             other, marker = best
             other_values = np.array(
                 [float(marker.by_class.get(name, "nan")) for name in self._class_names]

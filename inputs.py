@@ -26,8 +26,10 @@ PREFETCH_BATCHES = 4
 # Examples in a batch of evaluation and inference, whatever training used.
 SCORING_BATCH = 64
 READ_AHEAD_CLIPS = 16  # files read at once
-# Features: a clip a core. tf.data.AUTOTUNE starts with one and is slow to find out.
-PARALLEL_CLIPS = len(os.sched_getaffinity(0))
+# One clip per core. tf.data.AUTOTUNE starts with a single one and adapts slowly.
+PARALLEL_CLIPS = os.cpu_count() or 1
+if hasattr(os, "sched_getaffinity"):  # Linux
+    PARALLEL_CLIPS = len(os.sched_getaffinity(0))
 # Types of the FFT. In float32 it errs by 1e-7 of the largest bin, which can be 0.01 in
 # the log mel of a quiet band beside a pure tone. Training, whose features must come
 # fast, does not mind; scores are computed from exact ones, so that each way to compute
@@ -35,7 +37,7 @@ PARALLEL_CLIPS = len(os.sched_getaffinity(0))
 FAST_FFT, EXACT_FFT = tf.float32, tf.float64
 COMPLEX_TYPES = {tf.float32: tf.complex64, tf.float64: tf.complex128}
 CUT_OFF = "clip is cut off since its header was read:"
-LAST_PLACE = np.iinfo(np.int64).max  # A stream from a data service has no end.
+ENDLESS = np.iinfo(np.int64).max  # A stream from a data service has no end.
 # Sets of features up to this size are kept in memory between passes (evaluation).
 CACHE_BYTES = 2 * 2**30
 
@@ -141,13 +143,13 @@ def _windowed_frames(waveform: tf.Tensor, hparams: Hparams) -> tf.Tensor:
     window, hop = hparams.stft_window_samples, hparams.stft_hop_samples
     hann = tf.signal.hann_window(window)
     num_frames = 1 + (tf.size(waveform) - window) // hop
-    rows_a_frame = -(-window // hop)
-    num_rows = num_frames + rows_a_frame - 1
+    rows_per_frame = -(-window // hop)
+    num_rows = num_frames + rows_per_frame - 1
     size = num_rows * hop
     waveform = tf.pad(waveform, [[0, tf.maximum(size - tf.size(waveform), 0)]])
     rows = tf.reshape(waveform[:size], [num_rows, hop])
     parts = []
-    for shift in range(rows_a_frame):
+    for shift in range(rows_per_frame):
         start = shift * hop
         stop = min(start + hop, window)
         part = rows[shift : shift + num_frames, : stop - start]
@@ -341,8 +343,8 @@ def _endless_clip_order(num_clips: int, *, seed: int) -> tf.data.Dataset:
     that a `shuffle` has buffered, and one that comes too late for an epoch would end.
     """
     order = tf.constant(np.random.default_rng(seed).permutation(num_clips))
-    places = tf.data.Dataset.range(LAST_PLACE)
-    return places.map(without_autograph(lambda place: order[place % num_clips]))
+    numbers = tf.data.Dataset.range(ENDLESS)
+    return numbers.map(without_autograph(lambda number: order[number % num_clips]))
 
 
 def _served(dataset: tf.data.Dataset, service: DataService) -> tf.data.Dataset:
@@ -410,8 +412,8 @@ def read_batches(dataset: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tenso
             lines = str(error.message).splitlines()
             for line in lines:
                 if any(complaint in line for complaint in CLIP_COMPLAINTS):
-                    told = f"a clip can no longer be read: {line}"
-                    raise ValueError(told) from None
+                    message = f"a clip can no longer be read: {line}"
+                    raise ValueError(message) from None
             raise OSError(
                 f"the input pipeline failed (a data service whose dispatcher was "
                 f"started again without --work_dir has lost the job): {lines[0]}"

@@ -123,18 +123,21 @@ def define_model(
             name=_scope("Conv", row),
         )(net)
     # net has shape [E, T/16, F/16, 1024], rounded up at every stride.
-    if hparams.global_pool == "max":
-        pool = keras.layers.GlobalMaxPooling2D(name=EMBEDDING, dtype="float32")
-    else:
-        pool = keras.layers.GlobalAveragePooling2D(name=EMBEDDING, dtype="float32")
-    net = pool(net)
+    pool = {
+        "max": keras.layers.GlobalMaxPooling2D,
+        "mean": keras.layers.GlobalAveragePooling2D,
+    }[hparams.global_pool]
+    net = pool(data_format="channels_last", name=EMBEDDING, dtype="float32")(net)
     # net has shape [E, 1024].
-    if hparams.dropout > 0:
-        net = keras.layers.Dropout(1 - hparams.dropout, name="dropout")(net)
+    if 0 < hparams.dropout < 1:
+        net = keras.layers.Dropout(
+            1 - hparams.dropout, name="dropout", dtype="float32"
+        )(net)
     logits = FullyConnected(
         num_classes,
         init_stddev=hparams.weights_init_stddev,
         name="fully_connected",
+        dtype="float32",
     )(net)
     return keras.Model(examples, logits, name=model_name)
 
@@ -181,7 +184,6 @@ class Convolution(keras.layers.Layer):
         init_stddev: float = 0.0,
         **kwargs,
     ):
-        # Variables are cast where they are used: batch norm needs them in float32.
         super().__init__(autocast=False, **kwargs)
         self.depth = depth
         self.depthwise = depthwise
@@ -191,7 +193,12 @@ class Convolution(keras.layers.Layer):
         self.epsilon = epsilon
         self.init_stddev = init_stddev
         self.batch_norm = (
-            BatchNorm(decay=decay, epsilon=epsilon, name="BatchNorm")
+            BatchNorm(
+                decay=decay,
+                epsilon=epsilon,
+                trainable=self.trainable,
+                name="BatchNorm",
+            )
             if batch_norm
             else None
         )
@@ -223,6 +230,7 @@ class Convolution(keras.layers.Layer):
                 1 if self.depthwise else channels,
             ),
             initializer=_initializer(self.init_stddev),
+            autocast=False,  # Batch norm is folded into it in float32.
         )
         if self.batch_norm:
             self.batch_norm.build((*input_shape[:-1], channels))
@@ -259,7 +267,7 @@ class Convolution(keras.layers.Layer):
         if not self.batch_norm:
             net = self._convolve(net, kernel)
             net = tf.nn.bias_add(net, tf.cast(self.biases, net.dtype))
-        elif training and self.trainable:
+        elif training and self.batch_norm.trainable:
             net = self.batch_norm(self._convolve(net, kernel))
         else:
             scale, shift = self.batch_norm.scale_and_shift()
@@ -290,7 +298,7 @@ class BatchNorm(keras.layers.Layer):
     """
 
     def __init__(self, *, decay: float, epsilon: float, **kwargs):
-        # Its own variables are float32 whatever the activations are.
+        # The variables are float32 whatever the activations are.
         super().__init__(autocast=False, **kwargs)
         self.decay = decay
         self.epsilon = epsilon
@@ -301,7 +309,9 @@ class BatchNorm(keras.layers.Layer):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Creates the variables for activations [E, T, F, channels]."""
-        add = functools.partial(self.add_weight, shape=(input_shape[-1],))
+        add = functools.partial(
+            self.add_weight, shape=(input_shape[-1],), autocast=False
+        )
         self.gamma = add(name="gamma", initializer="ones")
         self.beta = add(name="beta", initializer="zeros")
         # Each replica of a tf.distribute strategy keeps its own.

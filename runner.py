@@ -356,6 +356,7 @@ def set_environment() -> None:
     training step on a CPU about twice as fast. Warnings are shown: they say why
     TensorFlow does not use a GPU.
     """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 

@@ -133,7 +133,7 @@ class Trainer:
 
         Keras keeps both in a variable, which the original's checkpoints do not have.
         """
-        if not self.hparams.dropout:
+        if not 0 < self.hparams.dropout < 1:
             return
         state = self.network.get_layer("dropout").seed_generator.state
         num_draws = self.steps_done
@@ -253,7 +253,8 @@ def train(
             "the workers were not given the same flags, clips or train_dir; all that "
             "train together must be",
         )
-        seed, deterministic = _set_seed(seed, workers), seed is not None
+        deterministic = seed is not None
+        seed = _set_seed(seed, workers)
         trainer = Trainer(
             model_name=model_name,
             num_classes=len(class_names),

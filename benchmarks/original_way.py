@@ -11,13 +11,16 @@ import csv
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-import model  # noqa: E402
-from tagger.hparams import SAMPLE_RATE, Hparams
+from tagger.hparams import SAMPLE_RATE, Hparams  # noqa: E402
+
+# Of the network's depthwise convolutions.
+SEPARABLE_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 
 
 def original_examples(path: tf.Tensor, hparams: Hparams) -> tf.Tensor:
@@ -48,6 +51,14 @@ def original_examples(path: tf.Tensor, hparams: Hparams) -> tf.Tensor:
     )
 
 
+def convolutions() -> Iterator[tuple[str, bool, int]]:
+    """Scope, whether it is depthwise, and stride of each convolution."""
+    yield "Conv", False, 1
+    for number, stride in enumerate(SEPARABLE_STRIDES):
+        yield "SeparableConv2d" + (f"_{number}" if number else ""), True, stride
+        yield f"Conv_{number + 1}", False, 1
+
+
 def score_clips(paths: list[str], prefixes: list[str]) -> None:
     """Scores clips with checkpoints, one clip a run of the session."""
     v1 = tf.compat.v1
@@ -59,11 +70,15 @@ def score_clips(paths: list[str], prefixes: list[str]) -> None:
     with tf.Graph().as_default(), v1.Session() as session:
         path = v1.placeholder(tf.string, [])
         net = original_examples(path, Hparams())[..., tf.newaxis]
-        for convolution in model._convolutions(model.MOBILENET_V1):
-            kernel = variable(convolution.weights)
-            net = model._apply_kernel(convolution, net, kernel)
+        for scope, depthwise, stride in convolutions():
+            strides = [1, stride, stride, 1]
+            if depthwise:
+                kernel = variable(f"{scope}/depthwise_weights")
+                net = tf.nn.depthwise_conv2d(net, kernel, strides, "SAME")
+            else:
+                net = tf.nn.conv2d(net, variable(f"{scope}/weights"), strides, "SAME")
             gamma, beta, mean, variance = (
-                variable(f"{convolution.scope}/BatchNorm/{part}")
+                variable(f"{scope}/BatchNorm/{part}")
                 for part in ("gamma", "beta", "moving_mean", "moving_variance")
             )
             net, _, _ = v1.nn.fused_batch_norm(

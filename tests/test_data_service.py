@@ -87,11 +87,11 @@ def service(tmp_path_factory):
 
 
 @pytest.mark.parametrize("num_trainers", [1, 2])
-def test_each_example_comes_once_per_epoch(dataset, service, monkeypatch, num_trainers):
+def test_each_clip_comes_once_per_epoch(dataset, service, monkeypatch, num_trainers):
     """Counted to the last example of some epochs that have an end."""
     num_epochs = 5
     paths = [str(path) for path in sorted(dataset.clip_dir.iterdir())]
-    monkeypatch.setattr(inputs, "LAST_PLACE", num_epochs * len(paths))
+    monkeypatch.setattr(inputs, "ENDLESS", num_epochs * len(paths))
     table = clips.make_clips(
         paths, wav.read_wav_headers(paths), np.eye(len(paths), dtype=np.float32)
     )

@@ -9,6 +9,7 @@ import tensorflow as tf
 from conftest import GOLDEN, seeded_weights
 
 import model
+from tagger import checkpoints
 from tagger.hparams import Hparams, parse_hparams
 
 # Layer, activation shape, weights and multiplies as the baseline's document lists them.
@@ -36,10 +37,6 @@ def network_of(text: str = "", num_classes: int = 80, **kwargs) -> keras.Model:
     return model.define_model(
         "mobilenet-v1", num_classes=num_classes, hparams=parse_hparams(text), **kwargs
     )
-
-
-def variables_of(network: keras.Model) -> dict[str, keras.Variable]:
-    return {variable.path: variable for variable in network.weights}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +87,7 @@ def test_the_activations_have_the_shapes_that_the_layers_declare(network):
 
 def test_the_number_and_names_of_variables(network):
     assert isinstance(network, keras.Model)
-    names = list(variables_of(network))
+    names = list(checkpoints.network_variables(network))
     assert len(names) + 1 == 138  # with global_step
     assert len(network.trainable_weights) == 83
     assert network.count_params() == 3_308_848
@@ -105,7 +102,9 @@ def test_the_number_and_names_of_variables(network):
             expected.add(f"{layer}/{kernel}")
             expected.update(f"{layer}/BatchNorm/{name}" for name in norm)
     assert set(names) == expected
-    assert "SeparableConv2d_12/biases" in variables_of(network_of("bn=0"))
+    assert "SeparableConv2d_12/biases" in checkpoints.network_variables(
+        network_of("bn=0")
+    )
 
 
 def test_a_keras_file_comes_back(tmp_path):
@@ -115,21 +114,24 @@ def test_a_keras_file_comes_back(tmp_path):
     network.save(tmp_path / "network.keras")
     loaded = keras.saving.load_model(tmp_path / "network.keras")
     np.testing.assert_array_equal(loaded(features), network(features))
-    assert not loaded.get_layer("Conv_2").trainable
+    paths = [[v.path for v in n.trainable_weights] for n in (network, loaded)]
+    assert paths[0] == paths[1]
+    assert not any(path.startswith("Conv_2/") for path in paths[0])
     mixed = network_of(num_classes=3, mixed_precision=True)
     mixed.save(tmp_path / "network.keras")
     loaded = keras.saving.load_model(tmp_path / "network.keras")
     np.testing.assert_array_equal(loaded(features), mixed(features))
 
 
-def test_a_frozen_layer_uses_its_moving_averages_and_keeps_them(network):
+@pytest.mark.parametrize("part", ["layer", "batch_norm"])
+def test_frozen_batch_norm_uses_its_moving_averages_and_keeps_them(part):
     layer = model.Convolution(depth=4, decay=0.5, epsilon=0.001)
     features = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("f4")
     expected = layer(features)
-    layer.trainable = False
+    (layer if part == "layer" else layer.batch_norm).trainable = False
     np.testing.assert_array_equal(layer(features, training=True), expected)
     assert not layer.batch_norm.moving_mean.numpy().any()
-    assert len(layer.trainable_weights) == 0
+    assert len(layer.trainable_weights) == (0 if part == "layer" else 1)
 
 
 def test_the_network_can_be_cut_at_the_embedding(network):
@@ -146,7 +148,7 @@ def test_the_network_can_be_cut_at_the_embedding(network):
 )
 def test_scores_agree_with_the_originals(key, text):
     network = network_of(text)
-    variables = variables_of(network)
+    variables = checkpoints.network_variables(network)
     shapes = {name: tuple(v.shape) for name, v in variables.items()}
     for name, value in seeded_weights(shapes).items():
         variables[name].assign(value)
@@ -170,6 +172,8 @@ def test_mixed_precision_keeps_float32_variables_and_agrees():
     for name in ("Conv", "SeparableConv2d_6", "Conv_13"):
         assert mixed.get_layer(name).output.dtype == "bfloat16"
     assert mixed.output.dtype == "float32"
+    scale, shift = mixed.get_layer("Conv").batch_norm.scale_and_shift()
+    assert scale.dtype == shift.dtype == tf.float32
     features = tf.random.stateless_normal([4, 100, 96], [0, 9])
     both = [tf.sigmoid(network(features)) for network in (mixed, precise)]
     np.testing.assert_allclose(*both, rtol=0, atol=0.01)
@@ -177,7 +181,7 @@ def test_mixed_precision_keeps_float32_variables_and_agrees():
     for network in (precise, mixed):
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(network(features, training=True) ** 2)
-        variables = variables_of(network)
+        variables = checkpoints.network_variables(network)
         names = ("Conv/weights", "fully_connected/weights")
         found = tape.gradient(loss, [variables[name] for name in names])
         gradients.append([gradient.numpy() for gradient in found])
@@ -199,7 +203,10 @@ def test_scores_near_one_do_not_tie():
 def test_initial_weights():
     def initial(seed: int, text: str = "") -> dict[str, np.ndarray]:
         keras.utils.set_random_seed(seed)
-        return {k: v.numpy() for k, v in variables_of(network_of(text)).items()}
+        return {
+            k: v.numpy()
+            for k, v in checkpoints.network_variables(network_of(text)).items()
+        }
 
     xavier = initial(1)
     limit = math.sqrt(6 / (9 * 128 + 9))
@@ -242,10 +249,14 @@ def test_training_and_inference_agree_on_the_same_statistics():
 
 
 def test_dropout_is_a_keep_probability():
-    network = network_of("dropout=0.6,bn=0", num_classes=2)
-    assert network.get_layer("dropout").rate == pytest.approx(0.4)
-    names = [layer.name for layer in network_of(num_classes=2).layers]
-    assert "dropout" not in names
+    network = network_of("dropout=0.6", num_classes=2)
+    dropped = network.get_layer("dropout")(np.ones([9, 1024], "f4"), training=True)
+    kept = dropped.numpy() > 0
+    assert kept.mean() == pytest.approx(0.6, abs=0.03)
+    np.testing.assert_allclose(dropped.numpy()[kept], 1 / 0.6, rtol=1e-6)
+    for none in ("dropout=0", "dropout=1"):
+        names = [layer.name for layer in network_of(none, num_classes=2).layers]
+        assert "dropout" not in names
 
 
 @pytest.mark.parametrize("lsmooth", [0, 0.1])

@@ -13,6 +13,7 @@ import tensorflow as tf
 from conftest import SMALL_HPARAMS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import model
 import runner
 import train
 from tagger import checkpoints
@@ -304,13 +305,24 @@ def test_the_rate_is_that_of_the_steps_after_the_first(monkeypatch, capsys):
     assert closing.startswith("21 steps in 0:00:15, 128.0 examples/s after the first")
 
 
-def test_mixed_precision_trains_and_keeps_float32(dataset, tmp_path, capsys):
+def test_mixed_precision_trains_and_keeps_float32(
+    dataset, tmp_path, capsys, monkeypatch
+):
+    define, kinds = model.define_model, []
+
+    def define_and_note(*arguments, **named):
+        network = define(*arguments, **named)
+        kinds.append(network.get_layer("Conv_13").output.dtype)
+        return network
+
+    monkeypatch.setattr(model, "define_model", define_and_note)
     run = tmp_path / "run"
     arguments = dataset.train_flags(run, hparams=SMALL_HPARAMS, max_steps=2, seed=3)
     assert runner.main([*arguments, "--mixed_precision"]) == 0
     losses = losses_of(capsys.readouterr().out)
     # Not compared with float32: so small a network magnifies all differences.
     assert all(0 < loss < 10 for loss in losses.values())
+    assert kinds == ["bfloat16"]
     values = values_of(str(run / "model.ckpt-2"))
     kinds = {value.dtype for name, value in values.items() if name != "global_step"}
     assert kinds == {np.dtype(np.float32)}
