@@ -213,7 +213,7 @@ class _Results:
         return best, self._markers[best]
 
     def write(self) -> None:
-        """Writes all markers as one table, a row a step, and overall as a picture.
+        """Writes all markers as one table, a row per step, and overall as a picture.
 
         One evaluator at a time, so that the last to write has seen all markers.
         """

@@ -185,8 +185,8 @@ class Distribution:
             if self.cluster.num_workers == 1:
                 raise
             lines = str(error.message).splitlines()
-            told = [line for line in lines if line.startswith(ABORTED)] or lines
-            reason = told[0].replace(ABORTED, "")
+            aborted = [line for line in lines if line.startswith(ABORTED)] or lines
+            reason = aborted[0].replace(ABORTED, "")
             raise ConnectionError(
                 f"{self.cluster}: another worker is gone, or this one failed; see the "
                 f"last lines of all. Started again, all go on from the newest "

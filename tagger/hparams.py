@@ -1,9 +1,8 @@
 """Every hyperparameter once: default, unit, range and the value that turns it off.
 
 Names, defaults and order are those of the DCASE 2019 Task 2 baseline (`parse_hparams`
-in its model.py). What training used is kept beside its checkpoints in `hparams.json`,
-so that evaluation and inference need not be told again. This module needs no
-TensorFlow.
+in its model.py). `tagger/run_record.py` keeps what training used beside its checkpoints.
+This module needs no TensorFlow.
 """
 
 import dataclasses

@@ -118,11 +118,11 @@ def warn_of_other_model(directory: str, hparams: Hparams) -> None:
 
 
 def warn_of_other_clips(directory: str, clips_crc32: int) -> None:
-    """Warns where training goes on with other clips than before, if that is known."""
+    """Warns where training continues with other clips than before, if that is known."""
     record = _read_record(directory)
     if record is not None and record.clips_crc32 not in (None, clips_crc32):
         print(
-            f"warning: training in {directory} goes on with other clips or labels than "
+            f"warning: training in {directory} continues with other clips or labels than "
             f"before",
             file=sys.stderr,
         )

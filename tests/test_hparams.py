@@ -184,7 +184,7 @@ def test_other_clips_are_told_where_the_clips_are_known(run_dir, tmp_path, capsy
     run_record.warn_of_other_clips(run_dir, 7)
     assert capsys.readouterr().err == ""
     run_record.warn_of_other_clips(run_dir, 8)
-    assert "goes on with other clips or labels" in capsys.readouterr().err
+    assert "continues with other clips or labels" in capsys.readouterr().err
 
 
 def test_another_model_is_an_error(run_dir):

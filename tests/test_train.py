@@ -150,7 +150,7 @@ def test_a_run_that_goes_on_with_other_clips_is_told_once(
     flags = dataset.train_flags(run, train_csv_path=some, max_steps=5)
     for expected in (1, 0):
         assert runner.main(flags) == 0
-        told = capsys.readouterr().err.count("goes on with other clips or labels")
+        told = capsys.readouterr().err.count("continues with other clips or labels")
         assert told == expected
 
 
