@@ -1,8 +1,8 @@
 """Every hyperparameter once: default, unit, range and the value that turns it off.
 
 Names, defaults and order are those of the DCASE 2019 Task 2 baseline (`parse_hparams`
-in its model.py). `tagger/run_record.py` keeps what training used beside its checkpoints.
-This module needs no TensorFlow.
+in its model.py). `tagger/run_record.py` keeps the values of a run beside its
+checkpoints. This module needs no TensorFlow.
 """
 
 import dataclasses

@@ -122,8 +122,8 @@ def warn_of_other_clips(directory: str, clips_crc32: int) -> None:
     record = _read_record(directory)
     if record is not None and record.clips_crc32 not in (None, clips_crc32):
         print(
-            f"warning: training in {directory} continues with other clips or labels than "
-            f"before",
+            f"warning: training in {directory} continues with other clips or labels "
+            f"than before",
             file=sys.stderr,
         )
 

@@ -3,8 +3,8 @@
     python -m tools.make_demo_data OUT
 
 Writes OUT/train_curated/*.wav with OUT/train_curated.csv, and OUT/test/*.wav: clips of
-some of the 80 classes, made of sines and noise so that one can hear which is which, from
-0.3 to 1.5 seconds, some of them with two labels.
+some of the 80 classes, made of sines and noise so that one can hear which is which.
+They last from 0.3 to 1.5 seconds; some of them have two labels.
 """
 
 import argparse
