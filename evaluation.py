@@ -19,9 +19,9 @@ import tensorflow as tf
 
 import inputs
 import model
-from tagger import checkpoints, distribution, files, plots, summaries
+from tagger import checkpoints, distribution, plots, summaries
 from tagger.clips import Clips, counted, read_clips
-from tagger.files import make_folder, write_whole
+from tagger.files import lock, make_folder, write_whole
 from tagger.hparams import Hparams
 from tagger.lwlrap import Lwlrap
 from tagger.progress import print_result, progress_bar
@@ -219,7 +219,7 @@ class _Results:
         """
         folder = pathlib.Path(self.eval_dir)
         with open(folder / SUMMARY_LOCK_FILE, "w") as file:
-            files.lock(file, fcntl.LOCK_EX)
+            lock(file, fcntl.LOCK_EX)
             self._read()
             text = io.StringIO()
             table = csv.writer(text, lineterminator="\n")

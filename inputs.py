@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tagger.clips import Clips
+from tagger.distribution import num_cpu_cores
 from tagger.hparams import SAMPLE_RATE, Hparams
 from tagger.wav import BYTES_PER_SAMPLE, read_wav_header
 
@@ -27,9 +28,7 @@ PREFETCH_BATCHES = 4
 SCORING_BATCH = 64
 READ_AHEAD_CLIPS = 16  # files read at once
 # One clip per core. tf.data.AUTOTUNE starts with a single one and adapts slowly.
-PARALLEL_CLIPS = os.cpu_count() or 1
-if hasattr(os, "sched_getaffinity"):  # Linux
-    PARALLEL_CLIPS = len(os.sched_getaffinity(0))
+PARALLEL_CLIPS = num_cpu_cores()
 # Types of the FFT. In float32 it errs by 1e-7 of the largest bin, which can be 0.01 in
 # the log mel of a quiet band beside a pure tone. Training, whose features must come
 # fast, does not mind; scores are computed from exact ones, so that each way to compute

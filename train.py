@@ -550,10 +550,9 @@ def _loop(
             own = workers.first_of(batch)
             _write_start(trainer.hparams, own, class_names, train_dir, step)
         report = _Report(bar, step, trainer.hparams.batch_size)
-        requests = 0.0  # of the step before
+        requests = 0.0  # to stop, as the last step has summed them
         while True:
-            # Workers read it one step late, when all of them have it without waiting.
-            stopped = workers.cluster.num_workers > 1 and float(requests) > 0
+            previous_requests = requests
             requested = tf.constant(float(stop.received is not None))
             loss, rate, requests = trainer.train_step(*batch, requested)
             step += 1
@@ -563,8 +562,10 @@ def _loop(
                 tf.summary.scalar("loss", loss, step=step)
                 tf.summary.scalar("learning_rate", rate, step=step)
                 report.write_speed()
-            if workers.cluster.num_workers == 1:
-                stopped = stop.received is not None
+            stopped = stop.received is not None
+            if workers.cluster.num_workers > 1:
+                # One step late, when all workers have it without waiting.
+                stopped = float(previous_requests) > 0
             stopped = stopped and step < max_steps
             last = stopped or step >= max_steps
             if last or step % checkpoint_steps == 0:

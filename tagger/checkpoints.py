@@ -23,8 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tagger import files
-from tagger.files import write_whole
+from tagger.files import lock, write_whole
 from tagger.run_record import HPARAMS_FILE
 
 NAME = "model.ckpt"
@@ -111,7 +110,7 @@ def locked(directory: str) -> Iterator[None]:
     """
     with open(os.path.join(directory, LOCK_FILE), "w") as file:
         try:
-            files.lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(
                 f"another process is training in {directory}; stop it, or choose "

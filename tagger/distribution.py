@@ -37,6 +37,13 @@ LOST_PEER = (
 ABORTED = "Collective ops is aborted by: "  # before the reason, in such an error
 
 
+def num_cpu_cores() -> int:
+    """The CPU cores that this process may use; on macOS, all that there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def describe_platform() -> str:
     """The versions that run, and what on."""
     gpus = tf.config.list_physical_devices("GPU")
@@ -44,7 +51,7 @@ def describe_platform() -> str:
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
         for gpu in gpus
     ]
-    cores = f"no GPU, {len(os.sched_getaffinity(0))} CPU cores"
+    cores = f"no GPU, {num_cpu_cores()} CPU cores"
     device = f"GPU: {', '.join(names)}" if names else cores
     return f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {device}"
 

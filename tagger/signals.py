@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -53,10 +53,11 @@ def leave(number: int, frame: Any = None) -> None:
     os._exit(exit_status(number))
 
 
-def wait_for_stop() -> None:
+def wait_for_stop() -> NoReturn:
     """Waits for one of the signals, and ends the process."""
     with handler(leave):
-        threading.Event().wait()
+        while True:
+            threading.Event().wait()
 
 
 class StopRequest:

@@ -10,7 +10,6 @@ was given.
 """
 
 import argparse
-import contextlib
 import re
 import socket
 import sys
@@ -94,14 +93,11 @@ def main(arguments: Sequence[str]) -> int:
         _check_arguments(parsed)
         runner.set_environment()
         runner.start_tensorflow()
-        server = _start(parsed)
+        _server = _start(parsed)  # Kept: it may wait for its clients when deleted.
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    # Kept until the process ends: a server that is deleted may wait for its clients.
-    with contextlib.nullcontext(server):
-        signals.wait_for_stop()
-    return 0
+    return signals.wait_for_stop()
 
 
 def _check_arguments(parsed: argparse.Namespace) -> None:
