@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import measure
 
-import runner
+from tagger import program
 
 CLIPS, CLIP_SECONDS = 200, 10
 WARM_UP_BATCHES, BATCHES = 40, 150
@@ -88,8 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    runner.set_environment()
-    runner.start_tensorflow()
+    program.start_tensorflow()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         root = pathlib.Path(folder) / "data"
         measure.make_data(root, CLIPS, CLIP_SECONDS)

@@ -18,7 +18,7 @@ import tempfile
 
 import measure
 
-import runner
+from tagger import program
 
 LOOPBACK = "lo"
 FIRST, LAST = 20, 120  # steps to read the interface at
@@ -74,8 +74,7 @@ def train_together(root: pathlib.Path, num_workers: int) -> float:
 def main() -> None:
     """Measures and prints the table."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    runner.set_environment()
-    runner.start_tensorflow()
+    program.start_tensorflow()
     import model
     from tagger.hparams import parse_hparams
 

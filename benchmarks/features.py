@@ -17,10 +17,9 @@ import wave
 
 import measure
 
-import runner
+from tagger import program
 
-runner.set_environment()
-runner.start_tensorflow()
+program.start_tensorflow()
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402

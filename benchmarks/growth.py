@@ -16,7 +16,7 @@ import time
 
 import measure
 
-import runner
+from tagger import program
 
 CLIPS = (40, 80, 160)
 SECONDS = 5
@@ -78,8 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(FEATURES_FLAG)
     arguments = parser.parse_args()
-    runner.set_environment()
-    runner.start_tensorflow()
+    program.start_tensorflow()
     if arguments.features_of:
         drain_features(arguments.features_of)
         return

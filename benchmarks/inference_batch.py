@@ -10,10 +10,9 @@ import argparse
 
 import measure
 
-import runner
+from tagger import program
 
-runner.set_environment()
-runner.start_tensorflow()
+program.start_tensorflow()
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402

@@ -19,7 +19,7 @@ import time
 
 import measure
 
-import runner
+from tagger import program
 from tagger.hparams import SAMPLE_RATE, Hparams
 from tagger.run_record import write_hparams
 
@@ -89,8 +89,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=3361)
     parser.add_argument("--longest", type=float, default=20.4, help="s")
     arguments = parser.parse_args()
-    runner.set_environment()
-    runner.start_tensorflow()
+    program.start_tensorflow()
     from tagger.clips import read_class_map
 
     class_names = read_class_map(CLASS_MAP)

@@ -14,10 +14,9 @@ import statistics
 
 import measure
 
-import runner
+from tagger import program
 
-runner.set_environment()
-runner.start_tensorflow()
+program.start_tensorflow()
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402

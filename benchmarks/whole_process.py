@@ -14,7 +14,7 @@ import tempfile
 
 import measure
 
-import runner
+from tagger import program
 
 CLIPS, EVAL_CLIPS = 400, 80
 SECONDS = 5
@@ -27,8 +27,7 @@ def main() -> None:
     parser.add_argument("--original_python", default=sys.executable)
     parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
-    runner.set_environment()
-    runner.start_tensorflow()
+    program.start_tensorflow()
     peer = measure.ROOT / "benchmarks" / "original_way.py"
 
     def run_peer(*command: object) -> None:

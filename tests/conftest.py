@@ -9,15 +9,17 @@ import socket
 import subprocess
 import sys
 import wave
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 import runner
+from tagger import program
 
 # Where the tests run in the background, it is ignored, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-runner.set_environment()  # As users run it; before anything imports TensorFlow.
+program.set_environment()  # As users run it; before anything imports TensorFlow.
 
 import tensorflow as tf  # noqa: E402
 
@@ -113,6 +115,11 @@ def table_of_page(page: str, title: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
+def run_main(arguments: Sequence[str]) -> int:
+    """Runs runner.py with arguments in this process; returns the exit status."""
+    return runner.main(arguments)
+
+
 class Dataset:
     """Twelve clips as files: a tone, noise, or both."""
 
@@ -192,5 +199,5 @@ def trained(dataset, tmp_path_factory) -> pathlib.Path:
         summary_steps=1,
         seed=3,
     )
-    assert runner.main(flags) == 0
+    assert run_main(flags) == 0
     return train_dir

@@ -12,10 +12,15 @@ import time
 
 import numpy as np
 import pytest
-from conftest import PROGRAM_ENVIRONMENT, SMALL_HPARAMS, free_ports, program_command
+from conftest import (
+    PROGRAM_ENVIRONMENT,
+    SMALL_HPARAMS,
+    free_ports,
+    program_command,
+    run_main,
+)
 
 import inputs
-import runner
 from tagger import checkpoints, clips, wav
 from tagger.hparams import parse_hparams
 from tools import data_service
@@ -120,7 +125,7 @@ def test_training_on_it_and_going_on(dataset, service, tmp_path, capsys):
         flags = dataset.train_flags(
             tmp_path, hparams=SMALL_HPARAMS, max_steps=step, data_service=service
         )
-        assert runner.main(flags) == 0
+        assert run_main(flags) == 0
     assert f"resuming from {tmp_path}/model.ckpt-2" in capsys.readouterr().err
     assert checkpoints.list_checkpoints(tmp_path)[-1].endswith("model.ckpt-4")
 

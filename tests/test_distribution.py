@@ -15,9 +15,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, SMALL_HPARAMS, free_ports
+from conftest import ROOT, SMALL_HPARAMS, free_ports, run_main
 
-import runner
 import train
 from tagger import checkpoints, distribution
 from tagger.hparams import parse_hparams
@@ -94,7 +93,7 @@ def test_one_seed_draws_the_same_batches_for_one_device_and_two(
         flags = dataset.train_flags(
             tmp_path / devices, hparams=hparams, max_steps=6, seed=3, devices=devices
         )
-        assert runner.main(flags) == 0
+        assert run_main(flags) == 0
         lines = re.findall(
             r"^step \d+: loss (\S+?)(?:,|$)", capsys.readouterr().out, re.M
         )
@@ -142,7 +141,7 @@ def test_checkpoints_pass_between_one_device_and_two(
         flags = dataset.train_flags(
             run, hparams=SMALL_HPARAMS, max_steps=step, seed=3, devices=devices
         )
-        status, error = runner.main(flags), capsys.readouterr().err
+        status, error = run_main(flags), capsys.readouterr().err
         assert status == 0, error
         return error
 
@@ -179,7 +178,7 @@ def test_checkpoints_pass_between_one_device_and_two(
 def test_what_cannot_be_distributed_is_one_line(
     dataset, tmp_path, capsys, flags, message
 ):
-    assert runner.main(dataset.train_flags(tmp_path / "run", **flags)) == 1
+    assert run_main(dataset.train_flags(tmp_path / "run", **flags)) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -249,7 +248,7 @@ def test_a_wrong_cluster_is_one_line(
     dataset, tmp_path, capsys, monkeypatch, text, message
 ):
     monkeypatch.setenv("TF_CONFIG", text)
-    assert runner.main(dataset.train_flags(tmp_path / "run")) == 1
+    assert run_main(dataset.train_flags(tmp_path / "run")) == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -367,7 +366,7 @@ def test_workers_die_or_are_stopped_and_all_leave_and_go_on(
     flags = dataset.train_flags(
         tmp_path / "run", hparams=FOR_WORKERS, max_steps=step + 1
     )
-    assert runner.main(flags) == 0
+    assert run_main(flags) == 0
     assert f"resuming from {tmp_path}/run/model.ckpt-{step}" in capsys.readouterr().err
     assert newest_step(tmp_path) == step + 1
 

@@ -9,16 +9,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import run_main
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 import evaluation
-import runner
 from tagger import checkpoints, hparams, plots
 
 
 def run_eval(dataset, train_dir, eval_dir, **flags) -> int:
-    return runner.main(dataset.eval_flags(train_dir, eval_dir, **flags))
+    return run_main(dataset.eval_flags(train_dir, eval_dir, **flags))
 
 
 def markers(eval_dir) -> list[str]:
@@ -246,15 +246,15 @@ def test_a_folder_with_results_of_other_clips_is_refused(
     dataset, run, tmp_path, capsys
 ):
     eval_dir = tmp_path / "eval"
-    assert runner.main(dataset.eval_flags(run, eval_dir)) == 0
+    assert run_main(dataset.eval_flags(run, eval_dir)) == 0
     csv_path = tmp_path / "others.csv"
     csv_path.write_text("fname,labels\n00.wav,Tone\n01.wav,Noise\n")
     flags = dataset.eval_flags(run, eval_dir, eval_csv_path=csv_path)
-    assert runner.main(flags) == 1
+    assert run_main(flags) == 1
     assert "has results of other clips" in capsys.readouterr().err.splitlines()[-1]
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
-    assert runner.main(dataset.eval_flags(moved, eval_dir)) == 0
+    assert run_main(dataset.eval_flags(moved, eval_dir)) == 0
     assert f"has results of checkpoints in {run}" in capsys.readouterr().err
 
 
@@ -262,7 +262,7 @@ def test_scores_that_tell_no_clip_from_another_are_told(
     dataset, run, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(evaluation, "ALIKE", 2.0)
-    assert runner.main(dataset.eval_flags(run, tmp_path / "eval")) == 0
+    assert run_main(dataset.eval_flags(run, tmp_path / "eval")) == 0
     assert "all clips have nearly the same scores" in capsys.readouterr().err
 
 
@@ -272,7 +272,7 @@ def test_ctrl_c_tells_what_was_evaluated(dataset, run, tmp_path, capsys, monkeyp
 
     monkeypatch.setattr(evaluation.time, "sleep", interrupt)
     flags = dataset.eval_flags(run, tmp_path / "eval", eval_timeout_secs=-1)
-    assert runner.main(flags) == 130
+    assert run_main(flags) == 130
     lines = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"\d checkpoints evaluated; results are in .*/eval", lines[-3])
     assert lines[-2].startswith("best so far: step ")
@@ -288,7 +288,7 @@ def test_another_class_map_is_an_error(dataset, run, tmp_path, capsys):
     other = tmp_path / "map.csv"
     other.write_text("0,Tone\n1,Noise\n")
     flags = dataset.eval_flags(run, tmp_path / "eval")
-    assert runner.main([*flags, f"--class_map_path={other}"]) == 1
+    assert run_main([*flags, f"--class_map_path={other}"]) == 1
     assert "class 0 is Tone, but was Noise" in capsys.readouterr().err
 
 
@@ -309,7 +309,7 @@ def test_classes_without_clips_are_told(dataset, run, tmp_path, capsys):
     one_class = tmp_path / "one.csv"
     one_class.write_text("fname,labels\n00.wav,Tone\n03.wav,Tone\n")
     flags = dataset.eval_flags(run, tmp_path / "eval", eval_every_k=9)
-    assert runner.main([*flags, f"--eval_csv_path={one_class}"]) == 0
+    assert run_main([*flags, f"--eval_csv_path={one_class}"]) == 0
     assert "no clip is labelled Noise" in capsys.readouterr().err
     marker = (tmp_path / "eval" / "eval-0.txt").read_text()
     assert "Lwlrap(Noise) = 0.000000" in marker

@@ -18,6 +18,7 @@ from conftest import (
     ALT_HPARAMS,
     ROOT,
     SMALL_HPARAMS,
+    run_main,
     section_of,
     table_of_page,
     write_wav,
@@ -25,7 +26,6 @@ from conftest import (
 
 import inputs
 import model
-import runner
 from tagger import checkpoints
 from tagger.clips import read_class_map
 from tagger.hparams import Hparams, parse_hparams
@@ -78,7 +78,7 @@ class Exported:
         assert export_model.main(export_flags(dataset, self.run, self.export_dir)) == 0
         out = root / "submission.csv"
         flags = dataset.inference_flags(self.run, out, clip_dir=root / "clips")
-        assert runner.main(flags) == 0
+        assert run_main(flags) == 0
         with out.open(newline="") as file:
             self.scores = np.array([row[1:] for row in csv.reader(file)][1:], float)
 

@@ -7,9 +7,8 @@ import pathlib
 import subprocess
 
 import pytest
-from conftest import SMALL_HPARAMS
+from conftest import SMALL_HPARAMS, run_main
 
-import runner
 from tagger import checkpoints
 
 MEBIBYTE = 2**20
@@ -47,7 +46,7 @@ def test_training_on_a_disk_that_fills_keeps_the_checkpoints_there(
 ):
     run = mount("size=32m") / "run"  # Room for two checkpoints of 13 MB.
     flags = dict(hparams=SMALL_HPARAMS + ",opt=sgd", checkpoint_steps=1, max_steps=9)
-    assert runner.main(dataset.train_flags(run, **flags)) == 1
+    assert run_main(dataset.train_flags(run, **flags)) == 1
     line = last_line(capsys)
     assert line.startswith(f"error: cannot write checkpoint model.ckpt-2 in {run}: ")
     assert "space" in line
@@ -55,7 +54,7 @@ def test_training_on_a_disk_that_fills_keeps_the_checkpoints_there(
     assert [checkpoints.checkpoint_step(p) for p in prefixes] == [0, 1]
     assert not list(run.glob(checkpoints.SAVING_PREFIX + "*"))
     assert len(checkpoints.shapes(prefixes[-1])) == 138
-    assert runner.main(dataset.train_flags(run, **flags | {"max_steps": 1})) == 0
+    assert run_main(dataset.train_flags(run, **flags | {"max_steps": 1})) == 0
     assert "already at step 1" in last_line(capsys)
 
 
@@ -69,14 +68,14 @@ def test_evaluation_on_a_full_disk(dataset, trained, mount, capsys):
     eval_dir = disk / "eval"
     eval_dir.mkdir()
     fill(disk, 4096)
-    assert runner.main(dataset.eval_flags(trained, eval_dir)) == 1
+    assert run_main(dataset.eval_flags(trained, eval_dir)) == 1
     line = last_line(capsys)
     assert line.startswith("error: ")
     assert "space" in line
     assert str(eval_dir) in line
     assert not list(eval_dir.glob("eval-*.txt"))
     (disk / "filler").unlink()
-    assert runner.main(dataset.eval_flags(trained, eval_dir)) == 0
+    assert run_main(dataset.eval_flags(trained, eval_dir)) == 0
     assert len(list(eval_dir.glob("eval-*.txt"))) == 4
 
 
@@ -84,7 +83,7 @@ def test_inference_on_a_full_disk(dataset, trained, mount, capsys):
     disk = mount(f"size={MEBIBYTE}")
     fill(disk, 0)
     csv_path = disk / "submission.csv"
-    assert runner.main(dataset.inference_flags(trained, csv_path)) == 1
+    assert run_main(dataset.inference_flags(trained, csv_path)) == 1
     line = last_line(capsys)
     assert line.startswith(f"error: cannot write {csv_path}: ")
     assert "space" in line
@@ -100,5 +99,5 @@ def test_read_only_folders_name_their_flags(dataset, trained, mount, capsys):
         (dataset.eval_flags(trained, disk), "--eval_dir"),
         (dataset.inference_flags(trained, disk / "a.csv"), "--predictions_csv_path"),
     ):
-        assert runner.main(flags) == 1
+        assert run_main(flags) == 1
         assert last_line(capsys).startswith(f"error: {flag}: ")

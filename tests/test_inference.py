@@ -7,11 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write_wav
+from conftest import run_main, write_wav
 
 import inputs
 import model
-import runner
 from tagger import wav
 
 
@@ -23,7 +22,7 @@ def read(path) -> tuple[list[str], list[str], np.ndarray]:
 
 def test_a_row_of_mean_scores_for_every_clip(dataset, trained, tmp_path):
     out = tmp_path / "submission.csv"
-    assert runner.main(dataset.inference_flags(trained, out)) == 0
+    assert run_main(dataset.inference_flags(trained, out)) == 0
     header, names, scores = read(out)
     assert header == ["fname", "Noise", "Tone"]
     assert names == [f"{index:02d}.wav" for index in range(12)]
@@ -42,11 +41,11 @@ def test_several_checkpoints_are_averaged(dataset, trained, tmp_path):
     parts = []
     for number, path in enumerate(paths):
         out = tmp_path / f"{number}.csv"
-        assert runner.main(dataset.inference_flags(path, out)) == 0
+        assert run_main(dataset.inference_flags(path, out)) == 0
         parts.append(read(out)[2])
     out = tmp_path / "both.csv"
     both = ",".join(map(str, paths))
-    assert runner.main(dataset.inference_flags(both, out)) == 0
+    assert run_main(dataset.inference_flags(both, out)) == 0
     np.testing.assert_allclose(read(out)[2], np.mean(parts, axis=0), rtol=1e-12)
 
 
@@ -62,7 +61,7 @@ def test_broken_clips_have_the_score_zero_and_are_listed(
     (folder / "notes.txt").write_text("left out")
     write_wav(folder / "09_empty.wav", np.zeros(0))
     out = tmp_path / "submission.csv"
-    assert runner.main(dataset.inference_flags(trained, out, clip_dir=folder)) == 1
+    assert run_main(dataset.inference_flags(trained, out, clip_dir=folder)) == 1
     _, names, scores = read(out)
     assert names == ["00_text.wav", "01.wav", "02_folder.wav", "05.wav", "09_empty.wav"]
     np.testing.assert_array_equal(scores.any(axis=1), [False, True, False, True, True])
@@ -88,7 +87,7 @@ def test_a_clip_that_breaks_after_its_header_was_read(
 
     monkeypatch.setattr("inference.read_wav_headers", read_and_cut)
     out = tmp_path / "submission.csv"
-    assert runner.main(dataset.inference_flags(trained, out, clip_dir=folder)) == 1
+    assert run_main(dataset.inference_flags(trained, out, clip_dir=folder)) == 1
     _, names, scores = read(out)
     np.testing.assert_array_equal(scores.any(axis=1), [n != "04.wav" for n in names])
     assert "04.wav: could no longer be read" in capsys.readouterr().err
@@ -99,7 +98,7 @@ def test_a_name_that_is_not_utf_8_is_a_clip_like_others(dataset, trained, tmp_pa
     folder.mkdir()
     shutil.copy(dataset.clip_dir / "00.wav", os.fsencode(folder) + b"/\xff.wav")
     out = tmp_path / "submission.csv"
-    assert runner.main(dataset.inference_flags(trained, out, clip_dir=folder)) == 0
+    assert run_main(dataset.inference_flags(trained, out, clip_dir=folder)) == 0
     assert out.read_bytes().splitlines()[1].startswith(b"\xff.wav,0.")
 
 
@@ -108,7 +107,7 @@ def test_all_clips_broken_still_give_rows(dataset, trained, tmp_path):
     folder.mkdir()
     (folder / "a.wav").touch()
     out = tmp_path / "submission.csv"
-    assert runner.main(dataset.inference_flags(trained, out, clip_dir=folder)) == 1
+    assert run_main(dataset.inference_flags(trained, out, clip_dir=folder)) == 1
     assert out.read_text() == "fname,Noise,Tone\na.wav,0.0,0.0\n"
 
 
@@ -129,6 +128,6 @@ def test_what_cannot_be_used_is_one_line(
     monkeypatch.chdir(tmp_path)
     flags = dataset.inference_flags(trained, tmp_path / "x.csv")
     flags += [f"--{name}={value}" for name, value in change.items()]
-    assert runner.main(flags) == 1
+    assert run_main(flags) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "x.csv").exists()

@@ -4,8 +4,8 @@ import csv
 
 import numpy as np
 import pytest
+from conftest import run_main
 
-import runner
 from tools import join_predictions
 
 
@@ -17,10 +17,10 @@ def scores_of(path) -> dict[str, list[float]]:
 
 def test_shards_joined_are_the_whole(dataset, trained, tmp_path, capsys):
     whole, joined = tmp_path / "whole.csv", tmp_path / "submission.csv"
-    assert runner.main(dataset.inference_flags(trained, whole)) == 0
+    assert run_main(dataset.inference_flags(trained, whole)) == 0
     for shard in (2, 0, 1):
         flags = dataset.inference_flags(trained, joined, inference_shard=f"{shard}/3")
-        assert runner.main(flags) == 0
+        assert run_main(flags) == 0
         part = scores_of(tmp_path / f"submission-{shard}-of-3.csv")
         assert list(part) == [f"{n:02d}.wav" for n in range(shard, 12, 3)]
     assert not joined.exists()

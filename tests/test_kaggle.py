@@ -10,11 +10,10 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL_HPARAMS, write_wav
+from conftest import ROOT, SMALL_HPARAMS, run_main, write_wav
 from test_export_model import varied_network
 from test_inference import read
 
-import runner
 from tagger import checkpoints, hparams, run_record
 
 FOLDER = ROOT / "kaggle"
@@ -128,7 +127,7 @@ def expected_scores(competition, dataset, trained) -> np.ndarray:
     both = f"{trained / 'model.ckpt-2'},{trained}"
     out = competition.parent / "expected.csv"
     flags = dataset.inference_flags(both, out, clip_dir=competition / "test")
-    assert runner.main(flags) == 1
+    assert run_main(flags) == 1
     _, names, scores = read(out)
     assert names == CLIPS
     return scores

@@ -4,9 +4,8 @@ import io
 import re
 
 import pytest
-from conftest import SMALL_HPARAMS
+from conftest import SMALL_HPARAMS, run_main
 
-import runner
 from tagger import progress
 
 
@@ -76,7 +75,7 @@ def test_a_line_on_the_same_terminal_starts_on_a_clean_one(attach):
 def test_training_to_a_terminal(dataset, tmp_path, attach):
     flags = dataset.train_flags(tmp_path / "run", hparams=SMALL_HPARAMS, max_steps=11)
     terminal = attach("stdout", "stderr")
-    assert runner.main(flags) == 0
+    assert run_main(flags) == 0
     screen = terminal.getvalue()
     assert "11/11" in screen
     assert re.search(r"loss \d\.\d{4}\]", screen)
@@ -92,7 +91,7 @@ def test_training_to_a_terminal(dataset, tmp_path, attach):
 def test_results_to_a_file_have_every_step(dataset, tmp_path, attach, capsys):
     terminal = attach("stderr")
     flags = dataset.train_flags(tmp_path / "run", hparams=SMALL_HPARAMS, max_steps=2)
-    assert runner.main(flags) == 0
+    assert run_main(flags) == 0
     assert capsys.readouterr().out.count("step ") == 2
     assert "2/2" in terminal.getvalue()
 
@@ -100,8 +99,8 @@ def test_results_to_a_file_have_every_step(dataset, tmp_path, attach, capsys):
 def test_scoring_to_a_terminal(dataset, trained, tmp_path, attach):
     terminal = attach("stdout", "stderr")
     out, eval_dir = tmp_path / "out.csv", tmp_path / "eval"
-    assert runner.main(dataset.inference_flags(trained, out)) == 0
-    assert runner.main(dataset.eval_flags(trained, eval_dir, eval_every_k=9)) == 0
+    assert run_main(dataset.inference_flags(trained, out)) == 0
+    assert run_main(dataset.eval_flags(trained, eval_dir, eval_every_k=9)) == 0
     assert re.search(r"\rscoring: +8%.* 1/12 ", terminal.getvalue())
     assert re.search(r"\rstep 0: +\d+%.*/12 ", terminal.getvalue())
     assert re.search(r"\r +\r(note: .*\n)?step 0, all 12 clips", terminal.getvalue())

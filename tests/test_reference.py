@@ -10,11 +10,10 @@ import wave
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ALT_HPARAMS, seeded_weights
+from conftest import ALT_HPARAMS, run_main, seeded_weights
 
 import inputs
 import model
-import runner
 from tagger import checkpoints, clips, wav
 from tagger.hparams import Hparams, parse_hparams
 
@@ -103,7 +102,7 @@ def test_inference_from_the_originals_checkpoint(reference, tmp_path):
         "inference_checkpoint": reference / "tf1_checkpoint" / "model.ckpt-700",
         "predictions_csv_path": out,
     }
-    assert runner.main([f"--{k}={v}" for k, v in arguments.items()]) == 0
+    assert run_main([f"--{k}={v}" for k, v in arguments.items()]) == 0
     with out.open(newline="") as file:
         ours_header, *ours = list(csv.reader(file))
     assert ours_header == header
@@ -128,7 +127,7 @@ def test_evaluation_of_the_originals_checkpoint(reference, tmp_path):
         "eval_dir": tmp_path,
         "eval_timeout_secs": 0,
     }
-    assert runner.main([f"--{k}={v}" for k, v in arguments.items()]) == 0
+    assert run_main([f"--{k}={v}" for k, v in arguments.items()]) == 0
     expected = (reference / "eval-700.txt").read_text()
     assert (tmp_path / "eval-700.txt").read_text() == expected
 
@@ -155,7 +154,7 @@ def test_resuming_from_the_originals_checkpoint(reference, tmp_path, capsys):
         "hparams": "batch_size=4",
         "max_steps": 701,
     }
-    assert runner.main([f"--{k}={v}" for k, v in arguments.items()]) == 0
+    assert run_main([f"--{k}={v}" for k, v in arguments.items()]) == 0
     errors = capsys.readouterr().err
     assert "resuming from" in errors
     assert "lacks 166 variables of the optimizer" in errors

@@ -10,10 +10,10 @@ import time
 
 import pytest
 import wav_corpus
-from conftest import ROOT, table_of_page
+from conftest import ROOT, run_main, table_of_page
 
 import runner
-from tagger import hparams
+from tagger import hparams, program
 
 TRAIN = (
     "--mode=train --class_map_path=m --train_clip_dir=d --train_csv_path=c "
@@ -71,7 +71,7 @@ INFERENCE = (
     ],
 )
 def test_wrong_flags_are_one_line_that_names_them(arguments, message, capsys):
-    assert runner.main(arguments.split()) == 1
+    assert run_main(arguments.split()) == 1
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("error: ")
@@ -83,7 +83,7 @@ def test_wrong_flags_are_one_line_that_names_them(arguments, message, capsys):
 def test_help_and_wrong_flags_need_no_tensorflow_and_little_time(arguments):
     program = f"""
 import sys, runner
-status = runner.main([{arguments!r}])
+status = run_main([{arguments!r}])
 loaded = {{"tensorflow", "inputs", "train", "numpy.testing"}} & set(sys.modules)
 sys.exit(9 if loaded else status)
 """
@@ -99,7 +99,7 @@ sys.exit(9 if loaded else status)
 
 
 def test_help_shows_every_flag_under_its_mode(capsys):
-    assert runner.main(["--help"]) == 0
+    assert run_main(["--help"]) == 0
     text = capsys.readouterr().out
     for title, group in runner.FLAGS.items():
         section = text.split(f"\n{title}:\n")[1].split("\n\n")[0]
@@ -109,7 +109,7 @@ def test_help_shows_every_flag_under_its_mode(capsys):
 
 
 def test_flags_of_another_mode_are_told(capsys):
-    assert runner.main((INFERENCE + "--seed=3").split()) == 1
+    assert run_main((INFERENCE + "--seed=3").split()) == 1
     errors = capsys.readouterr().err
     assert "warning: --seed has no effect in --mode inference" in errors
     assert "--class_map_path: there is no file m" in errors
@@ -117,8 +117,8 @@ def test_flags_of_another_mode_are_told(capsys):
 
 def test_what_the_user_sets_in_the_environment_stays(monkeypatch):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
-    runner.set_environment()
-    assert runner.os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
+    program.set_environment()
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
 
 
 def test_the_recipe_runs(tmp_path):

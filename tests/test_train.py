@@ -10,11 +10,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SMALL_HPARAMS
+from conftest import SMALL_HPARAMS, run_main
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import model
-import runner
 import train
 from tagger import checkpoints
 from tagger.hparams import parse_hparams
@@ -100,7 +99,7 @@ def test_what_a_run_leaves_behind(trained):
 def test_one_seed_gives_one_run(dataset, trained, tmp_path, capsys):
     flags = dict(hparams=SMALL_HPARAMS, checkpoint_steps=2, seed=3)
     again = tmp_path / "again"
-    assert runner.main(dataset.train_flags(again, max_steps=5, **flags)) == 0
+    assert run_main(dataset.train_flags(again, max_steps=5, **flags)) == 0
     losses = losses_of(capsys.readouterr().out)
     assert list(losses) == [1, 2, 3, 4, 5]
     expected, actual = (values_of(str(d / "model.ckpt-5")) for d in (trained, again))
@@ -114,7 +113,7 @@ def test_a_run_resumes_with_the_hyperparameters_it_began_with(
 ):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    assert runner.main(dataset.train_flags(run, max_steps=7, hparams="lr=1e-4")) == 0
+    assert run_main(dataset.train_flags(run, max_steps=7, hparams="lr=1e-4")) == 0
     output = capsys.readouterr()
     assert f"resuming from {run}/model.ckpt-5" in output.err
     assert "lr=0.0001 from the command line is used, not the 0.001" in output.err
@@ -133,7 +132,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(dataset, trained, tmp_path, 
     shutil.copytree(trained, run)
     with open(run / "model.ckpt-5.data-00000-of-00001", "r+b") as file:
         file.truncate(1000)
-    assert runner.main(dataset.train_flags(run, max_steps=4)) == 0
+    assert run_main(dataset.train_flags(run, max_steps=4)) == 0
     errors = capsys.readouterr().err
     assert "model.ckpt-5 cannot be read" in errors
     assert "resuming from" in errors
@@ -149,7 +148,7 @@ def test_a_run_that_goes_on_with_other_clips_is_told_once(
     some.write_text("".join(dataset.csv_path.read_text().splitlines(True)[:-1]))
     flags = dataset.train_flags(run, train_csv_path=some, max_steps=5)
     for expected in (1, 0):
-        assert runner.main(flags) == 0
+        assert run_main(flags) == 0
         told = capsys.readouterr().err.count("continues with other clips or labels")
         assert told == expected
 
@@ -165,7 +164,7 @@ def test_warm_start_takes_weights_and_leaves_the_rest(
         max_steps=1,
         seed=8,
     )
-    assert runner.main(flags) == 0
+    assert run_main(flags) == 0
     assert "81 of 83 trainable variables restored" in capsys.readouterr().err
     source = values_of(str(trained / "model.ckpt-5"))
     start = values_of(str(tmp_path / "run" / "model.ckpt-0"))
@@ -178,7 +177,7 @@ def test_warm_start_takes_weights_and_leaves_the_rest(
         start["fully_connected/weights"], source["fully_connected/weights"]
     )
     # Where there are checkpoints, resuming wins.
-    assert runner.main(flags) == 0
+    assert run_main(flags) == 0
     assert "resuming from" in capsys.readouterr().err
 
 
@@ -198,7 +197,7 @@ def test_warm_starts_that_cannot_be_are_one_line(
     flags = {"warmstart_checkpoint": trained} | flags
     hparams = SMALL_HPARAMS + ",warmstart=1"
     run = tmp_path / "run"
-    assert runner.main(dataset.train_flags(run, hparams=hparams, **flags)) == 1
+    assert run_main(dataset.train_flags(run, hparams=hparams, **flags)) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not checkpoints.list_checkpoints(run)
 
@@ -210,7 +209,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     flags = dataset.train_flags(
         run, hparams=SMALL_HPARAMS.replace("lr=1e-3", "lr=1e30,opt=sgd"), max_steps=50
     )
-    assert runner.main(flags) == 1
+    assert run_main(flags) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert re.match(r"error: step \d+: .*", message)
     assert [os.path.basename(p) for p in checkpoints.list_checkpoints(run)] == [
@@ -222,7 +221,7 @@ def test_bad_inputs_are_all_told_and_nothing_is_written(dataset, tmp_path, capsy
     flags = dataset.train_flags(tmp_path / "run")
     csv_path = tmp_path / "bad.csv"
     csv_path.write_text("fname,labels\n00.wav,Purr\ngone.wav,Tone\n")
-    assert runner.main([*flags, f"--train_csv_path={csv_path}"]) == 1
+    assert run_main([*flags, f"--train_csv_path={csv_path}"]) == 1
     errors = capsys.readouterr().err
     assert "bad.csv:2: label Purr" in errors
     assert "gone.wav: there is no such file" in errors
@@ -246,7 +245,7 @@ def test_a_clip_that_is_cut_off_later_stops_with_its_name(
     monkeypatch.setattr(train, "_plan", plan_and_cut_off)
     run = tmp_path / "run"
     flags = dataset.train_flags(run, hparams=SMALL_HPARAMS, train_clip_dir=clip_dir)
-    assert runner.main(flags) == 1
+    assert run_main(flags) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert "clip is cut off since its header was read" in error
     assert "07.wav" in error
@@ -255,7 +254,7 @@ def test_a_clip_that_is_cut_off_later_stops_with_its_name(
 
 def test_a_second_trainer_leaves(dataset, tmp_path, capsys):
     with checkpoints.locked(tmp_path):
-        assert runner.main(dataset.train_flags(tmp_path, max_steps=1)) == 1
+        assert run_main(dataset.train_flags(tmp_path, max_steps=1)) == 1
     assert "another process is training in" in capsys.readouterr().err
 
 
@@ -273,7 +272,7 @@ def test_a_signal_saves_a_checkpoint_and_leaves(
 
     monkeypatch.setattr(train, "print_result", print_and_signal)
     flags = dataset.train_flags(run, hparams=SMALL_HPARAMS, checkpoint_steps=10**6)
-    assert runner.main(flags) == 128 + number
+    assert run_main(flags) == 128 + number
     output = capsys.readouterr()
     last = max(losses_of(output.out))
     assert last in (3, 4)  # The loss of step 3 is printed while step 4 runs.
@@ -284,7 +283,7 @@ def test_a_signal_saves_a_checkpoint_and_leaves(
 
 def test_a_batch_that_tensorflow_cannot_count_is_one_line(dataset, tmp_path, capsys):
     flags = dataset.train_flags(tmp_path / "run", hparams="batch_size=5000")
-    assert runner.main(flags) == 1
+    assert run_main(flags) == 1
     assert "batch_size must be at most 3495" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -318,7 +317,7 @@ def test_mixed_precision_trains_and_keeps_float32(
     monkeypatch.setattr(model, "define_model", define_and_note)
     run = tmp_path / "run"
     arguments = dataset.train_flags(run, hparams=SMALL_HPARAMS, max_steps=2, seed=3)
-    assert runner.main([*arguments, "--mixed_precision"]) == 0
+    assert run_main([*arguments, "--mixed_precision"]) == 0
     losses = losses_of(capsys.readouterr().out)
     # Not compared with float32: so small a network magnifies all differences.
     assert all(0 < loss < 10 for loss in losses.values())
@@ -334,9 +333,9 @@ def test_it_learns(dataset, tmp_path, capsys):
     flags = dataset.train_flags(
         run, hparams=SMALL_HPARAMS, max_steps=100, checkpoint_steps=100, seed=1
     )
-    assert runner.main(flags) == 0
+    assert run_main(flags) == 0
     losses = list(losses_of(capsys.readouterr().out).values())
     assert np.median(losses[-30:]) < 0.5 * np.mean(losses[:5])
-    assert runner.main(dataset.eval_flags(run, eval_dir)) == 0
+    assert run_main(dataset.eval_flags(run, eval_dir)) == 0
     overall = float((eval_dir / "eval-100.txt").read_text().split()[-1])
     assert overall > 0.95
