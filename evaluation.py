@@ -20,11 +20,11 @@ import tensorflow as tf
 import inputs
 import model
 from tagger import checkpoints, distribution, plots, summaries
-from tagger.clips import Clips, counted, read_clips
+from tagger.clips import Clips, read_clips
 from tagger.files import lock, make_folder, write_whole
 from tagger.hparams import Hparams
 from tagger.lwlrap import Lwlrap
-from tagger.progress import print_result, progress_bar
+from tagger.progress import counted, print_result, progress_bar
 
 PARTIAL_SHARE = 0.05  # of the clips, for the quick scalar
 PARTIAL_NAME = "Lwlrap-5%"

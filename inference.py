@@ -14,10 +14,10 @@ import numpy as np
 import inputs
 import model
 from tagger import checkpoints, distribution
-from tagger.clips import Clips, counted, list_wavs, make_clips, read_class_map
+from tagger.clips import Clips, list_wavs, make_clips, read_class_map
 from tagger.files import part_path, write_whole
 from tagger.hparams import Hparams
-from tagger.progress import progress_bar
+from tagger.progress import counted, progress_bar
 from tagger.wav import read_wav_headers
 
 

@@ -421,7 +421,7 @@ def run_eval(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
 def run_inference(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
     """Calls inference.predict with the flags; returns the exit status."""
     import inference
-    from tagger.clips import counted
+    from tagger.progress import counted
 
     shard, num_shards = parse_shard("inference_shard", values.inference_shard)
     problems = inference.predict(

@@ -32,9 +32,9 @@ from tagger import (
     summaries,
 )
 from tagger import hparams as hparams_lib
-from tagger.clips import Clips, counted, read_clips
+from tagger.clips import Clips, read_clips
 from tagger.hparams import Hparams
-from tagger.progress import leave_out, print_result, progress_bar
+from tagger.progress import counted, leave_out, print_result, progress_bar
 
 MEAN = tf.distribute.ReduceOp.MEAN
 DEFAULT_PASSES = 1000  # over the data, where --max_steps is 0

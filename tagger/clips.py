@@ -17,6 +17,7 @@ import numpy as np
 
 from tagger import hparams as hparams_lib
 from tagger import run_record, wav
+from tagger.progress import counted
 
 FILE_COLUMN = "fname"
 LABEL_COLUMNS = ("labels", "label")
@@ -29,11 +30,6 @@ class InputProblems(ValueError):
         # A quoted field may hold line breaks.
         self.problems = [" ".join(problem.splitlines()) for problem in problems]
         super().__init__("\n".join(self.problems))
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things, such as 1 clip or 2 clips."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,3 +58,8 @@ def print_result(text: str) -> None:
     """Prints to stdout at once; a bar on the same terminal makes room."""
     with tqdm.tqdm.external_write_mode(file=sys.stdout):
         print(text, flush=True)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as 1 clip or 2 clips."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -83,7 +83,7 @@ def test_wrong_flags_are_one_line_that_names_them(arguments, message, capsys):
 def test_help_and_wrong_flags_need_no_tensorflow_and_little_time(arguments):
     program = f"""
 import sys, runner
-status = run_main([{arguments!r}])
+status = runner.main([{arguments!r}])
 loaded = {{"tensorflow", "inputs", "train", "numpy.testing"}} & set(sys.modules)
 sys.exit(9 if loaded else status)
 """
