@@ -1,10 +1,13 @@
-"""Trains the model on labelled clips. Called by runner.py in --mode train."""
+"""Trains the model on labelled clips. Called by runner.py in --mode train.
 
-import collections
+Read from top to bottom: what is asked for (Options), the training step (Trainer), the
+start (train), the loop (_loop).
+
+Letters for shapes: E examples, T frames, F mel bands, C classes.
+"""
+
 import contextlib
 import dataclasses
-import datetime
-import functools
 import os
 import random
 import signal
@@ -12,13 +15,12 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 import inputs
 import model
@@ -34,14 +36,38 @@ from tagger import (
 from tagger import hparams as hparams_lib
 from tagger.clips import Clips, read_clips
 from tagger.hparams import Hparams
-from tagger.progress import counted, leave_out, print_result, progress_bar
+from tagger.progress import print_result, progress_bar
 
 MEAN = tf.distribute.ReduceOp.MEAN
 DEFAULT_PASSES = 1000  # over the data, where --max_steps is 0
 CONNECT_SECONDS = 10  # to wait for the answer of a data service
-RATE_STEPS = 10  # The throughput is printed every so many steps.
-MEAN_LOSS_STEPS = 100  # The closing line has the mean loss of so many steps.
 PICTURE_EXAMPLES = 8  # of the first batch, for TensorBoard
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What `train` is asked to do: the flags of these names, which runner.py explains.
+
+    `hparams` has the values that were given, by name, each of its own type.
+    """
+
+    class_map_path: str
+    train_clip_dir: str
+    train_csv_path: str
+    train_dir: str
+    model: str = hparams_lib.MODEL_NAMES[0]
+    hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mixed_precision: bool = False
+    epoch_num_batches: int = 0
+    max_steps: int = 0
+    checkpoint_steps: int = 100
+    summary_steps: int = 10
+    seed: int | None = None
+    warmstart_checkpoint: str = ""
+    warmstart_include_scopes: Sequence[str] = ()
+    warmstart_exclude_scopes: Sequence[str] = ()
+    devices: Sequence[str] = ()
+    data_service: str = ""
 
 
 class StepResult(NamedTuple):
@@ -196,27 +222,29 @@ class Trainer:
             self.strategy.run(average)
 
 
-def train(
-    *,
-    model_name: str,
-    hparam_overrides: Mapping[str, Any],
-    class_map_path: str,
-    train_clip_dir: str,
-    train_csv_path: str,
-    train_dir: str,
-    epoch_num_batches: int,
-    warmstart_checkpoint: str,
-    warmstart_include_scopes: Sequence[str],
-    warmstart_exclude_scopes: Sequence[str],
-    max_steps: int,
-    checkpoint_steps: int,
-    summary_steps: int,
-    seed: int | None,
-    mixed_precision: bool = False,
-    devices: Sequence[str] = (),
-    data_service: tuple[str, int] | None = None,
-) -> int:
-    """Trains until max_steps, or a signal; see runner.py for the flags of these names.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run consists of, once its inputs have been read.
+
+    Attributes:
+      options: as given.
+      hparams: those of the run.
+      class_names: C names.
+      clips: the table of clips.
+      epoch_num_batches: batches in an epoch.
+      max_steps: the step to stop at.
+    """
+
+    options: Options
+    hparams: Hparams
+    class_names: Sequence[str]
+    clips: Clips
+    epoch_num_batches: int
+    max_steps: int
+
+
+def train(options: Options) -> int:
+    """Trains until max_steps, or until a signal.
 
     Returns:
       The number of the signal that stopped it, or 0.
@@ -226,85 +254,51 @@ def train(
         it.
       FloatingPointError: the loss or a weight is no longer finite.
     """
-    cluster = distribution.read_cluster()
-    if data_service:
-        _check_reachable(*data_service)
-    workers = distribution.Distribution(devices, cluster)
+    if options.data_service:
+        _check_reachable(options.data_service)
+    workers = distribution.Distribution(options.devices)
     class_names, clips = read_clips(
-        csv_path=train_csv_path,
-        clip_dir=train_clip_dir,
-        class_map_path=class_map_path,
-        train_dir=train_dir,
+        csv_path=options.train_csv_path,
+        clip_dir=options.train_clip_dir,
+        class_map_path=options.class_map_path,
+        train_dir=options.train_dir,
         flag_prefix="train",
     )
-    files.make_folder(train_dir, "--train_dir")
-    with _writing(train_dir, workers), workers.lost_peer_reported():
-        hparams = _resolve_hparams(train_dir, model_name, hparam_overrides, class_names)
-        epoch_num_batches, max_steps = _plan(
-            clips, hparams, epoch_num_batches, max_steps, cluster.num_workers
-        )
-        _check_sizes(hparams, len(clips), workers)
-        facts = [model_name, class_names, hparams, epoch_num_batches, max_steps]
-        facts += [clips.num_samples.tobytes(), clips.labels.tobytes()]
-        facts += [checkpoint_steps, mixed_precision, seed, data_service]
-        facts += clips.paths if data_service else []
-        workers.check_alike(
-            facts,
-            "the workers were not given the same flags, clips or train_dir; all that "
-            "train together must be",
-        )
-        deterministic = seed is not None
-        seed = _set_seed(seed, workers)
+    files.make_folder(options.train_dir, "--train_dir")
+    with _locked(options.train_dir, workers):
+        plan = _plan(options, class_names, clips)
+        _check_workers(plan, workers)
+        seed = _set_seed(options.seed, workers)
         trainer = Trainer(
-            model_name=model_name,
+            model_name=options.model,
             num_classes=len(class_names),
-            hparams=hparams,
-            epoch_num_batches=epoch_num_batches,
-            mixed_precision=mixed_precision,
+            hparams=plan.hparams,
+            epoch_num_batches=plan.epoch_num_batches,
+            mixed_precision=options.mixed_precision,
             strategy=workers.strategy,
         )
-        warm_start = functools.partial(
-            _warm_start,
-            trainer,
-            warmstart_checkpoint,
-            warmstart_include_scopes,
-            warmstart_exclude_scopes,
-        )
-        _start(trainer, train_dir, warm_start)
-        _check_same_weights(trainer, train_dir, workers)
+        _start(trainer, options)
+        _check_same_weights(trainer, options, workers)
         if workers.is_chief:
-            checksum = clips.checksum(class_names)
-            if trainer.steps_done:
-                run_record.warn_of_other_clips(train_dir, checksum)
-            run_record.write_hparams(
-                train_dir,
-                model_name=model_name,
-                hparams=hparams,
-                class_names=class_names,
-                clips_crc32=checksum,
-            )
-        return _loop(
-            trainer,
-            _batches(
-                trainer,
-                clips,
-                workers,
-                seed=seed,
-                deterministic=deterministic,
-                data_service=data_service,
-            ),
-            workers,
-            class_names=class_names,
-            train_dir=train_dir,
-            max_steps=max_steps,
-            checkpoint_steps=checkpoint_steps,
-            summary_steps=summary_steps,
-        )
+            _write_record(plan, resumed=trainer.steps_done > 0)
+        return _loop(trainer, plan, workers, _batches(trainer, plan, workers, seed))
+
+
+def _check_reachable(data_service: str) -> None:
+    """Checks that a data service answers; TensorFlow would wait for it without end."""
+    host, port = data_service.removeprefix("grpc://").rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise OSError(
+            f"--data_service: cannot reach {host}:{port} ({error}); is its dispatcher "
+            f"running?"
+        ) from None
 
 
 @contextlib.contextmanager
-def _writing(train_dir: str, workers: distribution.Distribution) -> Iterator[None]:
-    """Holds train_dir, on the chief, which alone writes."""
+def _locked(train_dir: str, workers: distribution.Distribution) -> Iterator[None]:
+    """Locks train_dir on the chief, which alone writes."""
     if not workers.is_chief:
         yield
         return
@@ -313,58 +307,71 @@ def _writing(train_dir: str, workers: distribution.Distribution) -> Iterator[Non
         yield
 
 
-def _check_reachable(host: str, port: int) -> None:
-    """Finds out now that there is no data service, for which TensorFlow would wait."""
-    try:
-        socket.create_connection((host, port), CONNECT_SECONDS).close()
-    except OSError as error:
-        raise OSError(
-            f"--data_service: cannot reach {host}:{port} ({error}); is its dispatcher "
-            f"running?"
-        ) from None
+def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
+    """Finds the hyperparameters, counts the steps where 0, and prints the plan."""
+    hparams = Hparams(**options.hparams)
+    if checkpoints.list_checkpoints(options.train_dir):
+        hparams = run_record.resumed_hparams(
+            options.train_dir,
+            model_name=options.model,
+            overrides=options.hparams,
+            class_names=class_names,
+        )
+    num_examples = int(hparams.num_examples(clips.num_samples).sum())
+    epoch_num_batches = max(1, num_examples // hparams.batch_size)
+    max_steps = max(1, DEFAULT_PASSES * num_examples // hparams.batch_size)
+    plan = Plan(
+        options=options,
+        hparams=hparams,
+        class_names=class_names,
+        clips=clips,
+        epoch_num_batches=options.epoch_num_batches or epoch_num_batches,
+        max_steps=options.max_steps or max_steps,
+    )
+    changed = hparams_lib.non_defaults(hparams).items()
+    print(
+        distribution.describe_platform(),
+        f"{clips}, {num_examples} examples; {plan.epoch_num_batches} batches of "
+        f"{hparams.batch_size} per epoch; training to step {plan.max_steps}",
+        f"hyperparameters: {', '.join(f'{n}={v}' for n, v in changed) or 'defaults'}",
+        sep="\n",
+        file=sys.stderr,
+    )
+    return plan
 
 
-def _check_sizes(
-    hparams: Hparams, num_clips: int, workers: distribution.Distribution
-) -> None:
-    """Checks that there are clips for every worker, and the size of the batch."""
-    num_replicas, num_workers = workers.num_replicas, workers.cluster.num_workers
-    batch_size = hparams.batch_size
-    largest = num_replicas * model.max_batch(hparams)
-    if batch_size > largest:
-        raise ValueError(
-            f"batch_size must be at most {largest} for examples of this size, as "
-            f"TensorFlow counts the values of a layer in 31 bits, but got {batch_size}"
-        )
-    if num_clips < num_workers:
-        raise ValueError(
-            f"there must be a clip for each of the {num_workers} workers, but got "
-            f"{num_clips}"
-        )
+def _check_workers(plan: Plan, workers: distribution.Distribution) -> None:
+    """Checks that the work can be shared, and that all workers were given the same.
+
+    Raises:
+      ValueError: it cannot, or they were not.
+    """
+    batch_size, num_replicas = plan.hparams.batch_size, workers.num_replicas
     if batch_size % num_replicas:
         raise ValueError(
             f"batch_size must be a multiple of the {num_replicas} devices that train "
-            f"together, such as {-(-batch_size // num_replicas) * num_replicas}, but "
-            f"got {batch_size}"
+            f"together, but got {batch_size}"
         )
-
-
-def _check_same_weights(
-    trainer: Trainer, train_dir: str, workers: distribution.Distribution
-) -> None:
-    """Checks that all workers start alike; nothing would bring them together later."""
-    if workers.cluster.num_workers == 1:
-        return
-    workers.check_alike(
-        [zlib.crc32(v.numpy().tobytes()) for v in trainer.variables.values()],
-        f"the workers start from different weights; --train_dir ({train_dir}) and "
-        f"--warmstart_checkpoint must be the same for all, on a drive that all of them "
-        f"see",
+    if len(plan.clips) < workers.num_workers:
+        raise ValueError(
+            f"there must be a clip for each of the {workers.num_workers} workers, but "
+            f"got {len(plan.clips)}"
+        )
+    # Only the places of files may differ.
+    options = dataclasses.replace(
+        plan.options, class_map_path="", train_clip_dir="", train_csv_path=""
+    )
+    facts = [options, plan.hparams, plan.class_names]
+    facts += [plan.clips.num_samples.tobytes(), plan.clips.labels.tobytes()]
+    workers.check_equal(
+        facts,
+        "the workers were not given the same flags and clips; all that train together "
+        "must be",
     )
 
 
 def _set_seed(seed: int | None, workers: distribution.Distribution) -> int:
-    """Seeds all random numbers alike on all workers; returns the seed.
+    """Seeds all random numbers, on all workers with the same seed; returns the seed.
 
     With a seed that is given, TensorFlow also has to use deterministic operations.
     """
@@ -377,50 +384,7 @@ def _set_seed(seed: int | None, workers: distribution.Distribution) -> int:
     return seed
 
 
-def _resolve_hparams(
-    train_dir: str,
-    model_name: str,
-    overrides: Mapping[str, Any],
-    class_names: Sequence[str],
-) -> Hparams:
-    """Those given; where training resumes, over those that it began with."""
-    if not checkpoints.list_checkpoints(train_dir):
-        return Hparams(**overrides)
-    return run_record.resumed_hparams(
-        train_dir, model_name=model_name, overrides=overrides, class_names=class_names
-    )
-
-
-def _plan(
-    clips: Clips,
-    hparams: Hparams,
-    epoch_num_batches: int,
-    max_steps: int,
-    num_workers: int,
-) -> tuple[int, int]:
-    """Batches in an epoch and steps in all, counted where 0; prints the facts."""
-    num_examples = int(hparams.num_examples(clips.num_samples).sum())
-    if not epoch_num_batches:
-        epoch_num_batches = max(1, num_examples // hparams.batch_size)
-    if not max_steps:
-        max_steps = max(1, DEFAULT_PASSES * num_examples // hparams.batch_size)
-    values = hparams_lib.non_defaults(hparams)
-    listed = ", ".join(f"{name}={value}" for name, value in values.items())
-    buffered, size = inputs.shuffle_buffer(clips, hparams, num_shards=num_workers)
-    print(
-        distribution.describe_platform(),
-        f"{clips}, {num_examples} examples; {epoch_num_batches} batches of "
-        f"{hparams.batch_size} an epoch; training to step {max_steps}",
-        f"shuffle buffer: {buffered} examples, {size / 1e6:.3g} MB, filled before the "
-        f"first step",
-        f"hyperparameters: {listed or 'all at their defaults'}",
-        sep="\n",
-        file=sys.stderr,
-    )
-    return epoch_num_batches, max_steps
-
-
-def _start(trainer: Trainer, train_dir: str, warm_start: Callable[[], None]) -> None:
+def _start(trainer: Trainer, options: Options) -> None:
     """Gives the variables the values to start from, and says which.
 
     In this order:
@@ -428,10 +392,10 @@ def _start(trainer: Trainer, train_dir: str, warm_start: Callable[[], None]) -> 
     2. Else warm-start from another run's weights.
     3. Else start from scratch.
     """
-    if checkpoints.list_checkpoints(train_dir):
-        _resume(trainer, train_dir)
+    if checkpoints.list_checkpoints(options.train_dir):
+        _resume(trainer, options.train_dir)
     elif trainer.hparams.warmstart:
-        warm_start()
+        _warm_start(trainer, options)
     else:
         print("starting from scratch", file=sys.stderr)
 
@@ -457,265 +421,201 @@ def _resume(trainer: Trainer, train_dir: str) -> None:
         return
 
 
-def _warm_start(
-    trainer: Trainer,
-    checkpoint: str,
-    include_scopes: Sequence[str],
-    exclude_scopes: Sequence[str],
-) -> None:
+def _warm_start(trainer: Trainer, options: Options) -> None:
     """Takes the trainable variables that the scopes choose, and prints which."""
-    prefix = checkpoints.find_checkpoint(checkpoint, "--warmstart_checkpoint")
+    prefix = checkpoints.find_checkpoint(
+        options.warmstart_checkpoint, "--warmstart_checkpoint"
+    )
     trainable = {v.path: v for v in trainer.network.trainable_weights}
     plan = checkpoints.plan_warm_start(
         {name: tuple(variable.shape) for name, variable in trainable.items()},
         checkpoints.shapes(prefix),
-        include_scopes=include_scopes,
-        exclude_scopes=exclude_scopes,
+        include_scopes=options.warmstart_include_scopes,
+        exclude_scopes=options.warmstart_exclude_scopes,
     )
     checkpoints.restore(prefix, {name: trainable[name] for name in plan.restored})
     print(plan.report(prefix), file=sys.stderr)
     run_record.warn_of_other_model(os.path.dirname(prefix), trainer.hparams)
 
 
+def _check_same_weights(
+    trainer: Trainer, options: Options, workers: distribution.Distribution
+) -> None:
+    """Checks that all workers start with the same weights, as training assumes."""
+    if workers.num_workers > 1:
+        workers.check_equal(
+            [zlib.crc32(v.numpy().tobytes()) for v in trainer.variables.values()],
+            f"the workers start from different weights; --train_dir "
+            f"({options.train_dir}) and --warmstart_checkpoint must be on a drive that "
+            f"all of them share",
+        )
+
+
+def _write_record(plan: Plan, *, resumed: bool) -> None:
+    """Writes hparams.json; warns where a run that resumes has other clips."""
+    train_dir = plan.options.train_dir
+    checksum = plan.clips.checksum(plan.class_names)
+    if resumed:
+        run_record.warn_of_other_clips(train_dir, checksum)
+    run_record.write_hparams(
+        train_dir,
+        model_name=plan.options.model,
+        hparams=plan.hparams,
+        class_names=plan.class_names,
+        clips_crc32=checksum,
+    )
+
+
 def _batches(
-    trainer: Trainer,
-    clips: Clips,
-    workers: distribution.Distribution,
-    *,
-    seed: int,
-    deterministic: bool,
-    data_service: tuple[str, int] | None,
-) -> tf.data.Dataset:
-    """The stream of each replica's batches; a run that resumes starts a new epoch."""
-    batch_size = trainer.hparams.batch_size
+    trainer: Trainer, plan: Plan, workers: distribution.Distribution, seed: int
+) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """The stream of what a step runs on; a run that resumes starts a new epoch."""
     service = None
-    if data_service:
-        host, port = data_service
+    if plan.options.data_service:
         # A new name per start, also with one --seed: each job is used up once.
         job = workers.chief_value(random.SystemRandom().randrange(hparams_lib.MAX_SEED))
-        service = inputs.DataService(f"grpc://{host}:{port}", f"train-{job}")
-    return inputs.train_input(
-        clips,
-        dataclasses.replace(
-            trainer.hparams, batch_size=batch_size // workers.num_replicas
-        ),
+        service = inputs.DataService(plan.options.data_service, f"train-{job}")
+    batch_size = plan.hparams.batch_size // workers.num_replicas
+    dataset = inputs.train_input(
+        plan.clips,
+        dataclasses.replace(plan.hparams, batch_size=batch_size),
         # Not the order that it had before it stopped.
         seed=(seed + trainer.steps_done) % hparams_lib.MAX_SEED,
-        deterministic=deterministic,
-        shard=workers.cluster.worker,
-        num_shards=workers.cluster.num_workers,
+        deterministic=plan.options.seed is not None,
+        shard=workers.worker,
+        num_shards=workers.num_workers,
         data_service=service,
     )
+    return workers.batches(inputs.read_batches(dataset))
 
 
 def _loop(
     trainer: Trainer,
-    batches: tf.data.Dataset,
+    plan: Plan,
     workers: distribution.Distribution,
-    *,
-    class_names: Sequence[str],
-    train_dir: str,
-    max_steps: int,
-    checkpoint_steps: int,
-    summary_steps: int,
+    batches: Iterator[tuple[tf.Tensor, tf.Tensor]],
 ) -> int:
     """Steps, prints, summarises and saves; returns the signal that stopped it, or 0."""
-    step = trainer.steps_done
-    if step >= max_steps:
-        print(f"already at step {step}, --max_steps is {max_steps}", file=sys.stderr)
+    options, step = plan.options, trainer.steps_done
+    if step >= plan.max_steps:
+        print(f"already at step {step} of {plan.max_steps}", file=sys.stderr)
         return 0
-    saved_step = step
     if step == 0:
-        _save(trainer, train_dir, workers)
-        workers.wait_for_all()
-        _warn_if_none_seen(train_dir)
-    writer = (
-        tf.summary.create_file_writer(train_dir)
-        if workers.is_chief
-        else tf.summary.create_noop_writer()
-    )
-    stream = workers.batches(inputs.read_batches(batches))
+        _save(trainer, plan, workers)
     print("filling the shuffle buffer", file=sys.stderr)
     with signals.end_at_once():
-        batch = next(stream)
-    print("first batch is ready", file=sys.stderr)
+        batch = next(batches)
     with (
         signals.StopRequest() as stop,
-        writer.as_default(),
+        _summary_writer(plan, workers).as_default(),
         progress_bar(
-            max_steps, what="training", unit="step", done=step, keep=True
+            plan.max_steps, what="training", unit="step", done=step, keep=True
         ) as bar,
     ):
         if workers.is_chief:
-            own = workers.first_of(batch)
-            _write_start(trainer.hparams, own, class_names, train_dir, step)
-        report = _Report(bar, step, trainer.hparams.batch_size)
-        requests = 0.0  # to stop, as the last step has summed them
-        while True:
-            previous_requests = requests
+            _write_start(plan, workers.first_of(batch), step)
+        timed_step, timed_at = step, time.monotonic()
+        last = False
+        while not last:
             requested = tf.constant(float(stop.received is not None))
-            loss, rate, requests = trainer.train_step(*batch, requested)
+            result = trainer.train_step(*batch, requested)
             step += 1
-            report.print_previous(loss)
-            if step % summary_steps == 0:
-                report.print_last()
-                tf.summary.scalar("loss", loss, step=step)
-                tf.summary.scalar("learning_rate", rate, step=step)
-                report.write_speed()
-            stopped = stop.received is not None
-            if workers.cluster.num_workers > 1:
-                # One step late, when all workers have it without waiting.
-                stopped = float(previous_requests) > 0
-            stopped = stopped and step < max_steps
-            last = stopped or step >= max_steps
-            if last or step % checkpoint_steps == 0:
-                report.print_last()
-                closing = report.closing() if last else ""
-                _save(trainer, train_dir, workers)
-                saved_step = step
-                writer.flush()
-            if last:
-                break
-            batch = next(stream)
-    workers.wait_for_all()  # None leaves before the checkpoint is whole.
-    reason = "done"
-    if stopped:
-        name = stop.received and signal.Signals(stop.received).name
-        reason = f"stopped by {name}" if name else "stopped with the other workers"
-    print(
-        closing,
-        f"{reason} at step {step}; checkpoint {checkpoints.NAME}-{saved_step} is in "
-        f"{train_dir}",
-        "next: the same command goes on from there"
-        if stopped
-        else f"next: --mode eval --train_dir {train_dir} evaluates the checkpoints",
-        sep="\n",
-        file=sys.stderr,
-    )
-    return (stop.received or signal.SIGTERM) if stopped else 0
+            loss = _finite_loss(result, step)
+            line = f"step {step}: loss {loss:.6f}"
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.update()
+            if step % options.summary_steps == 0:
+                seconds = time.monotonic() - timed_at
+                rate = (step - timed_step) * plan.hparams.batch_size / seconds
+                timed_step, timed_at = step, timed_at + seconds
+                _write_summary(result, rate, step)
+                print_result(f"{line}, {rate:.1f} examples/s")
+            elif bar.disable:
+                print_result(line)
+            # A stop that one worker is asked for is a stop of all.
+            last = step == plan.max_steps or float(result.stop_requests) > 0
+            if last or step % options.checkpoint_steps == 0:
+                _save(trainer, plan, workers)
+            if not last:
+                batch = next(batches)
+    workers.wait_for_all()  # No worker exits before the checkpoint is whole.
+    return _finish(plan, step, stop.received)
 
 
-def _write_start(
-    hparams: Hparams,
-    batch: tuple[tf.Tensor, tf.Tensor],
-    class_names: Sequence[str],
-    train_dir: str,
-    step: int,
-) -> None:
+def _summary_writer(
+    plan: Plan, workers: distribution.Distribution
+) -> tf.summary.SummaryWriter:
+    """Of the chief into train_dir; of other workers to nowhere."""
+    if not workers.is_chief:
+        return tf.summary.create_noop_writer()
+    return tf.summary.create_file_writer(plan.options.train_dir)
+
+
+def _write_start(plan: Plan, batch: tuple[tf.Tensor, tf.Tensor], step: int) -> None:
     """Writes to TensorBoard what a run starts with: values, and some examples."""
-    summaries.write_hparams(hparams, train_dir)
+    summaries.write_hparams(plan.hparams, plan.options.train_dir)
     features, labels = (part[:PICTURE_EXAMPLES].numpy() for part in batch)
     picture = plots.examples_picture(
-        features, labels, class_names=class_names, hparams=hparams
+        features, labels, class_names=plan.class_names, hparams=plan.hparams
     )
     summaries.write_picture("first_batch", picture, step=step)
 
 
-def _save(trainer: Trainer, train_dir: str, workers: distribution.Distribution) -> None:
+def _write_summary(result: StepResult, rate: float, step: int) -> None:
+    tf.summary.scalar("loss", result.loss, step=step)
+    tf.summary.scalar("learning_rate", result.learning_rate, step=step)
+    tf.summary.scalar("examples_per_second", rate, step=step)
+
+
+def _finite_loss(result: StepResult, step: int) -> float:
+    """The loss of a step.
+
+    Raises:
+      FloatingPointError: it is not finite.
+    """
+    loss = float(result.loss)
+    if not np.isfinite(loss):
+        raise FloatingPointError(
+            f"step {step}: the loss is {loss}; training stops, and the last checkpoint "
+            f"is kept; a lower lr may help"
+        )
+    return loss
+
+
+def _save(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> None:
+    """Saves a checkpoint, on the chief.
+
+    Raises:
+      FloatingPointError: a weight is not finite.
+    """
     if workers.num_replicas > 1:
         trainer.average_moving()
     if name := checkpoints.first_not_finite(trainer.variables):
         raise FloatingPointError(
-            f"step {trainer.steps_done}: {name} is no longer finite; the checkpoints "
-            f"in {train_dir} are good; a lower lr may help"
+            f"step {trainer.steps_done}: {name} is no longer finite; training stops, "
+            f"and the last checkpoint is kept; a lower lr may help"
         )
     if workers.is_chief:
-        checkpoints.save_training(train_dir, trainer.network, trainer.optimizer)
-
-
-def _warn_if_none_seen(train_dir: str) -> None:
-    """Says now, not at the next start, that a worker has another train_dir."""
-    if not checkpoints.list_checkpoints(train_dir):
-        print(
-            f"warning: the chief's checkpoint is not seen in {train_dir}; unless all "
-            f"workers see one --train_dir, they cannot go on together from there",
-            file=sys.stderr,
+        checkpoints.save_training(
+            plan.options.train_dir, trainer.network, trainer.optimizer
         )
 
 
-class _Speed:
-    """Steps a second between one look and the next."""
-
-    def __init__(self):
-        self._last: tuple[int, float] | None = None  # a step, and when it was done
-
-    def look(self, step: int) -> float | None:
-        """Steps a second since the last look; None at the first."""
-        last, self._last = self._last, (step, time.monotonic())
-        return (step - last[0]) / (self._last[1] - last[1]) if last else None
-
-
-class _Report:
-    """Shows each step's loss, one step late so that no step waits for its number.
-
-    The bar shows every step, and stdout has a line for each; where stdout is a terminal
-    beside a bar, for every RATE_STEPS.
-    """
-
-    def __init__(self, bar: tqdm.tqdm, step: int, batch_size: int):
-        self._bar = bar
-        self._first_step = self._step = step
-        self._batch_size = batch_size
-        self._line_steps = 1 if bar.disable or not sys.stdout.isatty() else RATE_STEPS
-        self._loss: tf.Tensor | None = None
-        self._losses = collections.deque(maxlen=MEAN_LOSS_STEPS)
-        # The first step also builds the graph, and is in no speed.
-        self._printed, self._written, self._whole = _Speed(), _Speed(), _Speed()
-        self._started = time.monotonic()
-
-    def print_previous(self, loss: tf.Tensor) -> None:
-        """Prints the step before, and takes note of this one's loss."""
-        self.print_last()
-        self._step += 1
-        self._loss = loss
-        if not self._losses:  # The first step has built the graph; nothing else waits.
-            self.print_last()
-
-    def print_last(self) -> None:
-        """Prints what is not printed yet.
-
-        Raises:
-          FloatingPointError: the loss is not finite.
-        """
-        if self._loss is None:
-            return
-        loss, self._loss = float(self._loss), None
-        line = f"step {self._step}: loss {loss:.6f}"
-        self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-        if self._losses:
-            self._bar.update()
-            if self._step % RATE_STEPS == 0:
-                rate = self._printed.look(self._step) * self._batch_size
-                line += f", {rate:.1f} examples/s"
-        else:
-            leave_out(self._bar)
-            for speed in (self._printed, self._written, self._whole):
-                speed.look(self._step)
-        self._losses.append(loss)
-        if self._step % self._line_steps == 0:
-            print_result(line)
-        if not np.isfinite(loss):
-            raise FloatingPointError(
-                f"step {self._step}: the loss is {loss}; training stops, and the last "
-                f"checkpoint is kept; a lower lr may help"
-            )
-
-    def write_speed(self) -> None:
-        """Writes the speed since it was last written to TensorBoard."""
-        if self._step > self._first_step + 1:
-            speed = self._written.look(self._step)
-            tf.summary.scalar("steps_per_second", speed, step=self._step)
-            rate = speed * self._batch_size
-            tf.summary.scalar("examples_per_second", rate, step=self._step)
-
-    def closing(self) -> str:
-        """A line about all steps of this process, once the last is printed."""
-        num_steps = self._step - self._first_step
-        seconds = round(time.monotonic() - self._started)
-        duration = datetime.timedelta(seconds=seconds)
-        text = f"{counted(num_steps, 'step')} in {duration}"
-        if num_steps >= RATE_STEPS:
-            rate = self._whole.look(self._step) * self._batch_size
-            text += f", {rate:.1f} examples/s after the first"
-        mean = np.mean(self._losses)
-        return f"{text}, mean loss of the last {len(self._losses)}: {mean:.4f}"
+def _finish(plan: Plan, step: int, received: int | None) -> int:
+    """Says why training ended; returns the signal that stopped it, or 0."""
+    train_dir = plan.options.train_dir
+    done = step == plan.max_steps
+    reason = "done"
+    if not done:
+        name = signal.Signals(received).name if received else "another worker"
+        reason = f"stopped by {name}"
+    print(
+        f"{reason} at step {step}; checkpoint {checkpoints.NAME}-{step} is in "
+        f"{train_dir}",
+        f"next: --mode eval --train_dir {train_dir} evaluates the checkpoints"
+        if done
+        else "next: the same command resumes the training",
+        sep="\n",
+        file=sys.stderr,
+    )
+    return 0 if done else received or signal.SIGTERM

@@ -1,18 +1,14 @@
 """The devices and processes that train together, and what they agree on.
 
-On TensorFlow's own strategies: one device as ever, MirroredStrategy for several devices
-of a process, MultiWorkerMirroredStrategy for the processes that TF_CONFIG lists. A
-replica is a device with its own copy of all variables. A worker is a process; the first
-is the chief, which alone writes.
+By TensorFlow's own strategies: MirroredStrategy for several devices of a process,
+MultiWorkerMirroredStrategy for the processes that TF_CONFIG lists. A replica is a
+device with its own copy of all variables. A worker is a process. Worker 0 is the chief,
+which alone writes files.
 """
 
-import contextlib
-import dataclasses
 import functools
-import json
 import os
 import platform
-import re
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -23,18 +19,11 @@ import tensorflow as tf
 from tagger import signals
 
 CLUSTER_VARIABLE = "TF_CONFIG"
-CHIEF_JOB, WORKER_JOB = "chief", "worker"
-# What TensorFlow raises where a peer is gone, or has itself given up.
-LOST_PEER = (
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.InternalError,
-    tf.errors.UnavailableError,
-    tf.errors.UnknownError,
+CLUSTER_EXAMPLE = (
+    '{"cluster": {"worker": ["host:port", "host:port"]}, '
+    '"task": {"type": "worker", "index": 0}}'
 )
-ABORTED = "Collective ops is aborted by: "  # before the reason, in such an error
+CLUSTER_JOBS = ("chief", "worker")
 
 
 def num_cpu_cores() -> int:
@@ -45,7 +34,7 @@ def num_cpu_cores() -> int:
 
 
 def describe_platform() -> str:
-    """The versions that run, and what on."""
+    """The versions of TensorFlow and Python, and the devices."""
     gpus = tf.config.list_physical_devices("GPU")
     names = [
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
@@ -56,96 +45,61 @@ def describe_platform() -> str:
     return f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {device}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Cluster:
-    """The place of this process among the workers; 0 is the chief."""
+def read_cluster() -> tuple[int, int]:
+    """Reads TF_CONFIG: the number of this worker, and how many workers there are.
 
-    worker: int = 0
-    num_workers: int = 1
-
-    def __str__(self) -> str:
-        return f"worker {self.worker} of {self.num_workers}"
-
-
-def read_cluster() -> Cluster:
-    """Reads TF_CONFIG; without it, or with one worker only, this process is alone.
+    Returns:
+      (0, 1) without TF_CONFIG. The chief is worker 0.
 
     Raises:
-      ValueError: it is not as TensorFlow's strategies for many workers take it.
+      ValueError: it is not as TensorFlow documents it, or the task is neither chief nor
+        worker.
     """
-    text = os.environ.get(CLUSTER_VARIABLE, "")
-    if not text.strip():
-        return Cluster()
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     try:
-        config = json.loads(text)
-        jobs, task = config["cluster"], config["task"]
-        job, index = task["type"], int(task["index"])
-        tasks = {name: [str(address) for address in jobs[name]] for name in jobs}
-    except KeyError as error:
-        raise ValueError(f"{CLUSTER_VARIABLE} lacks {error}") from None
-    except (ValueError, TypeError) as error:
+        cluster = resolver.cluster_spec().as_dict()
+        if not cluster:
+            return 0, 1
+        own_address = cluster[resolver.task_type][resolver.task_id]
+        addresses = [a for job in CLUSTER_JOBS for a in cluster.get(job, [])]
+        if len(set(addresses)) < len(addresses):
+            raise ValueError("an address is listed twice")
+        return addresses.index(own_address), len(addresses)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise ValueError(
-            f"{CLUSTER_VARIABLE} must be JSON such as "
-            '{"cluster": {"worker": ["host:port", "host:port"]}, '
-            '"task": {"type": "worker", "index": 0}}, '
-            f"but reading it gave {type(error).__name__}: {error}"
+            f"{CLUSTER_VARIABLE} must be such as {CLUSTER_EXAMPLE}, with the jobs "
+            f"{' and '.join(CLUSTER_JOBS)}, but reading it gave "
+            f"{type(error).__name__}: {error}"
         ) from None
-    allowed = (CHIEF_JOB, WORKER_JOB)
-    for name in (*tasks, job):
-        if name not in allowed:
-            raise ValueError(
-                f"{CLUSTER_VARIABLE}: jobs are {' and '.join(allowed)}, but got "
-                f"'{name}'; evaluation is --mode eval, without {CLUSTER_VARIABLE}"
-            )
-    addresses = [
-        address for job_addresses in tasks.values() for address in job_addresses
-    ]
-    for address in addresses:
-        if not re.fullmatch(r".+:\d{1,5}", address) or addresses.count(address) > 1:
-            raise ValueError(
-                f"{CLUSTER_VARIABLE}: each worker must have a host:port of its own, "
-                f"but got {', '.join(addresses)}"
-            )
-    chiefs, workers = (tasks.get(name, []) for name in allowed)
-    if len(chiefs) > 1:
-        raise ValueError(f"{CLUSTER_VARIABLE}: one chief at most, but got {chiefs}")
-    if not 0 <= index < len(tasks.get(job, [])):
-        raise ValueError(
-            f"{CLUSTER_VARIABLE}: task {job} {index} is not among the "
-            f"{len(tasks.get(job, []))} of job {job}"
-        )
-    worker = index if job == CHIEF_JOB else index + len(chiefs)
-    return Cluster(worker, len(chiefs) + len(workers))
 
 
 class Distribution:
-    """What trains together.
+    """The devices that train together, over all workers.
 
     Args:
       devices: names such as GPU:0 to train on; none: all GPUs, or else the CPU.
-      cluster: the place of this process.
 
     Attributes:
       strategy: TensorFlow's; its default one where there is one replica.
-      cluster: the place of this process.
+      worker: the number of this worker.
+      num_workers: how many workers there are.
 
     Raises:
-      ValueError: a device is not there.
-      OSError: the other workers cannot be reached.
+      ValueError: a device does not exist, or TF_CONFIG cannot be used.
     """
 
-    def __init__(self, devices: Sequence[str] = (), cluster: Cluster = Cluster()):
-        self.cluster = cluster
+    def __init__(self, devices: Sequence[str] = ()):
+        self.worker, self.num_workers = read_cluster()
         _show_only(devices)
-        if cluster.num_workers > 1:
-            if any(
-                device.startswith("CPU") and device != "CPU:0" for device in devices
-            ):
-                raise ValueError(
-                    f"--devices: with {CLUSTER_VARIABLE}, each worker trains on its "
-                    f"GPUs or on CPU:0, but got {','.join(devices)}"
-                )
-            self.strategy = self._join()
+        if self.num_workers > 1:
+            print(
+                f"worker {self.worker} of {self.num_workers}: waiting for the others",
+                file=sys.stderr,
+                flush=True,
+            )
+            # SIGINT ends the wait; TensorFlow takes SIGTERM for itself, for later.
+            with signals.end_at_once():
+                self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
         elif len(names := _gpu_names() or devices) > 1:
             self.strategy = _mirrored(tuple(names))
         else:
@@ -157,78 +111,42 @@ class Distribution:
     @property
     def is_chief(self) -> bool:
         """Whether this worker writes checkpoints, events and hparams.json."""
-        return self.cluster.worker == 0
+        return self.worker == 0
 
     @property
     def num_replicas(self) -> int:
         """Devices over all workers."""
         return self.strategy.num_replicas_in_sync
 
-    def _join(self) -> tf.distribute.Strategy:
-        """Waits until all workers are there."""
-        print(f"{self.cluster}: waiting for the others", file=sys.stderr, flush=True)
-        try:
-            # SIGINT ends the wait; TensorFlow takes SIGTERM for itself, for later.
-            with signals.end_at_once():
-                return tf.distribute.MultiWorkerMirroredStrategy()
-        except LOST_PEER as error:
-            reason = str(error.message).splitlines()[0]
-            raise ConnectionError(
-                f"{CLUSTER_VARIABLE}: {self.cluster} cannot join the others "
-                f"({reason}); its host:port must be its own machine's and free, and "
-                f"the others running"
-            ) from None
-
-    @contextlib.contextmanager
-    def lost_peer_reported(self) -> Iterator[None]:
-        """Turns TensorFlow's errors about a lost worker into one line.
-
-        Raises:
-          ConnectionError: another worker is gone.
-        """
-        try:
-            yield
-        except LOST_PEER as error:
-            if self.cluster.num_workers == 1:
-                raise
-            lines = str(error.message).splitlines()
-            aborted = [line for line in lines if line.startswith(ABORTED)] or lines
-            reason = aborted[0].replace(ABORTED, "")
-            raise ConnectionError(
-                f"{self.cluster}: another worker is gone, or this one failed; see the "
-                f"last lines of all. Started again, all go on from the newest "
-                f"checkpoint ({reason})"
-            ) from None
-
     def chief_value(self, value: int) -> int:
         """The chief's value of a number below 2**53, on every worker."""
-        if self.cluster.num_workers == 1:
+        if self.num_workers == 1:
             return value
         with self.strategy.scope():
-            # A variable starts with the chief's value everywhere.
+            # A variable starts with the chief's value on every worker.
             return int(tf.Variable(value, dtype=tf.float64).numpy())
 
-    def check_alike(self, facts: Any, complaint: str) -> None:
+    def check_equal(self, facts: Any, complaint: str) -> None:
         """Compares facts by their text; every worker must call it.
 
         Raises:
-          ValueError: with the complaint, on every worker, where they differ.
+          ValueError: with the complaint, on every worker, where the facts differ.
         """
         checksum = zlib.crc32(repr(facts).encode())
-        if self.cluster.num_workers > 1 and self._mean_float(checksum) != checksum:
+        if self.num_workers > 1 and self._mean_float(checksum) != checksum:
             raise ValueError(complaint)
 
     def wait_for_all(self) -> None:
         """Returns when every worker has called it."""
-        if self.cluster.num_workers > 1:
+        if self.num_workers > 1:
             self._mean_float(0)
 
     def batches(self, stream: Iterator[Any]) -> Iterator[Any]:
-        """Yields what a step runs on: a batch of the stream for each own replica.
+        """Yields what a step runs on: a batch of the stream for each local replica.
 
         Args:
-          stream: of batches for one replica, features float32 [E, T, F] and labels
-            float32 [E, C].
+          stream: batches for one replica, features float32 [E, T, F] and labels float32
+            [E, C].
         """
         if self.num_replicas == 1:
             yield from stream
@@ -239,17 +157,17 @@ class Distribution:
             )
 
     def first_of(self, values: Sequence[Any]) -> list[tf.Tensor]:
-        """What a step ran on, of the first own replica."""
+        """The values of the first local replica, from what a step ran on."""
         return [self.strategy.experimental_local_results(v)[0] for v in values]
 
     def _mean_float(self, value: float) -> float:
-        # Of float64: exact, and known to every transport.
+        # float64 is exact for checksums.
         return float(self._mean(tf.constant(value, tf.float64)))
 
     def _mean_of_replicas(self, value: tf.Tensor) -> tf.Tensor:
         def mean(value: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context()
-            # The copy is on the device of the replica, where its mean shall be.
+            # The copy is on the replica's device.
             return replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.identity(value))
 
         results = self.strategy.run(mean, args=(value,))
@@ -258,12 +176,12 @@ class Distribution:
 
 @functools.cache
 def _mirrored(names: tuple[str, ...]) -> tf.distribute.Strategy:
-    """One a process: two of them would mix up each other's collective operations."""
+    """The only one of the process: two would mix up their collective operations."""
     return tf.distribute.MirroredStrategy(names)
 
 
 def _gpu_names() -> list[str]:
-    """The GPUs that are left to see, numbered anew."""
+    """The names of the visible GPUs."""
     return [
         device.name.removeprefix("/device:")
         for device in tf.config.list_logical_devices("GPU")
@@ -271,14 +189,11 @@ def _gpu_names() -> list[str]:
 
 
 def _show_only(devices: Sequence[str]) -> None:
-    """Hides the GPUs that are not among the devices; splits the CPU where it is asked.
+    """Hides the GPUs that are not among the devices, and splits the CPU for CPU:1.
 
-    `CPU:1` and so on exist only as parts of the one CPU that TensorFlow knows; they
-    show on any machine how several devices train.
+    TensorFlow knows one CPU. Its parts show on any machine how several devices train.
     """
-    if not devices:
-        return
-    indices = {"CPU": [], "GPU": []}
+    indices: dict[str, list[int]] = {"CPU": [], "GPU": []}
     for device in devices:
         kind, index = device.split(":")
         indices[kind].append(int(index))
@@ -288,7 +203,7 @@ def _show_only(devices: Sequence[str]) -> None:
         raise ValueError(
             f"--devices: there is no GPU:{missing[0]}; TensorFlow finds {len(gpus)}"
         )
-    if gpus:
+    if devices and gpus:
         tf.config.set_visible_devices([gpus[i] for i in indices["GPU"]], "GPU")
     (cpu,) = tf.config.list_physical_devices("CPU")
     num_cpus = 1 + max(indices["CPU"], default=0)

@@ -117,7 +117,11 @@ def table_of_page(page: str, title: str) -> list[list[str]]:
 
 def run_main(arguments: Sequence[str]) -> int:
     """Runs runner.py with arguments in this process; returns the exit status."""
-    return runner.main(arguments)
+    for flag in runner.FLAGS.get_key_flags_for_module("runner"):
+        flag.unparse()  # Those of the call before are still set.
+    with pytest.raises(SystemExit) as exit:
+        program.run(runner.main, ["runner.py", *arguments])
+    return exit.value.code
 
 
 class Dataset:

@@ -1,4 +1,4 @@
-"""The Python code in the README runs as it stands."""
+"""The Python code in README.md and docs/usage.md runs as it stands."""
 
 import re
 
@@ -10,7 +10,7 @@ from tagger import checkpoints
 from tagger.hparams import Hparams
 
 
-def test_the_example_of_the_readme(dataset, tmp_path, monkeypatch, capsys):
+def test_the_python_examples(dataset, tmp_path, monkeypatch, capsys):
     network = model.define_model("mobilenet-v1", num_classes=2, hparams=Hparams())
     (tmp_path / "runs" / "first").mkdir(parents=True)
     checkpoints.save(
@@ -19,11 +19,17 @@ def test_the_example_of_the_readme(dataset, tmp_path, monkeypatch, capsys):
     (tmp_path / "class_map.csv").symlink_to(dataset.class_map_path)
     (tmp_path / "clip.wav").symlink_to(dataset.clip_dir / "00.wav")
     monkeypatch.chdir(tmp_path)
-    section = section_of("README.md", "Use it from Python")
     names = {}
-    exec(re.search("```python\n(.*?)```", section, re.DOTALL)[1], names)
+    for page, title in (
+        ("README.md", "Use it from Python"),
+        ("docs/usage.md", "From Python"),
+    ):
+        blocks = re.findall("```python\n(.*?)```", section_of(page, title), re.DOTALL)
+        assert blocks
+        for block in blocks:
+            exec(block, names)
     assert "SeparableConv2d_12" in capsys.readouterr().out
     assert names["embeddings"].shape[1] == 1024
-    np.testing.assert_array_equal(
-        names["network"].get_weights()[0], network.get_weights()[0]
-    )
+    assert names["scores"].shape == (2,)
+    for loaded, saved in zip(names["network"].get_weights(), network.get_weights()):
+        np.testing.assert_array_equal(loaded, saved)

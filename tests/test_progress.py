@@ -10,7 +10,7 @@ from tagger import progress
 
 
 class Terminal(io.StringIO):
-    """A terminal that does not tell its size."""
+    """A terminal of unknown size."""
 
     def isatty(self) -> bool:
         return True
@@ -51,25 +51,12 @@ def test_a_bar_shows_what_and_how_far(attach):
     assert terminal.getvalue().endswith("\n")
 
 
-def test_what_is_left_out_counts_in_no_rate(attach):
-    terminal = attach("stderr")
-    with progress.progress_bar(
-        8, what="training", unit="step", done=2, keep=True
-    ) as bar:
-        for name in ("start_t", "last_print_t"):  # 100 s ago
-            setattr(bar, name, getattr(bar, name) - 100)
-        progress.leave_out(bar)
-        assert bar.format_dict["elapsed"] < 50
-        assert bar.format_dict["initial"] == 3
-    assert re.search(r"3/8 \[00:\d\d<\?", terminal.getvalue())
-
-
 def test_a_line_on_the_same_terminal_starts_on_a_clean_one(attach):
     terminal = attach("stdout", "stderr")
     with progress.progress_bar(2, what="step 0", unit="clip"):
         progress.print_result("a line")
     assert re.search(r"\r +\ra line\n", terminal.getvalue())
-    assert terminal.getvalue().endswith("\r")  # What is not kept is wiped out.
+    assert terminal.getvalue().endswith("\r")  # A bar that is not kept is erased.
 
 
 def test_training_to_a_terminal(dataset, tmp_path, attach):
@@ -78,14 +65,11 @@ def test_training_to_a_terminal(dataset, tmp_path, attach):
     assert run_main(flags) == 0
     screen = terminal.getvalue()
     assert "11/11" in screen
-    assert re.search(r"loss \d\.\d{4}\]", screen)
-    # The bar shows each step, and a line stays of every tenth.
+    assert re.search(r"loss=\d\.\d{4}\]", screen)
+    # The bar shows each step; a line of every tenth remains.
     assert re.findall(r"(?:^|\r)step (\d+): loss", screen, re.MULTILINE) == ["10"]
     assert "checking WAV headers" in screen
-    last = screen.splitlines()[-3:]
-    assert re.match(r"11 steps in 0:\d\d:\d\d, .* mean loss of the last 11", last[0])
-    assert last[1].startswith("done at step 11; checkpoint model.ckpt-11 is in")
-    assert last[2].startswith("next: --mode eval --train_dir")
+    assert "done at step 11; checkpoint model.ckpt-11" in screen.splitlines()[-2]
 
 
 def test_results_to_a_file_have_every_step(dataset, tmp_path, attach, capsys):

@@ -3,7 +3,6 @@
 import signal
 
 import pytest
-from conftest import run_program
 
 from tagger import signals
 
@@ -33,15 +32,3 @@ def test_handlers_are_restored():
     with signals.end_at_once():
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert [signal.getsignal(number) for number in signals.STOP_SIGNALS] == before
-
-
-@pytest.mark.parametrize("number", signals.STOP_SIGNALS)
-def test_a_program_leaves_at_once_with_the_status_of_shells(tmp_path, number):
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import signal\nfrom tagger import signals\n"
-        f"with signals.handler(signals.leave): signal.raise_signal({int(number)})\n"
-    )
-    done = run_program(program, capture_output=True, text=True)
-    assert done.returncode == 128 + number
-    assert done.stderr == f"stopped by {number.name}\n"

@@ -78,18 +78,10 @@ def test_what_a_run_leaves_behind(trained):
         "first_batch",
         "learning_rate",
         "loss",
-        "steps_per_second",
     }
     assert [event.step for event in events.Tensors("loss")] == [1, 2, 3, 4, 5]
     rate = tf.make_ndarray(events.Tensors("learning_rate")[0].tensor_proto)
     assert rate == pytest.approx(1e-3)
-    # The first step builds the graph, and has no speed.
-    assert [event.step for event in events.Tensors("steps_per_second")] == [2, 3, 4, 5]
-    speeds = [
-        float(tf.make_ndarray(events.Tensors(tag)[-1].tensor_proto))
-        for tag in ("steps_per_second", "examples_per_second")
-    ]
-    assert speeds[1] == pytest.approx(4 * speeds[0])
     (picture,) = events.Tensors("first_batch")
     width, height, png = tf.make_ndarray(picture.tensor_proto)
     assert picture.step == 0
@@ -127,7 +119,7 @@ def test_a_run_resumes_with_the_hyperparameters_it_began_with(
     assert power == pytest.approx(0.9**8)
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(dataset, trained, tmp_path, capsys):
+def test_a_damaged_newest_checkpoint_is_skipped(dataset, trained, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     with open(run / "model.ckpt-5.data-00000-of-00001", "r+b") as file:
@@ -139,7 +131,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(dataset, trained, tmp_path, 
     assert "already at step 4" in errors
 
 
-def test_a_run_that_goes_on_with_other_clips_is_told_once(
+def test_a_run_that_resumes_with_other_clips_is_warned_of_once(
     dataset, trained, tmp_path, capsys
 ):
     run = tmp_path / "run"
@@ -149,8 +141,8 @@ def test_a_run_that_goes_on_with_other_clips_is_told_once(
     flags = dataset.train_flags(run, train_csv_path=some, max_steps=5)
     for expected in (1, 0):
         assert run_main(flags) == 0
-        told = capsys.readouterr().err.count("continues with other clips or labels")
-        assert told == expected
+        warnings = capsys.readouterr().err.count("continues with other clips or labels")
+        assert warnings == expected
 
 
 def test_warm_start_takes_weights_and_leaves_the_rest(
@@ -176,7 +168,7 @@ def test_warm_start_takes_weights_and_leaves_the_rest(
     assert not np.array_equal(
         start["fully_connected/weights"], source["fully_connected/weights"]
     )
-    # Where there are checkpoints, resuming wins.
+    # Where there are checkpoints, the run resumes.
     assert run_main(flags) == 0
     assert "resuming from" in capsys.readouterr().err
 
@@ -217,7 +209,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     ]
 
 
-def test_bad_inputs_are_all_told_and_nothing_is_written(dataset, tmp_path, capsys):
+def test_bad_inputs_are_all_reported_and_nothing_is_written(dataset, tmp_path, capsys):
     flags = dataset.train_flags(tmp_path / "run")
     csv_path = tmp_path / "bad.csv"
     csv_path.write_text("fname,labels\n00.wav,Purr\ngone.wav,Tone\n")
@@ -275,33 +267,9 @@ def test_a_signal_saves_a_checkpoint_and_leaves(
     assert run_main(flags) == 128 + number
     output = capsys.readouterr()
     last = max(losses_of(output.out))
-    assert last in (3, 4)  # The loss of step 3 is printed while step 4 runs.
+    assert last in (3, 4)  # The signal came while step 3 was printed.
     assert f"stopped by {number.name} at step {last}" in output.err
-    assert output.err.endswith("next: the same command goes on from there\n")
     assert checkpoints.list_checkpoints(run)[-1].endswith(f"model.ckpt-{last}")
-
-
-def test_a_batch_that_tensorflow_cannot_count_is_one_line(dataset, tmp_path, capsys):
-    flags = dataset.train_flags(tmp_path / "run", hparams="batch_size=5000")
-    assert run_main(flags) == 1
-    assert "batch_size must be at most 3495" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_the_rate_is_that_of_the_steps_after_the_first(monkeypatch, capsys):
-    now = 0.0
-    monkeypatch.setattr(train.time, "monotonic", lambda: now)
-    with train.progress_bar(21, what="training", unit="step") as bar:
-        report = train._Report(bar, 0, batch_size=64)
-        for step in range(1, 22):
-            now += 5 if step == 1 else 0.5
-            report.print_previous(tf.constant(0.1))
-        report.print_last()
-    closing = report.closing()
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 21
-    rate = re.fullmatch(r"step 20: loss 0.100000, (\S+) examples/s", lines[19])
-    assert float(rate[1]) == pytest.approx(128, rel=0.1)
-    assert closing.startswith("21 steps in 0:00:15, 128.0 examples/s after the first")
 
 
 def test_mixed_precision_trains_and_keeps_float32(

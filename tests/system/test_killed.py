@@ -1,4 +1,4 @@
-"""Processes that are killed at random moments: what they leave, and what goes on.
+"""Processes that are killed at random moments: what they leave, and what resumes.
 
 TAGGER_KILLS sets how often each mode is killed.
 """
@@ -11,77 +11,18 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import tensorflow as tf
-from conftest import ROOT, SMALL_HPARAMS
+from conftest import SMALL_HPARAMS
+from processes import Process
 
 from tagger import checkpoints
 
 KILLS = int(os.environ.get("TAGGER_KILLS", 1))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-HANG_SECONDS = 300  # No process here takes so long.
-POLL_SECONDS = 0.02
 STEPS = 30
 CHECKPOINTS = 8
-
-
-class Process:
-    """A run of runner.py, with its output in files."""
-
-    def __init__(self, folder: pathlib.Path, name: str, flags: list[str]):
-        self.out, self.err = (folder / f"{name}.{kind}" for kind in ("out", "err"))
-        with self.out.open("w") as out, self.err.open("w") as err:
-            self._process = subprocess.Popen(
-                [sys.executable, str(ROOT / "runner.py"), *flags],
-                stdout=out,
-                stderr=err,
-            )
-
-    def _wait(self) -> int:
-        try:
-            return self._process.wait(HANG_SECONDS)
-        finally:
-            self._process.kill()
-
-    def finish(self) -> None:
-        """Waits until it has ended well."""
-        assert self._wait() == 0, self.err.read_text()
-
-    def kill(self, sign: str, seconds: float, number: signal.Signals) -> bool:
-        """Sends a signal so many seconds after a sign of it being at work.
-
-        Args:
-          sign: a regular expression, of its output.
-
-        Returns:
-          Whether it was still at work.
-        """
-        started = time.monotonic()
-        while not re.search(sign, self.out.read_text() + self.err.read_text(), re.M):
-            assert time.monotonic() - started < HANG_SECONDS
-            if self._ends_within(POLL_SECONDS):
-                return False
-        if self._ends_within(seconds):
-            return False
-        self._process.send_signal(number)
-        assert self._wait() in (0, -number, 128 + number), self.err.read_text()
-        assert "Traceback" not in self.err.read_text()
-        return True
-
-    def _ends_within(self, seconds: float) -> bool:
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-    def steps(self) -> list[int]:
-        """The steps whose loss was printed."""
-        return [int(n) for n in re.findall(r"^step (\d+):", self.out.read_text(), re.M)]
 
 
 def kills(mode: str, seconds: float):
@@ -90,6 +31,31 @@ def kills(mode: str, seconds: float):
     signals = itertools.cycle(rng.sample(SIGNALS, len(SIGNALS)))
     for number in range(KILLS):
         yield number, rng.uniform(0, seconds), next(signals)
+
+
+def run(folder: pathlib.Path, name: str, flags: list[str]) -> Process:
+    return Process(folder, name, "runner.py", *flags)
+
+
+def kill(process: Process, sign: str, seconds: float, number: signal.Signals) -> bool:
+    """Sends a signal some seconds after the process has printed a sign of its work.
+
+    Args:
+      sign: a regular expression.
+
+    Returns:
+      Whether it was still at work.
+    """
+    if not process.wait_for(sign) or process.ends_within(seconds):
+        return False
+    process.send(number)
+    assert process.status() in (0, -number, 128 + number), process.err
+    assert "Traceback" not in process.err
+    return True
+
+
+def finish(process: Process) -> None:
+    assert process.status() == 0, process.err
 
 
 def newest_step(train_dir: pathlib.Path) -> int:
@@ -108,36 +74,39 @@ def newest_step(train_dir: pathlib.Path) -> int:
 
 
 def test_training(dataset, tmp_path):
-    run = tmp_path / "run"
+    train_dir = tmp_path / "run"
     flags = dataset.train_flags(
-        run, hparams=SMALL_HPARAMS + ",opt=sgd", max_steps=STEPS, checkpoint_steps=2
+        train_dir,
+        hparams=SMALL_HPARAMS + ",opt=sgd",
+        max_steps=STEPS,
+        checkpoint_steps=2,
     )
     newest, at_work = -1, 0
     for number, seconds, sent in kills("train", 1):
-        process = Process(tmp_path, f"train{number}", flags)
+        process = run(tmp_path, f"train{number}", flags)
         sign = ("^step", "^hyperparameters")[number % 2]  # at work, or starting
-        killed = process.kill(sign, seconds, sent)
+        killed = kill(process, sign, seconds, sent)
         at_work += killed
-        before, newest = newest, newest_step(run)
-        steps = process.steps()
+        before, newest = newest, newest_step(train_dir)
+        steps = list(process.losses())
         if steps and before >= 0:
             assert steps[0] == before + 1
-            assert f"resuming from {run}/model.ckpt-{before}" in process.err.read_text()
+            assert f"resuming from {train_dir}/model.ckpt-{before}" in process.err
         # Lost are at most the steps since the last whole checkpoint.
         last = steps[-1] if steps else before
         assert newest >= max(before, (last - 1) // 2 * 2 if steps else -1)
         if killed and steps and sent != signal.SIGKILL:
             assert newest == last
     assert at_work
-    final = Process(tmp_path, "train", flags)
-    final.finish()
-    assert newest_step(run) == STEPS
-    assert final.steps() == list(range(max(newest, 0) + 1, STEPS + 1))
-    assert not list(run.glob(checkpoints.SAVING_PREFIX + "*"))
+    final = run(tmp_path, "train", flags)
+    finish(final)
+    assert newest_step(train_dir) == STEPS
+    assert list(final.losses()) == list(range(max(newest, 0) + 1, STEPS + 1))
+    assert not list(train_dir.glob(checkpoints.SAVING_PREFIX + "*"))
 
 
 def evaluated_steps(process: Process) -> set[int]:
-    text = process.out.read_text()
+    text = process.out
     return {int(step) for step in re.findall(r"^step (\d+), all", text, re.M)}
 
 
@@ -177,14 +146,14 @@ def test_evaluation_goes_on_by_two_at_once(dataset, many_checkpoints, tmp_path):
     flags = dataset.eval_flags(many_checkpoints, eval_dir)
     done = set()
     for number, seconds, sent in kills("eval", 1):
-        process = Process(tmp_path, f"eval{number}", flags)
-        process.kill("^step", seconds, sent)
+        process = run(tmp_path, f"eval{number}", flags)
+        kill(process, "^step", seconds, sent)
         assert not evaluated_steps(process) & done
         done = markers(eval_dir)
         assert done == set(range(1, len(done) + 1))
-    both = [Process(tmp_path, name, flags) for name in ("first", "second")]
+    both = [run(tmp_path, name, flags) for name in ("first", "second")]
     for process in both:
-        process.finish()
+        finish(process)
     evaluated = [evaluated_steps(process) for process in both]
     assert set.union(*evaluated) == set(range(1, CHECKPOINTS + 1)) - done
     assert markers(eval_dir) == set(range(1, CHECKPOINTS + 1))
@@ -195,10 +164,10 @@ def test_inference(dataset, trained, tmp_path):
     path = tmp_path / "submission.csv"
     flags = dataset.inference_flags(trained, path)
     for number, seconds, sent in kills("inference", 0.5):
-        process = Process(tmp_path, f"inference{number}", flags)
-        process.kill("^scoring", seconds, sent)
+        process = run(tmp_path, f"inference{number}", flags)
+        kill(process, "^scoring", seconds, sent)
         if path.exists():
             assert len(path.read_text().splitlines()) == 13
             path.unlink()
-    Process(tmp_path, "inference", flags).finish()
+    finish(run(tmp_path, "inference", flags))
     assert len(path.read_text().splitlines()) == 13

@@ -1,0 +1,61 @@
+"""Programs as users start them: start-up time, signals, recipes."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, run_program
+
+from tagger import signals
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--mode=train"])
+def test_help_and_wrong_flags_need_no_tensorflow_and_little_time(arguments):
+    code = f"""
+import sys, runner
+from tagger import program
+try:
+    program.run(runner.main, ["runner.py", {arguments!r}])
+finally:
+    assert not {{"tensorflow", "keras", "inputs"}} & set(sys.modules)
+"""
+    seconds = []
+    for _ in range(3):  # The best of them, as others may use the machine.
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+        )
+        seconds.append(time.monotonic() - started)
+        assert done.returncode == 1
+        assert "AssertionError" not in done.stderr
+    assert min(seconds) < 2
+
+
+@pytest.mark.parametrize("number", signals.STOP_SIGNALS)
+def test_a_program_leaves_at_once_with_the_status_of_shells(tmp_path, number):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import signal\nfrom tagger import signals\n"
+        f"with signals.handler(signals.leave): signal.raise_signal({int(number)})\n"
+    )
+    done = run_program(program, capture_output=True, text=True)
+    assert done.returncode == 128 + number
+    assert done.stderr == f"stopped by {number.name}\n"
+
+
+def test_the_recipe_runs(tmp_path):
+    """A few steps of both acts on synthetic clips, to a submission of all classes."""
+    done = subprocess.run(
+        [ROOT / "recipes" / "published_baseline.sh", "--smoke", tmp_path],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "83 of 83 trainable variables restored" in done.stderr
+    submission = (tmp_path / "submission.csv").read_text().splitlines()
+    assert len(submission) == 13
+    assert len(submission[0].split(",")) == 81

@@ -1,0 +1,140 @@
+"""Processes that train together: stopped, killed, and resumed by others."""
+
+import contextlib
+import json
+import pathlib
+import signal
+import socket
+
+import pytest
+from conftest import SMALL_HPARAMS, free_ports, run_main
+from processes import Process
+
+from tagger import checkpoints
+
+HPARAMS = SMALL_HPARAMS.replace("batch_size=4", "batch_size=6")  # of 2 or 3 workers
+
+
+@contextlib.contextmanager
+def workers(folder: pathlib.Path, *flags_of_each: list[str]):
+    """Processes of runner.py, the chief first, that TF_CONFIG joins."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(len(flags_of_each))]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for index, flags in enumerate(flags_of_each):
+            config = {
+                "cluster": {"worker": addresses},
+                "task": {"type": "worker", "index": index},
+            }
+            process = Process(
+                folder,
+                f"worker{index}",
+                "runner.py",
+                *flags,
+                TF_CONFIG=json.dumps(config),
+            )
+            processes.append(stack.enter_context(process))
+        yield processes
+
+
+def newest_step(train_dir: pathlib.Path) -> int:
+    return checkpoints.checkpoint_step(checkpoints.list_checkpoints(train_dir)[-1])
+
+
+def test_workers_are_killed_and_stopped_and_others_resume(dataset, tmp_path, capsys):
+    """The chief of three is killed, then a worker of two; then two are stopped."""
+    run = tmp_path / "run"
+    flags = dataset.train_flags(run, hparams=HPARAMS, checkpoint_steps=3)
+    with workers(tmp_path, flags, flags, flags) as (chief, *others):
+        assert chief.wait_for("^step 4:")
+        chief.send(signal.SIGKILL)
+        for worker in others:
+            assert worker.status() == 1
+            assert worker.err.splitlines()[-1].startswith("error: ")
+            assert "Traceback" not in worker.err
+    assert newest_step(run) == 3
+    with workers(tmp_path, flags, flags) as (chief, other):
+        assert chief.wait_for("^step 7:")
+        other.send(signal.SIGKILL)
+        assert chief.status() == 1
+        assert "Traceback" not in chief.err
+    step = newest_step(run)
+    assert step % 3 == 0
+    with workers(tmp_path, flags, flags) as both:
+        assert both[0].wait_for(f"^step {step + 2}:")
+        both[0].send(signal.SIGINT)
+        both[1].send(signal.SIGTERM)
+        assert [w.status() for w in both] == [130, 143]
+        assert both[0].losses() == both[1].losses()
+        for worker, name in zip(both, ("SIGINT", "SIGTERM")):
+            assert f"resuming from {run}/model.ckpt-{step}" in worker.err
+            assert f"stopped by {name} at step" in worker.err
+            assert "Traceback" not in worker.err
+        step = max(both[0].losses())
+    assert newest_step(run) == step
+    # The chief alone wrote: one file of events per start.
+    assert len(list(run.glob("events.*"))) == 3
+    assert len(checkpoints.shapes(f"{run}/model.ckpt-{step}")) == 306
+    alone = dataset.train_flags(run, hparams=HPARAMS, max_steps=step + 1)
+    assert run_main(alone) == 0
+    assert f"resuming from {run}/model.ckpt-{step}" in capsys.readouterr().err
+    assert newest_step(run) == step + 1
+
+
+def test_a_stop_of_one_worker_stops_all(dataset, tmp_path):
+    flags = dataset.train_flags(tmp_path / "run", hparams=HPARAMS)
+    with workers(tmp_path, flags, flags, flags) as three:
+        assert three[0].wait_for("^step 2:")
+        three[2].send(signal.SIGTERM)
+        assert [worker.status() for worker in three] == [143, 143, 143]
+        assert "stopped by another worker at step" in three[0].err
+    assert newest_step(tmp_path / "run") == max(three[0].losses())
+
+
+def test_workers_with_different_flags_say_so(dataset, tmp_path):
+    run = tmp_path / "run"
+    flags_of_each = [
+        dataset.train_flags(run, hparams=HPARAMS + more, max_steps=2)
+        for more in ("", ",bn=0")
+    ]
+    with workers(tmp_path, *flags_of_each) as both:
+        for worker in both:
+            assert worker.status() == 1
+            assert "the same flags" in worker.err.splitlines()[-1]
+    assert not checkpoints.list_checkpoints(run)
+
+
+def test_a_worker_whose_port_is_taken_says_so(dataset, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = f"127.0.0.1:{server.getsockname()[1]}"
+        config = {
+            "cluster": {"worker": [taken, f"127.0.0.1:{free_ports(1)[0]}"]},
+            "task": {"type": "worker", "index": 0},
+        }
+        process = Process(
+            tmp_path,
+            "worker",
+            "runner.py",
+            *dataset.train_flags(tmp_path / "run"),
+            TF_CONFIG=json.dumps(config),
+        )
+        with process:
+            assert process.status() == 1
+            assert process.err.splitlines()[-1].startswith("error: ")
+            assert "Traceback" not in process.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_worker_that_waits_for_the_others_can_be_stopped(dataset, tmp_path, number):
+    flags = dataset.train_flags(tmp_path / "run")
+    config = {
+        "cluster": {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]},
+        "task": {"type": "worker", "index": 0},
+    }
+    process = Process(
+        tmp_path, "worker", "runner.py", *flags, TF_CONFIG=json.dumps(config)
+    )
+    with process:
+        assert process.wait_for("waiting for the others")
+        process.send(number)
+        assert process.status() in (-number, 128 + number)
