@@ -402,18 +402,20 @@ def run_eval(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
     """Calls evaluation.evaluate with the flags; returns the exit status."""
     import evaluation
 
-    shard, num_shards = parse_shard("eval_shard", values.eval_shard)
     evaluation.evaluate(
-        model_name=values.model,
-        hparam_overrides=overrides,
-        class_map_path=values.class_map_path,
-        eval_clip_dir=values.eval_clip_dir,
-        eval_csv_path=values.eval_csv_path,
-        train_dir=values.train_dir,
-        eval_dir=values.eval_dir,
-        share=evaluation.Share(values.eval_every_k, shard, num_shards),
-        timeout_secs=values.eval_timeout_secs,
-        mixed_precision=values.mixed_precision,
+        evaluation.Options(
+            class_map_path=values.class_map_path,
+            eval_clip_dir=values.eval_clip_dir,
+            eval_csv_path=values.eval_csv_path,
+            train_dir=values.train_dir,
+            eval_dir=values.eval_dir,
+            model=values.model,
+            hparams=overrides,
+            eval_every_k=values.eval_every_k,
+            eval_shard=parse_shard("eval_shard", values.eval_shard),
+            eval_timeout_secs=values.eval_timeout_secs,
+            mixed_precision=values.mixed_precision,
+        )
     )
     return 0
 
@@ -423,17 +425,17 @@ def run_inference(values: flags.FlagValues, overrides: dict[str, Any]) -> int:
     import inference
     from tagger.progress import counted
 
-    shard, num_shards = parse_shard("inference_shard", values.inference_shard)
     problems = inference.predict(
-        model_name=values.model,
-        hparam_overrides=overrides,
-        class_map_path=values.class_map_path,
-        inference_clip_dir=values.inference_clip_dir,
-        inference_checkpoints=split_list(values.inference_checkpoint),
-        predictions_csv_path=values.predictions_csv_path,
-        shard=shard,
-        num_shards=num_shards,
-        mixed_precision=values.mixed_precision,
+        inference.Options(
+            class_map_path=values.class_map_path,
+            inference_clip_dir=values.inference_clip_dir,
+            inference_checkpoint=split_list(values.inference_checkpoint),
+            predictions_csv_path=values.predictions_csv_path,
+            model=values.model,
+            hparams=overrides,
+            inference_shard=parse_shard("inference_shard", values.inference_shard),
+            mixed_precision=values.mixed_precision,
+        )
     )
     if problems:
         print(
