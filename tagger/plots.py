@@ -43,36 +43,23 @@ def examples_picture(
     Returns:
       A PNG file.
     """
-    rows = -(-len(features) // EXAMPLE_COLUMNS)
-    figure = Figure(
-        figsize=(
-            COLUMN_INCHES * EXAMPLE_COLUMNS,
-            ROW_INCHES * rows + AXIS_LABEL_INCHES,
-        ),
-        dpi=DOTS_PER_INCH,
-        layout="constrained",
-    )
-    grid = figure.subplots(
-        rows, EXAMPLE_COLUMNS, sharex=True, sharey=True, squeeze=False
-    )
-    _, num_frames, num_bands = features.shape
-    seconds = num_frames * hparams.stft_hop_seconds
+    figure, grid = _new_grid(len(features))
+    seconds = features.shape[1] * hparams.stft_hop_seconds
     ticks = [hz for hz in TICKS_HZ if hparams.mel_min_hz <= hz <= hparams.mel_max_hz]
-    for axes in grid.flat[len(features) :]:
-        axes.set_visible(False)
+    bands = [_hz_to_band(hz, hparams) for hz in ticks]
     for axes, example, label in zip(grid.flat, features, labels):
         image = axes.imshow(
             example.T,
             origin="lower",
             aspect="auto",
-            extent=(0, seconds, 0, num_bands),
+            extent=(0, seconds, 0, hparams.mel_bands),
             vmin=features.min(),
             vmax=features.max(),
         )
         names = ", ".join(class_names[index] for index in np.flatnonzero(label))
         title = textwrap.fill(names, TITLE_CHARACTERS)
         axes.set_title(title, fontsize=9, parse_math=False)
-        axes.set_yticks([_hz_to_band(hz, hparams) for hz in ticks], ticks)
+        axes.set_yticks(bands, ticks)
     for axes in grid[-1]:
         axes.set_xlabel("s")
     for axes in grid[:, 0]:
@@ -81,6 +68,20 @@ def examples_picture(
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()
+
+
+def _new_grid(num_examples: int) -> tuple[Figure, np.ndarray]:
+    """A figure, and its axes as an array of rows and columns."""
+    rows = -(-num_examples // EXAMPLE_COLUMNS)
+    width = COLUMN_INCHES * EXAMPLE_COLUMNS
+    height = ROW_INCHES * rows + AXIS_LABEL_INCHES
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+    grid = figure.subplots(
+        rows, EXAMPLE_COLUMNS, sharex=True, sharey=True, squeeze=False
+    )
+    for axes in grid.flat[num_examples:]:
+        axes.set_visible(False)
+    return figure, grid
 
 
 def _hz_to_band(hz: float, hparams: Hparams) -> float:
