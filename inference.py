@@ -1,6 +1,7 @@
-"""Scores the clips of a folder into a CSV. Called by runner.py in --mode inference."""
+"""Writes the scores of all clips in a folder to a CSV. Used by --mode inference."""
 
 import csv
+import dataclasses
 import io
 import os
 import pathlib
@@ -8,138 +9,144 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 import inputs
 import model
 from tagger import checkpoints, distribution
-from tagger.clips import Clips, list_wavs, make_clips, read_class_map
-from tagger.files import part_path, write_whole
-from tagger.hparams import Hparams
+from tagger.clips import Clips, make_clips, read_class_map
+from tagger.files import make_folder, write_whole
 from tagger.progress import counted, progress_bar
 from tagger.wav import read_wav_headers
 
 
-def predict(
-    *,
-    model_name: str,
-    hparam_overrides: Mapping[str, Any],
-    class_map_path: str,
-    inference_clip_dir: str,
-    inference_checkpoints: Sequence[str],
-    predictions_csv_path: str,
-    shard: int = 0,
-    num_shards: int = 1,
-    mixed_precision: bool = False,
-) -> list[str]:
-    """Writes a row of C scores in [0, 1] for each of the N `*.wav` files of a folder.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to score. Each field is the value of the flag with its name."""
 
-    Of several shards, each writes the rows of every num_shards-th clip into a part of
-    its own; tools.join_predictions makes one table of them.
+    class_map_path: str
+    inference_clip_dir: str
+    inference_checkpoint: Sequence[str]  # The scores of several are averaged.
+    predictions_csv_path: str
+    model: str = "mobilenet-v1"
+    hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # overrides
+    inference_shard: tuple[int, int] = (0, 1)  # index of this part, number of parts
+    mixed_precision: bool = False
 
-    A clip that cannot be read gets the score 0 in every class, and the others go on:
-    where every clip must have a row, no clip may stop the rest.
 
-    Args:
-      inference_checkpoints: `model.ckpt-N` paths, or folders whose newest is meant; the
-        scores of several are averaged.
+def predict(options: Options) -> list[str]:
+    """Writes one row of C scores in [0, 1] for each `*.wav` file of a folder.
+
+    A clip that cannot be read gets the score 0 in every class. It does not stop the
+    program, because a submission needs a row for every clip.
 
     Returns:
-      What is wrong with each clip that could not be read; empty if all could.
+      One message for each clip that could not be read.
 
     Raises:
-      ValueError, OSError: anything else that cannot be used; what to do about it.
+      ValueError, OSError: another input cannot be used; the message names it.
+      FloatingPointError: a score is not finite; the message names the clip.
     """
-    class_names = read_class_map(class_map_path)
+    class_names = read_class_map(options.class_map_path)
     prefixes = [
         checkpoints.find_checkpoint(path, "--inference_checkpoint")
-        for path in inference_checkpoints
+        for path in options.inference_checkpoint
     ]
-    predictions_csv_path = part_path(predictions_csv_path, shard, num_shards)
-    _check_writable(predictions_csv_path)
-    names = list_wavs(inference_clip_dir)[shard::num_shards]
-    paths = [os.path.join(inference_clip_dir, name) for name in names]
-    clips, problems = _readable(paths, num_classes=len(class_names))
+    index, num_parts = options.inference_shard
+    names = list_wavs(options.inference_clip_dir)[index::num_parts]
+    csv_path = part_path(options.predictions_csv_path, index, num_parts)
+    if os.path.isdir(csv_path):
+        raise IsADirectoryError(f"--predictions_csv_path: {csv_path} is a folder")
+    make_folder(os.path.dirname(csv_path) or ".", "--predictions_csv_path")
+    paths = [os.path.join(options.inference_clip_dir, name) for name in names]
+    clips, problems = _read_headers(paths, num_classes=len(class_names))
     print(distribution.describe_platform(), clips, sep="\n", file=sys.stderr)
-    scores = np.zeros([len(clips), len(class_names)])
+    mean = np.zeros([len(clips), len(class_names)])
     for prefix in prefixes:
-        print(f"scoring {counted(len(names), 'clip')} with {prefix}", file=sys.stderr)
-        network, hparams = model.load_network(
-            prefix,
-            class_names,
-            model_name=model_name,
-            hparam_overrides=hparam_overrides,
-            mixed_precision=mixed_precision,
-        )
-        scored, lost = _score(clips, prefix, network, hparams)
-        problems.update(lost)
-        scores += scored / len(prefixes)
-    by_path = dict(zip(clips.paths, np.clip(scores, 0, 1), strict=True))
-    unreadable = np.zeros(len(class_names))
-    rows = [unreadable if path in problems else by_path[path] for path in paths]
-    _write_predictions(predictions_csv_path, names, class_names, rows)
+        print(f"scoring {counted(len(clips), 'clip')} with {prefix}", file=sys.stderr)
+        mean += _score(options, prefix, clips, class_names) / len(prefixes)
+    for row in np.flatnonzero(np.isnan(mean).any(axis=1)):
+        path = clips.paths[row]
+        problems[path] = f"{path}: cannot be read any more"
+    scores = dict(zip(clips.paths, np.clip(np.nan_to_num(mean), 0, 1), strict=True))
+    zeros = np.zeros(len(class_names))
+    rows = [scores.get(path, zeros) for path in paths]
+    _write_predictions(csv_path, names, class_names, rows)
     num_scored = len(names) - len(problems)
-    print(f"{num_scored} of {len(names)} clips scored in {predictions_csv_path}")
+    print(f"{num_scored} of {len(names)} clips scored in {csv_path}")
     return [problems[path] for path in sorted(problems)]
 
 
-def _readable(paths: Sequence[str], num_classes: int) -> tuple[Clips, dict[str, str]]:
-    """The clips whose headers can be used, and what is wrong with each other path."""
+def list_wavs(clip_dir: str) -> list[str]:
+    """The sorted names of the `*.wav` files in --inference_clip_dir.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+      ValueError: there are no such files.
+    """
+    if not os.path.isdir(clip_dir):
+        raise FileNotFoundError(f"--inference_clip_dir: there is no folder {clip_dir}")
+    names = sorted(name for name in os.listdir(clip_dir) if name.endswith(".wav"))
+    if not names:
+        raise ValueError(
+            f"--inference_clip_dir: there are no *.wav files in {clip_dir}"
+        )
+    return names
+
+
+def part_path(path: str, index: int, num_parts: int) -> str:
+    """The path of one part of a CSV: `X-i-of-n.csv` for X.csv, X.csv if n is 1."""
+    if num_parts == 1:
+        return path
+    stem, suffix = os.path.splitext(path)
+    return f"{stem}-{index}-of-{num_parts}{suffix}"
+
+
+def _read_headers(
+    paths: Sequence[str], num_classes: int
+) -> tuple[Clips, dict[str, str]]:
+    """The clips with a valid header, and a message for each other path, by path."""
     headers = dict(zip(paths, read_wav_headers(paths), strict=True))
     problems = {
         path: str(header)
         for path, header in headers.items()
         if isinstance(header, ValueError)
     }
-    good = [path for path in paths if path not in problems]
-    no_labels = np.zeros([len(good), num_classes], np.float32)
-    return make_clips(good, [headers[path] for path in good], no_labels), problems
+    valid = [path for path in paths if path not in problems]
+    no_labels = np.zeros([len(valid), num_classes], np.float32)
+    return make_clips(valid, [headers[path] for path in valid], no_labels), problems
 
 
 def _score(
-    clips: Clips, prefix: str, network: keras.Model, hparams: Hparams
-) -> tuple[np.ndarray, dict[str, str]]:
-    """Scores N clips with the network of a checkpoint.
+    options: Options, prefix: str, clips: Clips, class_names: Sequence[str]
+) -> np.ndarray:
+    """The scores that a checkpoint gives to N clips.
 
     Returns:
-      float64 [N, C] in [0, 1], and what is wrong with each clip that could no longer be
-      read, by path; its scores are 0.
+      float64 [N, C] in [0, 1]; NaN for a clip that cannot be read any more.
 
     Raises:
       FloatingPointError: a score is not finite.
     """
-    scores = np.full([len(clips), network.output.shape[-1]], -1.0)
+    network, hparams = model.load_network(
+        prefix,
+        class_names,
+        model_name=options.model,
+        hparam_overrides=options.hparams,
+        mixed_precision=options.mixed_precision,
+    )
+    scores = np.full([len(clips), len(class_names)], np.nan)
     batches = inputs.clip_input(clips, hparams, skip_unreadable=True)
-    score = model.score_function(network)
+    score_function = model.score_function(network)
     with progress_bar(len(clips), what="scoring", unit="clip") as bar:
-        for position, clip_scores in model.clip_scores(score, batches):
+        for index, clip_scores in model.clip_scores(score_function, batches):
             if not np.isfinite(clip_scores).all():
                 raise FloatingPointError(
-                    f"{clips.paths[position]}: the scores are not finite; checkpoint "
-                    f"{prefix} is broken"
+                    f"{prefix}: the scores of {clips.paths[index]} are not finite"
                 )
-            scores[position] = clip_scores
+            scores[index] = clip_scores
             bar.update()
-    lost = {
-        clips.paths[position]: f"{clips.paths[position]}: could no longer be read when "
-        f"its turn came"
-        for position in np.flatnonzero(scores[:, 0] < 0)
-    }
-    return np.maximum(scores, 0), lost
-
-
-def _check_writable(path: str) -> None:
-    """Finds out now, and not after hours, that the CSV cannot be written."""
-    directory = os.path.dirname(path) or "."
-    if not os.path.isdir(directory):
-        raise FileNotFoundError(
-            f"--predictions_csv_path: there is no folder {directory}"
-        )
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"--predictions_csv_path: {path} is a folder")
-    if not os.access(directory, os.W_OK):
-        raise PermissionError(f"--predictions_csv_path: cannot write in {directory}")
+    return scores
 
 
 def _write_predictions(
@@ -148,7 +155,7 @@ def _write_predictions(
     class_names: Sequence[str],
     scores: Sequence[np.ndarray],
 ) -> None:
-    """Writes N rows of C scores as decimals that read back as exactly the same."""
+    """Writes N rows of C scores, as decimals that read back exactly."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["fname", *class_names])

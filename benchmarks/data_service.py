@@ -61,13 +61,14 @@ def audio_a_second(root: pathlib.Path, address: str | None, name: str) -> float:
     """
     import numpy as np
 
+    import inference
     import inputs
     from tagger import clips, wav
     from tagger.hparams import Hparams
 
     hparams = Hparams()
     inputs.EXAMPLE_SHUFFLE_BUFFER = 1
-    paths = [str(root / "clips" / n) for n in clips.list_wavs(str(root / "clips"))]
+    paths = [str(root / "clips" / n) for n in inference.list_wavs(str(root / "clips"))]
     headers = wav.read_wav_headers(paths)
     table = clips.make_clips(paths, headers, np.zeros([len(paths), 1], np.float32))
     service = address and inputs.DataService(address, name)

@@ -31,11 +31,12 @@ def drain_features(clip_dir: str) -> None:
     """Computes the features of all clips of a folder, and nothing else."""
     import numpy as np
 
+    import inference
     import inputs
     from tagger import clips, wav
     from tagger.hparams import Hparams
 
-    paths = [f"{clip_dir}/{name}" for name in clips.list_wavs(clip_dir)]
+    paths = [f"{clip_dir}/{name}" for name in inference.list_wavs(clip_dir)]
     headers = wav.read_wav_headers(paths)
     table = clips.make_clips(paths, headers, np.zeros([len(paths), 1], np.float32))
     for _ in inputs.clip_input(table, Hparams(), skip_unreadable=True):

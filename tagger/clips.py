@@ -9,7 +9,6 @@ import dataclasses
 import io
 import os
 import pathlib
-import sys
 import zlib
 from collections.abc import Iterable, Sequence
 
@@ -332,28 +331,3 @@ def make_clips(
     """Puts N paths, headers (offset in bytes, samples) and labels [N, C] in a table."""
     table = np.array(headers, np.int64).reshape(-1, 2)
     return Clips(list(paths), table[:, 0], table[:, 1], labels)
-
-
-def list_wavs(clip_dir: str) -> list[str]:
-    """The sorted names of the `*.wav` entries of a folder.
-
-    Raises:
-      FileNotFoundError: there is no such folder.
-      ValueError: there is no such file in it.
-    """
-    if not os.path.isdir(clip_dir):
-        raise FileNotFoundError(f"--inference_clip_dir: there is no folder {clip_dir}")
-    paths = list(pathlib.Path(clip_dir).iterdir())
-    names = sorted(path.name for path in paths if path.suffix == ".wav")
-    others = sum(path.suffix.lower() == ".wav" for path in paths) - len(names)
-    if others:
-        print(
-            f"note: {others} files of {clip_dir} end in .WAV or the like, not .wav, "
-            f"and are left out",
-            file=sys.stderr,
-        )
-    if not names:
-        raise ValueError(
-            f"--inference_clip_dir: there are no *.wav files in {clip_dir}"
-        )
-    return names

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, locks, folders, and names of parts."""
+"""Files that appear whole or not at all, locks, and folders."""
 
 import errno
 import fcntl
@@ -72,11 +72,3 @@ def lock(file: IO, kind: int) -> None:
             f"two processes from writing there at once",
             file=sys.stderr,
         )
-
-
-def part_path(path: str, shard: int, num_shards: int) -> str:
-    """Where a shard of a table is: `X-i-of-n.csv` for X.csv, itself if it is alone."""
-    if num_shards == 1:
-        return path
-    stem, suffix = os.path.splitext(path)
-    return f"{stem}-{shard}-of-{num_shards}{suffix}"

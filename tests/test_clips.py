@@ -255,14 +255,3 @@ def test_the_table_of_clips(dataset):
     taken = table.take(np.array([2, 0]))
     assert taken.paths == [table.paths[2], table.paths[0]]
     assert taken.num_samples[0] == table.num_samples[2]
-
-
-def test_list_wavs(tmp_path, capsys):
-    with pytest.raises(ValueError, match="no \\*.wav files"):
-        clips.list_wavs(str(tmp_path))
-    for name in ("b.wav", "a.wav", "notes.txt", "c.mp3", "D.WAV"):
-        (tmp_path / name).touch()
-    assert clips.list_wavs(str(tmp_path)) == ["a.wav", "b.wav"]
-    assert "note: 1 files of" in capsys.readouterr().err
-    with pytest.raises(FileNotFoundError, match="--inference_clip_dir"):
-        clips.list_wavs(str(tmp_path / "none"))

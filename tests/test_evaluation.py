@@ -1,10 +1,8 @@
-"""Evaluation: markers, events, shares, restarts, and unreadable checkpoints."""
+"""Evaluation: results, restarts, several evaluators, waiting, and bad input."""
 
 import csv
 import os
-import re
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,72 +12,82 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 import evaluation
-from tagger import checkpoints, hparams, plots
+from tagger import checkpoints, hparams
+
+STEPS = [0, 2, 4, 5]  # of the checkpoints in `trained`
 
 
 def run_eval(dataset, train_dir, eval_dir, **flags) -> int:
     return run_main(dataset.eval_flags(train_dir, eval_dir, **flags))
 
 
-def markers(eval_dir) -> list[str]:
-    return sorted(path.name for path in eval_dir.glob("eval-*.txt"))
+def evaluated_steps(eval_dir) -> list[int]:
+    return sorted(int(path.stem[5:]) for path in eval_dir.glob("eval-*.txt"))
+
+
+def read_table(eval_dir) -> list[dict[str, str]]:
+    with (eval_dir / "lwlrap.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def options(**values) -> evaluation.Options:
+    unused = dict(class_map_path="", eval_clip_dir="", eval_csv_path="")
+    return evaluation.Options(**unused | dict(train_dir="", eval_dir="") | values)
+
+
+@pytest.fixture(scope="module")
+def results(dataset, trained, tmp_path_factory):
+    """An eval_dir with all results of `trained`; not to be changed."""
+    eval_dir = tmp_path_factory.mktemp("results") / "eval"
+    assert run_eval(dataset, trained, eval_dir) == 0
+    return eval_dir
+
+
+@pytest.fixture
+def eval_dir(results, tmp_path):
+    """The same for a test that changes it."""
+    return shutil.copytree(results, tmp_path / "eval")
 
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A train_dir that a test may change."""
-    copy = tmp_path / "run"
-    shutil.copytree(trained, copy)
-    return copy
+    """A train_dir for a test that changes it."""
+    return shutil.copytree(trained, tmp_path / "run")
 
 
-def test_every_checkpoint_gets_a_marker_events_and_a_row(
-    dataset, run, tmp_path, capsys
-):
-    eval_dir = tmp_path / "eval"
-    assert run_eval(dataset, run, eval_dir) == 0
-    assert markers(eval_dir) == [f"eval-{step}.txt" for step in (0, 2, 4, 5)]
-    lines = (eval_dir / "eval-5.txt").read_text().splitlines()
-    assert [line.split(" = ")[0] for line in lines[-1:]] == ["Overall lwlrap"]
-    assert {line.split(" = ")[0] for line in lines[:-1]} == {
-        "Lwlrap(Noise)",
-        "Lwlrap(Tone)",
-    }
-    assert "\n".join(lines) in capsys.readouterr().out
-    with (eval_dir / "lwlrap.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["0", "2", "4", "5"]
+def test_every_checkpoint_has_a_marker_a_row_and_scalars(results):
+    assert evaluated_steps(results) == STEPS
+    *by_class, overall = [
+        line.split(" = ") for line in (results / "eval-5.txt").read_text().splitlines()
+    ]
+    assert overall[0] == "Overall lwlrap"
+    assert {name for name, _ in by_class} == {"Lwlrap(Noise)", "Lwlrap(Tone)"}
+    values = [float(value) for _, value in by_class]
+    assert values == sorted(values, reverse=True)
+    rows = read_table(results)
     assert list(rows[0]) == ["step", "overall", "Noise", "Tone"]
-    assert rows[-1]["overall"] == lines[-1].split(" = ")[1]
-    events = EventAccumulator(str(eval_dir)).Reload()
-    assert [event.step for event in events.Tensors("Lwlrap-5%")] == [0, 2, 4, 5]
-    value = tf.make_ndarray(events.Tensors("Lwlrap")[-1].tensor_proto)
-    assert float(value) == pytest.approx(float(rows[-1]["overall"]), abs=1e-6)
-    table = events.Tensors("per_class_table")[-1]
-    text = tf.make_ndarray(table.tensor_proto).item().decode()
-    assert f"| Tone | {rows[-1]['Tone']} | 8 |" in text
-    picture = tf.make_ndarray(events.Tensors("per_class")[-1].tensor_proto)[2]
-    png = (eval_dir / "per_class-5.png").read_bytes()
-    np.testing.assert_array_equal(tf.io.decode_png(picture), tf.io.decode_png(png))
-    assert {path.name for path in eval_dir.glob("*.png")} == {
-        "lwlrap.png",
-        *[f"per_class-{step}.png" for step in (0, 2, 4, 5)],
-    }
+    assert [int(row["step"]) for row in rows] == STEPS
+    assert rows[-1]["overall"] == overall[1]
+    assert rows[-1]["Tone"] == dict(by_class)["Lwlrap(Tone)"]
+    events = EventAccumulator(str(results)).Reload()
+    assert [event.step for event in events.Tensors("Lwlrap-5%")] == STEPS
+    scalars = [tf.make_ndarray(e.tensor_proto) for e in events.Tensors("Lwlrap")]
+    expected = [float(row["overall"]) for row in rows]
+    np.testing.assert_allclose(scalars, expected, atol=1e-6)
+    assert not list(results.glob("*.png"))
 
 
-def test_a_trial_of_tensorboard_has_the_scalars_of_both_folders(dataset, run, tmp_path):
-    """The HParams tab joins folders by the name of the trial."""
-    eval_dir = tmp_path / "elsewhere"
-    assert run_eval(dataset, run, eval_dir, eval_every_k=9) == 0
+def test_the_hparams_tab_joins_training_and_evaluation(trained, results):
     trials = []
-    for folder in (run, eval_dir):
+    for folder in (trained, results):
         events = EventAccumulator(str(folder)).Reload()
         metadata = events.SummaryMetadata("_hparams_/session_start_info")
         data = plugin_data_pb2.HParamsPluginData.FromString(
             metadata.plugin_data.content
         )
         trials.append(data.session_start_info)
-    assert trials[1].group_name == f"run in {os.path.realpath(tmp_path)}"
+    assert trials[0].group_name == trials[1].group_name
+    assert trials[1].group_name == f"run in {os.path.realpath(trained.parent)}"
     for trial in trials:
         assert trial.hparams["lr"].number_value == 1e-3
         assert trial.hparams["batch_size"].number_value == 4
@@ -87,229 +95,185 @@ def test_a_trial_of_tensorboard_has_the_scalars_of_both_folders(dataset, run, tm
         assert len(trial.hparams) == len(hparams.FIELDS)
 
 
-def test_a_picture_compares_with_the_best_of_the_others(
-    dataset, run, tmp_path, capsys, monkeypatch
+def test_a_restart_evaluates_what_has_no_marker(
+    dataset, trained, results, eval_dir, capsys, monkeypatch
 ):
-    eval_dir = tmp_path / "eval"
-    eval_dir.mkdir()
-    values = "Lwlrap(Tone) = 0.900000\nLwlrap(Gone) = 0.100000\n"
-    for step, overall in ((0, "0.500000"), (2, "0.999000"), (5, "0.999000")):
-        (eval_dir / f"eval-{step}.txt").write_text(
-            f"{values}Overall lwlrap = {overall}\n"
-        )
-    drawn = []
-
-    def draw(*values, **named):
-        drawn.append(named)
-        return plots.per_class_picture(*values, **named)
-
-    monkeypatch.setattr(
-        evaluation,
-        "plots",
-        SimpleNamespace(**vars(plots) | {"per_class_picture": draw}),
-    )
-    assert run_eval(dataset, run, eval_dir) == 0
-    (picture,) = drawn
-    assert picture["title"].startswith("step 4: overall lwlrap 0.")
-    assert picture["other_title"] == "best of the others: step 2, 0.999000"
-    np.testing.assert_array_equal(picture["other_values"], [np.nan, 0.9])
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "best so far: step 2, overall lwlrap 0.999000"
-
-
-def test_a_restart_skips_what_has_a_marker(dataset, run, tmp_path, capsys):
-    eval_dir = tmp_path / "eval"
-    eval_dir.mkdir()
-    for step in (0, 2, 5):
-        (eval_dir / f"eval-{step}.txt").write_text("Overall lwlrap = 0.500000\n")
-    assert run_eval(dataset, run, eval_dir) == 0
-    output = capsys.readouterr()
-    assert "step 4, all 12 clips" in output.out
-    assert "step 5" not in output.out
-    assert "1 checkpoint evaluated; " in output.err
-    assert "4,0." in (eval_dir / "lwlrap.csv").read_text()
-    assert "5,0.500000,," in (eval_dir / "lwlrap.csv").read_text()
-
-
-def test_shards_share_the_work_and_the_table_is_whole(dataset, run, tmp_path):
-    eval_dir = tmp_path / "eval"
-    assert run_eval(dataset, run, eval_dir, eval_shard="1/2") == 0
-    assert markers(eval_dir) == ["eval-2.txt", "eval-5.txt"]
-    assert run_eval(dataset, run, eval_dir, eval_shard="0/2") == 0
-    assert len((eval_dir / "lwlrap.csv").read_text().splitlines()) == 5
-
-
-@pytest.mark.parametrize(
-    ("share", "expected"),
-    [
-        (evaluation.Share(), "abcdefg"),
-        (evaluation.Share(3, 0, 1), "adg"),
-        (evaluation.Share(1, 0, 2), "aceg"),
-        (evaluation.Share(1, 1, 2), "bdf"),
-        (evaluation.Share(2, 1, 2), "cg"),
-        (evaluation.Share(9, 1, 2), ""),
-    ],
-)
-def test_shares(share, expected):
-    assert "".join(share.of(list("abcdefg"))) == expected
-
-
-def test_an_unreadable_checkpoint_is_told_and_skipped(dataset, run, tmp_path, capsys):
-    with open(run / "model.ckpt-2.data-00000-of-00001", "r+b") as file:
-        file.truncate(100)
-    eval_dir = tmp_path / "eval"
-    assert run_eval(dataset, run, eval_dir) == 0
-    assert markers(eval_dir) == [f"eval-{step}.txt" for step in (0, 4, 5)]
-    errors = capsys.readouterr().err
-    assert errors.count("skipped: checkpoint") == 1
-    assert "model.ckpt-2 cannot be read" in errors
-
-
-def test_a_checkpoint_that_does_not_fit_is_an_error(dataset, run, tmp_path, capsys):
-    (run / "hparams.json").unlink()
-    assert run_eval(dataset, run, tmp_path / "eval", hparams="bn=0") == 1
-    errors = capsys.readouterr().err.splitlines()
-    assert any("there is no" in line and "hparams.json" in line for line in errors)
-    assert "lacks 27 of 56 variables" in errors[-1]
-
-
-def test_one_folder_may_serve_a_trainer_and_its_evaluator(dataset, run):
-    with checkpoints.locked(run):  # as a running trainer holds it
-        assert run_eval(dataset, run, run) == 0
-    assert len(markers(run)) == 4
-
-
-def test_a_restart_completes_the_table(dataset, run, tmp_path):
-    eval_dir = tmp_path / "eval"
-    assert run_eval(dataset, run, eval_dir) == 0
-    table = (eval_dir / "lwlrap.csv").read_text()
-    (eval_dir / "lwlrap.csv").unlink()
-    (eval_dir / "eval-99.txt").touch()  # no results of ours, so it is no row
-    assert run_eval(dataset, run, eval_dir) == 0
-    assert (eval_dir / "lwlrap.csv").read_text() == table
-
-
-def test_a_clip_that_vanishes_stops_evaluation_with_its_name(
-    dataset, run, tmp_path, capsys, monkeypatch
-):
-    clip_dir = tmp_path / "clips"
-    shutil.copytree(dataset.clip_dir, clip_dir)
-    monkeypatch.setattr(
-        evaluation, "_report_empty_classes", lambda *_: (clip_dir / "03.wav").unlink()
-    )
-    assert run_eval(dataset, run, tmp_path / "eval", eval_clip_dir=clip_dir) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "a clip can no longer be read" in error
-    assert "03.wav" in error
-    assert markers(tmp_path / "eval") == []
-
-
-def test_the_running_values_are_printed(dataset, run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluation, "RUNNING_PRINT_SECONDS", -1)
-    assert run_eval(dataset, run, tmp_path / "eval", eval_every_k=9) == 0
-    assert "step 0, 7 of 12 clips:\nLwlrap(" in capsys.readouterr().out
+    (eval_dir / "lwlrap.csv").unlink()
+    (eval_dir / "eval-4.txt").unlink()
+    (eval_dir / "eval-99.txt").touch()  # not a result, so it is not in the table
+    assert run_eval(dataset, trained, eval_dir) == 0
+    output = capsys.readouterr().out
+    assert "step 4, all 12 clips" in output
+    assert (results / "eval-4.txt").read_text() in output
+    assert "step 4, 7 of 12 clips" in output
+    assert "step 5" not in output
+    assert read_table(eval_dir) == read_table(results)
 
 
-def test_a_folder_that_cannot_be_made_names_its_flag(dataset, run, tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert run_eval(dataset, run, tmp_path / "file") == 1
-    assert "--eval_dir:" in capsys.readouterr().err
+def test_of_equal_results_the_later_step_is_best(dataset, trained, tmp_path, capsys):
+    for step, overall in zip(STEPS, ("0.5", "0.999", "0.7", "0.999")):
+        (tmp_path / f"eval-{step}.txt").write_text(f"Overall lwlrap = {overall}\n")
+    assert run_eval(dataset, trained, tmp_path) == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "step 5" in last
+    assert "0.999" in last
 
 
-def test_new_checkpoints_are_waited_for(run, tmp_path, monkeypatch):
-    arriving = {}
-    for step in (4, 5):
-        for path in run.glob(f"model.ckpt-{step}.*"):
-            arriving.setdefault(step, []).append((path, path.read_bytes()))
-            path.unlink()
-    clock = [0.0]
-
-    def sleep(seconds):
-        clock[0] += seconds
-        if clock[0] >= 8 and arriving:
-            for path, contents in arriving.pop(min(arriving)):
-                path.write_bytes(contents)
-
-    monkeypatch.setattr(evaluation.time, "sleep", sleep)
-    monkeypatch.setattr(evaluation.time, "monotonic", lambda: clock[0])
-    found = []
-    for prefix in evaluation._pending_checkpoints(
-        str(run), str(tmp_path), evaluation.Share(), timeout_secs=60
-    ):
-        found.append(prefix[-1])
-        (tmp_path / f"eval-{prefix[-1]}.txt").touch()
-    assert "".join(found) == "0245"
-    assert 68 <= clock[0] < 90  # It left a minute after the last.
-
-
-def test_a_folder_with_results_of_other_clips_is_refused(
-    dataset, run, tmp_path, capsys
-):
-    eval_dir = tmp_path / "eval"
-    assert run_main(dataset.eval_flags(run, eval_dir)) == 0
-    csv_path = tmp_path / "others.csv"
-    csv_path.write_text("fname,labels\n00.wav,Tone\n01.wav,Noise\n")
-    flags = dataset.eval_flags(run, eval_dir, eval_csv_path=csv_path)
-    assert run_main(flags) == 1
-    assert "has results of other clips" in capsys.readouterr().err.splitlines()[-1]
-    moved = tmp_path / "moved"
-    shutil.copytree(run, moved)
-    assert run_main(dataset.eval_flags(moved, eval_dir)) == 0
-    assert f"has results of checkpoints in {run}" in capsys.readouterr().err
-
-
-def test_scores_that_tell_no_clip_from_another_are_told(
-    dataset, run, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr(evaluation, "ALIKE", 2.0)
-    assert run_main(dataset.eval_flags(run, tmp_path / "eval")) == 0
-    assert "all clips have nearly the same scores" in capsys.readouterr().err
-
-
-def test_ctrl_c_tells_what_was_evaluated(dataset, run, tmp_path, capsys, monkeypatch):
+def test_ctrl_c_reports_the_best_step(dataset, trained, eval_dir, capsys, monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluation.time, "sleep", interrupt)
-    flags = dataset.eval_flags(run, tmp_path / "eval", eval_timeout_secs=-1)
-    assert run_main(flags) == 130
-    lines = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"\d checkpoints evaluated; results are in .*/eval", lines[-3])
-    assert lines[-2].startswith("best so far: step ")
-    assert lines[-1] == "stopped by SIGINT"
+    assert run_eval(dataset, trained, eval_dir, eval_timeout_secs=-1) == 130
+    assert "best so far: step" in capsys.readouterr().err
+
+
+def test_two_evaluators_share_the_checkpoints(dataset, trained, tmp_path):
+    assert run_eval(dataset, trained, tmp_path, eval_shard="1/2") == 0
+    assert evaluated_steps(tmp_path) == [2, 5]
+    assert run_eval(dataset, trained, tmp_path, eval_shard="0/2") == 0
+    assert [int(row["step"]) for row in read_table(tmp_path)] == STEPS
+
+
+@pytest.mark.parametrize(
+    ("every_k", "shard", "expected"),
+    [
+        (1, (0, 1), "abcdefg"),
+        (3, (0, 1), "adg"),
+        (1, (0, 2), "aceg"),
+        (1, (1, 2), "bdf"),
+        (2, (1, 2), "cg"),
+        (9, (1, 2), ""),
+    ],
+)
+def test_checkpoints_of_an_evaluator(every_k, shard, expected, monkeypatch):
+    monkeypatch.setattr(checkpoints, "list_checkpoints", lambda _: list("abcdefg"))
+    chosen = evaluation._own_checkpoints(
+        options(eval_every_k=every_k, eval_shard=shard)
+    )
+    assert "".join(chosen) == expected
+
+
+def test_waits_for_new_and_changed_checkpoints(run, tmp_path, monkeypatch):
+    for path in run.glob("model.ckpt-[45].*"):
+        path.rename(tmp_path / path.name)
+    clock = [0.0]
+
+    def sleep(seconds):
+        clock[0] += seconds
+        if clock[0] == 10:
+            for path in tmp_path.glob("model.ckpt-[45].*"):
+                path.rename(run / path.name)
+        if clock[0] == 20:
+            os.utime(run / "model.ckpt-2.index", (1, 1))
+
+    monkeypatch.setattr(evaluation.time, "sleep", sleep)
+    monkeypatch.setattr(evaluation.time, "monotonic", lambda: clock[0])
+    found = []
+    for prefix in evaluation._new_checkpoints(
+        options(train_dir=str(run), eval_dir=str(tmp_path), eval_timeout_secs=60)
+    ):
+        step = checkpoints.checkpoint_step(prefix)
+        if step != 2:  # as if this one could not be read
+            (tmp_path / f"eval-{step}.txt").touch()
+        found.append(step)
+    assert found == [0, 2, 4, 5, 2]
+    assert clock[0] == 80  # one minute after the last
+
+
+def test_an_unreadable_checkpoint_is_skipped(dataset, run, tmp_path, capsys):
+    with open(run / "model.ckpt-2.data-00000-of-00001", "r+b") as file:
+        file.truncate(100)
+    assert run_eval(dataset, run, tmp_path) == 0
+    assert evaluated_steps(tmp_path) == [0, 4, 5]
+    assert capsys.readouterr().err.count("model.ckpt-2 ") == 1
+
+
+def test_train_dir_may_be_eval_dir_while_training_runs(dataset, run):
+    with checkpoints.locked(run):  # as a running trainer does
+        assert run_eval(dataset, run, run, eval_every_k=9) == 0
+    assert evaluated_steps(run) == [0]
+
+
+def test_notes_on_empty_classes_and_nearly_equal_scores(
+    dataset, trained, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(evaluation, "MIN_SCORE_RANGE", 2.0)
+    csv_path = tmp_path / "one_class.csv"
+    csv_path.write_text("fname,labels\n00.wav,Tone\n03.wav,Tone\n")
+    flags = dict(eval_csv_path=csv_path, eval_every_k=9)
+    assert run_eval(dataset, trained, tmp_path, **flags) == 0
+    notes = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("note")
+    ]
+    assert "Noise" in notes[0]
+    assert "step 0" in notes[1]
+    assert read_table(tmp_path)[0]["Noise"] == "0.000000"
+
+
+def test_results_of_other_clips_are_refused(
+    dataset, trained, eval_dir, tmp_path, capsys
+):
+    csv_path = tmp_path / "other.csv"
+    csv_path.write_text("fname,labels\n00.wav,Tone\n01.wav,Noise\n")
+    assert run_eval(dataset, trained, eval_dir, eval_csv_path=csv_path) == 1
+    assert "--eval_dir" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_results_of_another_train_dir_are_a_warning(
+    dataset, trained, run, eval_dir, capsys
+):
+    assert run_eval(dataset, run, eval_dir) == 0
+    assert f"checkpoints in {os.path.realpath(trained)}" in capsys.readouterr().err
+
+
+def test_a_clip_that_vanishes_stops_with_its_name(
+    dataset, trained, tmp_path, capsys, monkeypatch
+):
+    clip_dir = shutil.copytree(dataset.clip_dir, tmp_path / "clips")
+    monkeypatch.setattr(  # called after the headers were read
+        evaluation, "_report_empty_classes", lambda *_: (clip_dir / "03.wav").unlink()
+    )
+    assert run_eval(dataset, trained, tmp_path, eval_clip_dir=clip_dir) == 1
+    assert "03.wav" in capsys.readouterr().err.splitlines()[-1]
+    assert evaluated_steps(tmp_path) == []
+
+
+def test_scores_that_are_not_finite_stop_with_the_clip(dataset, run, tmp_path, capsys):
+    prefix = str(run / "model.ckpt-0")
+    reader = tf.train.load_checkpoint(prefix)
+    values = {n: tf.Variable(reader.get_tensor(n)) for n in checkpoints.shapes(prefix)}
+    values["fully_connected/biases"].assign([np.nan, 0])
+    checkpoints.save(run, values, 0)
+    assert run_eval(dataset, run, tmp_path) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "step 0" in error
+    assert ".wav" in error
+    assert evaluated_steps(tmp_path) == []
 
 
 def test_a_folder_without_checkpoints_is_an_error(dataset, tmp_path, capsys):
     assert run_eval(dataset, tmp_path / "none", tmp_path / "eval") == 1
-    assert "--train_dir: there is no whole checkpoint" in capsys.readouterr().err
+    assert "--train_dir" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_another_class_map_is_an_error(dataset, run, tmp_path, capsys):
-    other = tmp_path / "map.csv"
-    other.write_text("0,Tone\n1,Noise\n")
-    flags = dataset.eval_flags(run, tmp_path / "eval")
-    assert run_main([*flags, f"--class_map_path={other}"]) == 1
-    assert "class 0 is Tone, but was Noise" in capsys.readouterr().err
+def test_an_eval_dir_that_is_a_file_is_an_error(dataset, trained, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert run_eval(dataset, trained, tmp_path / "file") == 1
+    assert "--eval_dir" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_scores_that_are_not_finite_stop_with_the_clip(dataset, run, tmp_path, capsys):
-    prefix = str(run / "model.ckpt-5")
-    reader = tf.train.load_checkpoint(prefix)
-    values = {n: tf.Variable(reader.get_tensor(n)) for n in checkpoints.shapes(prefix)}
-    values["fully_connected/biases"].assign([np.nan, 0])
-    checkpoints.save(run, values, 5)
-    assert run_eval(dataset, run, tmp_path / "eval") == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "are not finite" in error
-    assert ".wav" in error
-    assert "eval-5.txt" not in markers(tmp_path / "eval")
+def test_another_class_map_is_an_error(dataset, trained, tmp_path, capsys):
+    class_map = tmp_path / "map.csv"
+    class_map.write_text("0,Tone\n1,Noise\n")
+    flags = dict(class_map_path=class_map)
+    assert run_eval(dataset, trained, tmp_path / "eval", **flags) == 1
+    assert "--class_map_path" in capsys.readouterr().err
+    assert not (tmp_path / "eval").exists()
 
 
-def test_classes_without_clips_are_told(dataset, run, tmp_path, capsys):
-    one_class = tmp_path / "one.csv"
-    one_class.write_text("fname,labels\n00.wav,Tone\n03.wav,Tone\n")
-    flags = dataset.eval_flags(run, tmp_path / "eval", eval_every_k=9)
-    assert run_main([*flags, f"--eval_csv_path={one_class}"]) == 0
-    assert "no clip is labelled Noise" in capsys.readouterr().err
-    marker = (tmp_path / "eval" / "eval-0.txt").read_text()
-    assert "Lwlrap(Noise) = 0.000000" in marker
+def test_a_checkpoint_of_another_network_is_an_error(dataset, run, tmp_path, capsys):
+    (run / "hparams.json").unlink()
+    assert run_eval(dataset, run, tmp_path / "eval", hparams="bn=0") == 1
+    assert "27 of 56 variables" in capsys.readouterr().err.splitlines()[-1]

@@ -16,8 +16,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-from tagger.clips import list_wavs
-from tagger.files import part_path, write_whole
+from inference import list_wavs, part_path
+from tagger.files import write_whole
 
 MAX_LISTED = 10  # names of clips in a message
 
