@@ -35,8 +35,7 @@ PLAIN_FLAG = "--plain_keras_alone"
 
 def ours(features: np.ndarray, labels: np.ndarray):
     """Our training step, as --mode train takes it."""
-    trainer = train.Trainer(
-        model_name="mobilenet-v1",
+    trainer = train.define_trainer(
         num_classes=CLASSES,
         hparams=Hparams(),
         epoch_num_batches=1,

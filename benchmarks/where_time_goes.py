@@ -127,8 +127,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     square = tf.random.normal([PRODUCT_SIZE, PRODUCT_SIZE])
     rate = 2 * PRODUCT_SIZE**3 / GIGA / median_seconds(lambda: square @ square, rounds)
-    trainer = train.Trainer(
-        model_name="mobilenet-v1",
+    trainer = train.define_trainer(
         num_classes=CLASSES,
         hparams=Hparams(),
         epoch_num_batches=1,

@@ -9,6 +9,7 @@ which alone writes files.
 import functools
 import os
 import platform
+import socket
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ CLUSTER_EXAMPLE = (
     '"task": {"type": "worker", "index": 0}}'
 )
 CLUSTER_JOBS = ("chief", "worker")
+CONNECT_SECONDS = 10  # to wait for the answer of a data service
 
 
 def num_cpu_cores() -> int:
@@ -70,6 +72,25 @@ def read_cluster() -> tuple[int, int]:
             f"{CLUSTER_VARIABLE} must be such as {CLUSTER_EXAMPLE}, with the jobs "
             f"{' and '.join(CLUSTER_JOBS)}, but reading it gave "
             f"{type(error).__name__}: {error}"
+        ) from None
+
+
+def check_reachable(address: str) -> None:
+    """Checks that a data service answers; TensorFlow would wait for it without end.
+
+    Args:
+      address: grpc://host:port of its dispatcher.
+
+    Raises:
+      OSError: it does not answer.
+    """
+    host, _, port = address.removeprefix("grpc://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise OSError(
+            f"--data_service: cannot reach {host}:{port} ({error}); is its dispatcher "
+            f"running?"
         ) from None
 
 

@@ -1,15 +1,21 @@
 """What TensorBoard shows besides scalars: hyperparameters and pictures.
 
 Each function uses the default writer of tf.summary.
+
+Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import tensorflow as tf
 from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 
+from tagger import plots
 from tagger.hparams import Hparams
+
+PICTURE_EXAMPLES = 8
 
 
 def write_hparams(hparams: Hparams, train_dir: str) -> None:
@@ -23,6 +29,27 @@ def write_hparams(hparams: Hparams, train_dir: str) -> None:
     hparams_summary.hparams(dataclasses.asdict(hparams), trial_id=f"{name} in {parent}")
 
 
-def write_picture(name: str, png: bytes, *, step: int) -> None:
-    """Writes a PNG file for the Images tab."""
-    tf.summary.image(name, tf.io.decode_png(png)[tf.newaxis], step=step)
+def write_examples(
+    features: tf.Tensor,
+    labels: tf.Tensor,
+    class_names: Sequence[str],
+    hparams: Hparams,
+    *,
+    step: int,
+) -> None:
+    """Draws the first examples of a batch for the Images tab, as `first_batch`.
+
+    Args:
+      features: float32 [E, T, F], log mel examples.
+      labels: float32 [E, C], not 0 for the classes of each example.
+      class_names: C names.
+      hparams: of the features.
+      step: that the batch is for.
+    """
+    png = plots.examples_picture(
+        features[:PICTURE_EXAMPLES].numpy(),
+        labels[:PICTURE_EXAMPLES].numpy(),
+        class_names=class_names,
+        hparams=hparams,
+    )
+    tf.summary.image("first_batch", tf.io.decode_png(png)[tf.newaxis], step=step)

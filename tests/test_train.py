@@ -17,6 +17,7 @@ import model
 import train
 from tagger import checkpoints
 from tagger.hparams import parse_hparams
+from tagger.trainer import Trainer
 
 
 def losses_of(text: str) -> dict[int, float]:
@@ -29,10 +30,9 @@ def values_of(prefix: str) -> dict[str, np.ndarray]:
     return {name: reader.get_tensor(name) for name in checkpoints.shapes(prefix)}
 
 
-def new_trainer(text: str = SMALL_HPARAMS) -> train.Trainer:
+def new_trainer(text: str = SMALL_HPARAMS) -> Trainer:
     keras.utils.set_random_seed(5)
-    return train.Trainer(
-        model_name="mobilenet-v1",
+    return train.define_trainer(
         num_classes=2,
         hparams=parse_hparams(text),
         epoch_num_batches=1,
