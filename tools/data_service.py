@@ -118,7 +118,8 @@ def main(argv: Sequence[str]) -> int:
             dispatcher=FLAGS.dispatcher,
             host=FLAGS.host,
         )
-        print(f"{role} is ready", file=sys.stderr, flush=True)
+        where = f" at {server.target}" if role == "dispatcher" else ""
+        print(f"{role} is ready{where}", file=sys.stderr, flush=True)
         server.join()
     return 0
 

@@ -44,8 +44,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "hparams",
         "",
-        "Hyperparameters as name=value,name=value, for a checkpoint without hparams.json "
-        "beside it.",
+        "Hyperparameters as name=value,name=value, for a checkpoint that has no "
+        "hparams.json beside it.",
     )
     flags.mark_flags_as_required(["checkpoint", "class_map_path", "export_dir"])
 
@@ -94,7 +94,7 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams) -> Any:
         return with_clip_scores(example_scores(waveform, inputs.FAST_FFT))
 
     tagger = tf.Module()
-    # A SavedModel and the LiteRT converter find tf.Variables, not Keras's own variables.
+    # Saving and converting find only tf.Variables, not Keras's own variables.
     tagger.weights = [variable.value for variable in network.weights]
     tagger.__call__ = tf.function(
         score_waveforms,
@@ -110,7 +110,7 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams) -> Any:
 
 
 def to_litert(tagger: Any) -> bytes:
-    """Converts `score_waveform` of a tagger to a LiteRT model of built-in operations."""
+    """Converts `score_waveform` of a tagger to a LiteRT model."""
     import tensorflow as tf
 
     function = tagger.score_waveform.get_concrete_function()

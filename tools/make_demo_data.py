@@ -14,19 +14,18 @@ import wave
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from absl import flags
 
 from tagger import program
 from tagger.files import write_whole
 from tagger.hparams import SAMPLE_RATE
 
-FLAGS = flags.FLAGS
 CLIPS_PER_CLASS = 8
 TWO_LABEL_CLIPS = 16
 TEST_CLIPS = 12
 SHORTEST, LONGEST = 0.3, 1.5  # s
 PEAK = 0.7
 NOISE_FLOOR = 0.002
+SEED = 0
 
 Generator = np.random.Generator
 Synthesizer = Callable[[np.ndarray, Generator], np.ndarray]
@@ -156,9 +155,9 @@ def write_wav(path: pathlib.Path, samples: np.ndarray) -> None:
         file.writeframes(samples.astype("<i2").tobytes())
 
 
-def write_data(out: pathlib.Path, seed: int) -> None:
-    """Writes the whole data set; the same seed gives the same files."""
-    rng = np.random.default_rng(seed)
+def write_data(out: pathlib.Path) -> None:
+    """Writes the whole data set, which is the same every time."""
+    rng = np.random.default_rng(SEED)
     names = sorted(SYNTHESIZERS)
     labelled = [[name] for name in names for _ in range(CLIPS_PER_CLASS)]
     labelled += [
@@ -184,10 +183,9 @@ def main(argv: Sequence[str]) -> int:
     """Runs the program; returns the exit status."""
     if len(argv) != 2:
         raise ValueError("expected one argument, the folder to write to; see --help")
-    write_data(pathlib.Path(argv[1]), FLAGS.seed)
+    write_data(pathlib.Path(argv[1]))
     return 0
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("seed", 0, "Another seed gives other clips.", lower_bound=0)
     program.run(main)
