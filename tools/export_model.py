@@ -81,31 +81,30 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams) -> Any:
         clip_scores = tf.reduce_mean(scores, axis=-2)
         return {"example_scores": scores, "clip_scores": clip_scores}
 
-    def score_waveforms(waveforms: tf.Tensor) -> dict[str, tf.Tensor]:
-        scores = tf.map_fn(
-            lambda waveform: example_scores(waveform, inputs.EXACT_FFT),
-            waveforms,
-            fn_output_signature=tf.TensorSpec([None, network.output.shape[-1]]),
+    class Tagger(tf.Module):
+        @tf.function(
+            input_signature=[tf.TensorSpec([None, None], tf.float32, "waveforms")],
+            autograph=False,
         )
-        return with_clip_scores(scores)
+        def __call__(self, waveforms: tf.Tensor) -> dict[str, tf.Tensor]:
+            scores = tf.map_fn(
+                lambda waveform: example_scores(waveform, inputs.EXACT_FFT),
+                waveforms,
+                fn_output_signature=tf.TensorSpec([None, network.output.shape[-1]]),
+            )
+            return with_clip_scores(scores)
 
-    def score_waveform(waveform: tf.Tensor) -> dict[str, tf.Tensor]:
-        # LiteRT's FFT takes float32 only. It computes in float64, so it is exact too.
-        return with_clip_scores(example_scores(waveform, inputs.FAST_FFT))
+        @tf.function(
+            input_signature=[tf.TensorSpec([None], tf.float32, "waveform")],
+            autograph=False,
+        )
+        def score_waveform(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
+            # LiteRT's FFT takes float32 only. It computes in float64, so it is exact.
+            return with_clip_scores(example_scores(waveform, inputs.FAST_FFT))
 
-    tagger = tf.Module()
+    tagger = Tagger()
     # Saving and converting find only tf.Variables, not Keras's own variables.
     tagger.weights = [variable.value for variable in network.weights]
-    tagger.__call__ = tf.function(
-        score_waveforms,
-        input_signature=[tf.TensorSpec([None, None], tf.float32, "waveforms")],
-        autograph=False,
-    )
-    tagger.score_waveform = tf.function(
-        score_waveform,
-        input_signature=[tf.TensorSpec([None], tf.float32, "waveform")],
-        autograph=False,
-    )
     return tagger
 
 
