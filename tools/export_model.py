@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
 from tagger import hparams as hparams_lib
 from tagger import program
@@ -148,7 +148,7 @@ def export(
       hparam_overrides: hyperparameters for a checkpoint without hparams.json beside it.
 
     Raises:
-      ValueError, OSError: a file or flag cannot be used, or export_dir not be written.
+      ValueError, OSError: an argument cannot be used, or export_dir not written.
       FloatingPointError: a weight is not finite.
     """
     import tensorflow as tf
@@ -160,7 +160,7 @@ def export(
     prefix = checkpoints.find_checkpoint(checkpoint, "--checkpoint")
     target = pathlib.Path(export_dir).resolve()
     make_folder(str(target.parent), "--export_dir")
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise FileExistsError(
             f"--export_dir must be a new or an empty folder, but got {export_dir}"
         )
@@ -187,6 +187,7 @@ def main(argv: Sequence[str]) -> int:
     program.check_no_arguments(argv)
     hparam_overrides = hparams_lib.parse_overrides(FLAGS.hparams)
     program.start_tensorflow()
+    logging.set_verbosity(logging.WARNING)  # TensorFlow reports each detail of saving.
     export(
         checkpoint=FLAGS.checkpoint,
         class_map_path=FLAGS.class_map_path,
