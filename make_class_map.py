@@ -1,36 +1,30 @@
-"""Makes a class map from a CSV of clips: the labels in alphabetical order, with
-indices.
+"""Makes a class map from a CSV of clips: its labels in alphabetical order.
 
     python make_class_map.py < train_curated.csv > class_map.csv
 
-The CSV is `fname,labels` with several labels comma-separated inside quotes, or the
-older `fname,aso_ids,label`. The class_map.csv beside this file is that of
-FSDKaggle2019, whose order is that of Kaggle's columns.
+The CSV has the columns `fname,labels`, with several labels comma-separated inside
+quotes, or the older `fname,aso_ids,label`. The class map has a line index,name for each
+label. The file class_map.csv is the class map of FSDKaggle2019, in the order of
+Kaggle's columns.
 """
 
 import csv
 import sys
+from collections.abc import Sequence
 
-from tagger import clips
-
-WRONG_USAGE = 2  # exit status, as argparse has it
+from tagger import clips, program
 
 
-def main() -> int:
-    """Reads a CSV on stdin, writes a class map on stdout; returns the exit status."""
-    if len(sys.argv) > 1 or sys.stdin.isatty():
-        print(__doc__.strip(), file=sys.stderr)
-        return 0 if sys.argv[1:] in (["--help"], ["-h"]) else WRONG_USAGE
-    try:
-        lines = clips.csv_lines(sys.stdin.buffer.read(), "stdin")
-        _, rows = clips.checked_rows(lines, "stdin")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def main(argv: Sequence[str]) -> int:
+    """Reads a CSV from stdin, writes a class map to stdout; returns the exit status."""
+    if argv[1:] or sys.stdin.isatty():
+        raise ValueError("expected a CSV on stdin, and no arguments; see --help")
+    lines = clips.csv_lines(sys.stdin.buffer.read(), "stdin")
+    _, rows = clips.checked_rows(lines, "stdin")
     names = sorted({label for row in rows for label in row.labels})
     csv.writer(sys.stdout, lineterminator="\n").writerows(enumerate(names))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -1,143 +1,129 @@
-"""Runs a part of a tf.data service, which computes features for runner.py.
+"""Runs a server of a tf.data service, which computes features for runner.py.
 
     python -m tools.data_service dispatcher --port 5050
     python -m tools.data_service worker --dispatcher HOST:5050 --port 5051
 
-One dispatcher deals the clips, any number of workers read them and compute their
-features, and runner.py --mode train --data_service grpc://HOST:5050 trains on them.
-Workers may come and go meanwhile. They read the clips by the paths that the trainer
-was given.
+One dispatcher distributes the clips. Any number of workers read them and compute their
+features. `runner.py --mode train --data_service grpc://HOST:5050` trains on these.
+Workers may start and stop at any time. They read the clips by the same paths as the
+trainer.
 """
 
-import argparse
 import re
 import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-import runner
-from tagger import signals
+from absl import flags
 
+from tagger import program, signals
+
+FLAGS = flags.FLAGS
+ROLES = ("dispatcher", "worker")
 PROTOCOL = "grpc"
 MAX_PORT = 65535
 
 
-def start_dispatcher(*, port: int, work_dir: str) -> Any:
-    """Starts the server that deals the clips; it runs until the process ends.
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_integer(
+        "port", None, "Port to listen at; 0: any free port.", 0, MAX_PORT
+    )
+    flags.DEFINE_string(
+        "work_dir",
+        "",
+        "Of a dispatcher: folder for its journal, from which it resumes after a "
+        "restart. Empty: no journal.",
+    )
+    flags.DEFINE_string("dispatcher", "", "Of a worker: host:port of the dispatcher.")
+    flags.DEFINE_string(
+        "host",
+        socket.gethostname(),
+        "Of a worker: name or address of this machine, as trainers reach it.",
+    )
+    flags.mark_flag_as_required("port")
+
+
+def start_server(
+    role: str, *, port: int, work_dir: str = "", dispatcher: str = "", host: str = ""
+) -> Any:
+    """Starts a server, which runs until it is deleted or the process ends.
 
     Args:
-      port: to listen at; 0: any that is free.
-      work_dir: folder for its journal, from which it goes on after a restart; or empty.
-    """
-    from tensorflow.data.experimental import service
+      role: "dispatcher", or "worker", which waits for the dispatcher.
+      port: port to listen at; 0: any free port.
+      work_dir: of a dispatcher: folder for its journal, or empty.
+      dispatcher: of a worker: host:port of the dispatcher.
+      host: of a worker: name of this machine, as trainers reach it.
 
-    return service.DispatchServer(
-        service.DispatcherConfig(
-            port=port,
-            protocol=PROTOCOL,
-            work_dir=work_dir or None,
-            fault_tolerant_mode=bool(work_dir),
-        )
-    )
-
-
-def start_worker(*, port: int, dispatcher: str, host: str) -> Any:
-    """Starts a server that computes features; it runs until the process ends.
-
-    Args:
-      port: to listen at; 0: any that is free.
-      dispatcher: host:port of the dispatcher, which is waited for.
-      host: the name of this machine, under which trainers reach it.
-    """
-    from tensorflow.data.experimental import service
-
-    return service.WorkerServer(
-        service.WorkerConfig(
-            dispatcher_address=dispatcher,
-            worker_address=f"{host}:{port or '%port%'}",
-            port=port,
-            protocol=PROTOCOL,
-        )
-    )
-
-
-def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    roles = parser.add_subparsers(dest="role", required=True)
-    dispatcher = roles.add_parser("dispatcher", help="deals the clips; one of them")
-    worker = roles.add_parser("worker", help="computes features; any number of them")
-    for role in (dispatcher, worker):
-        role.add_argument(
-            "--port", type=int, required=True, help="to listen at; 0: any that is free"
-        )
-    dispatcher.add_argument(
-        "--work_dir", default="", help="folder to go on from when it is started again"
-    )
-    worker.add_argument("--dispatcher", required=True, help="host:port of it")
-    worker.add_argument(
-        "--host",
-        default=socket.gethostname(),
-        help="name or address of this machine, as trainers reach it "
-        "(default: %(default)s)",
-    )
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Runs the program until a signal; returns the exit status."""
-    parsed = _parse_arguments(arguments)
-    try:
-        _check_arguments(parsed)
-        runner.set_environment()
-        runner.start_tensorflow()
-        _server = _start(parsed)  # Kept: it may wait for its clients when deleted.
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return signals.wait_for_stop()
-
-
-def _check_arguments(parsed: argparse.Namespace) -> None:
-    if not 0 <= parsed.port <= MAX_PORT:
-        raise ValueError(f"--port must be from 0 to {MAX_PORT}, but got {parsed.port}")
-    if parsed.role == "worker" and not re.fullmatch(r".+:\d{1,5}", parsed.dispatcher):
-        raise ValueError(
-            f"--dispatcher must be host:port, but got '{parsed.dispatcher}'"
-        )
-
-
-def _start(parsed: argparse.Namespace) -> Any:
-    """Starts the server that the arguments ask for.
+    Returns:
+      A `DispatchServer` or a `WorkerServer` of `tf.data.experimental.service`.
 
     Raises:
       OSError: it cannot be started.
     """
     import tensorflow as tf
 
-    tf.config.set_visible_devices([], "GPU")
+    service = tf.data.experimental.service
     try:
-        with signals.end_at_once():
-            if parsed.role == "dispatcher":
-                server = start_dispatcher(port=parsed.port, work_dir=parsed.work_dir)
-                where = f"at port {server.target.rpartition(':')[2]}"
-            else:
-                where = f"for the dispatcher {parsed.dispatcher}"
-                print(f"waiting {where}", file=sys.stderr, flush=True)
-                server = start_worker(
-                    port=parsed.port, dispatcher=parsed.dispatcher, host=parsed.host
+        if role == "dispatcher":
+            return service.DispatchServer(
+                service.DispatcherConfig(
+                    port=port,
+                    protocol=PROTOCOL,
+                    work_dir=work_dir or None,
+                    fault_tolerant_mode=bool(work_dir),
                 )
+            )
+        return service.WorkerServer(
+            service.WorkerConfig(
+                dispatcher_address=dispatcher,
+                worker_address=f"{host}:{port or '%port%'}",
+                port=port,
+                protocol=PROTOCOL,
+            )
+        )
     except (tf.errors.OpError, RuntimeError) as error:
         reason = str(getattr(error, "message", error)).splitlines()[0]
         raise OSError(
-            f"cannot start the {parsed.role} ({reason}); --port must be free, and "
-            f"--work_dir a folder to write in"
+            f"cannot start the {role} at --port {port} (is it in use? is --work_dir "
+            f"writable?): {reason}"
         ) from None
-    print(f"{parsed.role} is ready {where}", file=sys.stderr, flush=True)
-    return server
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the server until a signal ends the process."""
+    if len(argv) != 2 or argv[1] not in ROLES:
+        raise ValueError(
+            f"expected one argument, {' or '.join(ROLES)}, but got "
+            f"'{' '.join(argv[1:])}'"
+        )
+    role = argv[1]
+    if role == "worker" and not re.fullmatch(r".+:\d{1,5}", FLAGS.dispatcher):
+        raise ValueError(
+            f"--dispatcher must be host:port, but got '{FLAGS.dispatcher}'"
+        )
+    program.start_tensorflow()
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    if role == "worker":
+        print(f"waiting for {FLAGS.dispatcher}", file=sys.stderr, flush=True)
+    with signals.end_at_once():
+        server = start_server(
+            role,
+            port=FLAGS.port,
+            work_dir=FLAGS.work_dir,
+            dispatcher=FLAGS.dispatcher,
+            host=FLAGS.host,
+        )
+        where = f" at {server.target}" if role == "dispatcher" else ""
+        print(f"{role} is ready{where}", file=sys.stderr, flush=True)
+        server.join()
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    define_flags()
+    program.run(main)

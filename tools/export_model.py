@@ -1,71 +1,202 @@
-"""Exports a trained tagger, to share it with people who have TensorFlow or LiteRT but
-not this program.
+"""Exports a trained tagger for people who have TensorFlow or LiteRT, but not this
+project.
 
-    python -m tools.export_model --checkpoint runs/first --class_map_path class_map.csv
-    --export_dir shared/first
+    python -m tools.export_model --checkpoint runs/first \\
+        --class_map_path class_map.csv --export_dir shared/first
 
-writes the folder shared/first with a SavedModel, a LiteRT model (.tflite) and the class
-map. An error is one line on stderr and exit status 1.
+writes the folder shared/first with a SavedModel for TensorFlow, a model for LiteRT
+(formerly TensorFlow Lite) and the class map. Both models take waveforms and compute the
+features themselves, so they always match the features of the training.
+
+Letters for shapes: N waveforms, E examples, C classes, S samples.
 """
 
-import sys
-from collections.abc import Sequence
+import csv
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
-import runner
-from runner import Flag
-from tagger import hparams
+from tagger import hparams as hparams_lib
+from tagger import program
+from tagger.clips import read_class_map
+from tagger.files import make_folder
 
-SHARED = {flag.name: flag for flag in runner.FLAGS[runner.ALL_MODES]}
-FLAGS = {
-    "Flags": (
-        Flag("checkpoint", "", "model.ckpt-N, or a train_dir (its newest)."),
-        SHARED["class_map_path"],
-        Flag("export_dir", "", "Folder to write, empty or not there yet."),
-        SHARED["model"],
-        Flag(
-            "hparams",
-            "",
-            "Hyperparameters as name=value,name=value, where there is no hparams.json "
-            "beside the checkpoint.",
-        ),
+FLAGS = flags.FLAGS
+SAVED_MODEL = "saved_model"
+LITERT_MODEL = "model.tflite"
+CLASS_MAP = "class_map.csv"
+EXPORTING_PREFIX = ".exporting-"  # of folders that are being written
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_string(
+        "checkpoint", None, "model.ckpt-N, or a train_dir (its newest)."
     )
-}
-REQUIRED = ("checkpoint", "class_map_path", "export_dir")
+    flags.DEFINE_string(
+        "class_map_path", None, "CSV of index,name lines, one for each class."
+    )
+    flags.DEFINE_string("export_dir", None, "Folder to write: a new or an empty one.")
+    flags.DEFINE_string(
+        "hparams",
+        "",
+        "Hyperparameters as name=value,name=value, for a checkpoint that has no "
+        "hparams.json beside it.",
+    )
+    flags.mark_flags_as_required(["checkpoint", "class_map_path", "export_dir"])
 
 
-def run(values: flags.FlagValues) -> int:
-    """Calls export.export with the flags; returns the exit status.
+def define_tagger(network: Any, hparams: hparams_lib.Hparams) -> Any:
+    """Defines a module that scores waveforms at 44.1 kHz, float32 in [-1, 1].
+
+    The functions of the module return a dict of float32 scores in [0, 1]:
+    `example_scores`, and `clip_scores`, their mean over the examples.
+
+    - `tagger(waveforms)` scores N waveforms of the same length: [N, S] to [N, E, C] and
+      [N, C].
+    - `tagger.score_waveform(waveform)` scores one waveform, for LiteRT: [S] to [E, C]
+      and [C].
+
+    Args:
+      network: `keras.Model` with the weights to use.
+      hparams: hyperparameters of the features.
+
+    Returns:
+      A `tf.Module`.
+    """
+    import tensorflow as tf
+
+    import inputs
+
+    def example_scores(waveform: tf.Tensor, fft_type: tf.DType) -> tf.Tensor:
+        examples = inputs.waveform_to_examples(waveform, hparams, fft_type=fft_type)
+        # In float32, unlike inference: LiteRT has no sigmoid of float64.
+        return tf.sigmoid(network(examples, training=False))
+
+    def with_clip_scores(scores: tf.Tensor) -> dict[str, tf.Tensor]:
+        clip_scores = tf.reduce_mean(scores, axis=-2)
+        return {"example_scores": scores, "clip_scores": clip_scores}
+
+    class Tagger(tf.Module):
+        @tf.function(
+            input_signature=[tf.TensorSpec([None, None], tf.float32, "waveforms")],
+            autograph=False,
+        )
+        def __call__(self, waveforms: tf.Tensor) -> dict[str, tf.Tensor]:
+            scores = tf.map_fn(
+                lambda waveform: example_scores(waveform, inputs.EXACT_FFT),
+                waveforms,
+                fn_output_signature=tf.TensorSpec([None, network.output.shape[-1]]),
+            )
+            return with_clip_scores(scores)
+
+        @tf.function(
+            input_signature=[tf.TensorSpec([None], tf.float32, "waveform")],
+            autograph=False,
+        )
+        def score_waveform(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
+            # LiteRT's FFT takes float32 only. It computes in float64, so it is exact.
+            return with_clip_scores(example_scores(waveform, inputs.FAST_FFT))
+
+    tagger = Tagger()
+    # Saving and converting find only tf.Variables, not Keras's own variables.
+    tagger.weights = [variable.value for variable in network.weights]
+    return tagger
+
+
+def to_litert(tagger: Any) -> bytes:
+    """Converts `score_waveform` of a tagger to a LiteRT model."""
+    import tensorflow as tf
+
+    function = tagger.score_waveform.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tagger)
+    return converter.convert()
+
+
+def write_models(folder: pathlib.Path, tagger: Any, class_names: Sequence[str]) -> None:
+    """Writes the models of a tagger, and its class map, into a new folder."""
+    import tensorflow as tf
+
+    folder.mkdir()
+    tf.saved_model.save(
+        tagger,
+        str(folder / SAVED_MODEL),
+        signatures=tagger.__call__.get_concrete_function(),
+    )
+    (folder / LITERT_MODEL).write_bytes(to_litert(tagger))
+    with (folder / CLASS_MAP).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(enumerate(class_names))
+
+
+def export(
+    *,
+    checkpoint: str,
+    class_map_path: str,
+    export_dir: str,
+    hparam_overrides: Mapping[str, Any],
+) -> None:
+    """Exports a checkpoint into a folder, which appears whole or not at all.
+
+    Args:
+      checkpoint: `model.ckpt-N`, or a folder, of which the newest checkpoint is taken.
+      class_map_path: class map of the C classes.
+      export_dir: a folder that is empty or does not exist.
+      hparam_overrides: hyperparameters for a checkpoint without hparams.json beside it.
 
     Raises:
-      ValueError: a flag is missing or has a wrong value.
+      ValueError, OSError: an argument cannot be used, or export_dir not written.
+      FloatingPointError: a weight is not finite.
     """
-    for name in REQUIRED:
-        if not values[name].value:
-            raise ValueError(f"--{name} is missing; --help lists all flags")
-    runner.check_model(values)
-    overrides = hparams.parse_overrides(values.hparams)
-    runner.set_environment()
-    runner.start_tensorflow()
-    from tools import export
+    import tensorflow as tf
 
-    export.export(
-        model_name=values.model,
-        hparam_overrides=overrides,
-        class_map_path=values.class_map_path,
-        checkpoint=values.checkpoint,
-        export_dir=values.export_dir,
+    import model
+    from tagger import checkpoints
+
+    class_names = read_class_map(class_map_path)
+    prefix = checkpoints.find_checkpoint(checkpoint, "--checkpoint")
+    target = pathlib.Path(export_dir).resolve()
+    make_folder(str(target.parent), "--export_dir")
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise FileExistsError(
+            f"--export_dir must be a new or an empty folder, but got {export_dir}"
+        )
+    network, hparams = model.load_network(
+        prefix, class_names, hparam_overrides=hparam_overrides
+    )
+    variables = checkpoints.network_variables(network)
+    if name := checkpoints.first_not_finite(variables):
+        raise FloatingPointError(f"{name} is not finite; checkpoint {prefix} is broken")
+    temporary = target.with_name(f"{EXPORTING_PREFIX}{target.name}-{os.getpid()}")
+    try:
+        write_models(temporary, define_tagger(network, hparams), class_names)
+        temporary.rename(target)
+    except (tf.errors.OpError, OSError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "message", error)
+        raise OSError(f"--export_dir: cannot write {export_dir}: {reason}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{prefix} exported to {export_dir}")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the program; returns the exit status."""
+    program.check_no_arguments(argv)
+    hparam_overrides = hparams_lib.parse_overrides(FLAGS.hparams)
+    program.start_tensorflow()
+    logging.set_verbosity(logging.WARNING)  # TensorFlow reports each detail of saving.
+    export(
+        checkpoint=FLAGS.checkpoint,
+        class_map_path=FLAGS.class_map_path,
+        export_dir=FLAGS.export_dir,
+        hparam_overrides=hparam_overrides,
     )
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the program with its command-line arguments; returns the exit status."""
-    return runner.run_command(
-        arguments, introduction=__doc__, flag_groups=FLAGS, run=run
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    define_flags()
+    program.run(main)

@@ -1,22 +1,21 @@
-"""Synthesises a small data set in the form of FSDKaggle2019, to try the tagger on.
+"""Makes a small synthetic data set in the form of FSDKaggle2019, to try the tagger.
 
     python -m tools.make_demo_data OUT
 
-Writes OUT/train_curated/*.wav with OUT/train_curated.csv, and OUT/test/*.wav: clips of
-some of the 80 classes, made of sines and noise so that one can hear which is which.
-They last from 0.3 to 1.5 seconds; some of them have two labels.
+Writes OUT/train_curated/*.wav with OUT/train_curated.csv, and OUT/test/*.wav. The clips
+imitate 8 of the 80 classes with sines and noise. They last from 0.3 to 1.5 seconds.
+Some of them have two labels.
 """
 
-import argparse
 import csv
 import io
 import pathlib
-import sys
 import wave
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tagger import program
 from tagger.files import write_whole
 from tagger.hparams import SAMPLE_RATE
 
@@ -26,13 +25,14 @@ TEST_CLIPS = 12
 SHORTEST, LONGEST = 0.3, 1.5  # s
 PEAK = 0.7
 NOISE_FLOOR = 0.002
+SEED = 0
 
 Generator = np.random.Generator
 Synthesizer = Callable[[np.ndarray, Generator], np.ndarray]
 
 
 def _decay(time: np.ndarray, start: float, seconds: float) -> np.ndarray:
-    """1 at the start, falling by a factor of e in so many seconds, 0 before."""
+    """0 before the start, then 1, decaying by a factor of e every `seconds`."""
     since = time - start
     return np.where(since >= 0, np.exp(-np.maximum(since, 0) / seconds), 0.0)
 
@@ -40,7 +40,7 @@ def _decay(time: np.ndarray, start: float, seconds: float) -> np.ndarray:
 def _band_noise(
     time: np.ndarray, low: float, high: float, rng: Generator
 ) -> np.ndarray:
-    """White noise between two frequencies in Hz, of variance about 1."""
+    """White noise between two frequencies in Hz, with a variance of about 1."""
     spectrum = np.fft.rfft(rng.normal(size=time.size))
     frequencies = np.fft.rfftfreq(time.size, 1 / SAMPLE_RATE)
     spectrum[(frequencies < low) | (frequencies > high)] = 0
@@ -49,13 +49,13 @@ def _band_noise(
 
 
 def _beats(time: np.ndarray, period: float, rng: Generator) -> np.ndarray:
-    """Start times in s of strokes that come about so many seconds apart."""
+    """Start times in s of strokes, with about `period` seconds between them."""
     count = max(1, int(time[-1] / period))
     return period * (np.arange(count) + rng.uniform(0, 0.1, count))
 
 
 def bass_drum(time: np.ndarray, rng: Generator) -> np.ndarray:
-    """Sines that fall from 150 to 50 Hz and die away."""
+    """Decaying sines whose frequency falls from 150 to 50 Hz."""
     sound = np.zeros_like(time)
     for start in _beats(time, rng.uniform(0.3, 0.5), rng):
         since = np.maximum(time - start, 0)
@@ -83,7 +83,7 @@ def chirp_and_tweet(time: np.ndarray, rng: Generator) -> np.ndarray:
 
 
 def church_bell(time: np.ndarray, rng: Generator) -> np.ndarray:
-    """A bell's partials, hum to nominal, dying away slowly."""
+    """The partials of a bell, decaying slowly."""
     strike = rng.uniform(300, 500)
     partials = {0.5: 0.9, 1.0: 1.0, 1.2: 0.8, 1.5: 0.5, 2.0: 0.7, 2.5: 0.3, 3.0: 0.3}
     return sum(
@@ -109,10 +109,9 @@ def hi_hat(time: np.ndarray, rng: Generator) -> np.ndarray:
 
 
 def marimba_and_xylophone(time: np.ndarray, rng: Generator) -> np.ndarray:
-    """Notes of a scale, each a sine and its fourth harmonic, quickly dying away."""
-    scale = 262 * 2 ** (
-        np.array([0, 2, 4, 7, 9, 12, 14]) / 12
-    )  # Hz, pentatonic from C4
+    """Notes of a scale, each a sine and its fourth harmonic, decaying quickly."""
+    semitones = np.array([0, 2, 4, 7, 9, 12, 14])  # a pentatonic scale
+    scale = 262 * 2 ** (semitones / 12)  # Hz, from C4
     sound = np.zeros_like(time)
     for start in _beats(time, rng.uniform(0.2, 0.3), rng):
         pitch = 2 * np.pi * rng.choice(scale) * (time - start)
@@ -121,7 +120,7 @@ def marimba_and_xylophone(time: np.ndarray, rng: Generator) -> np.ndarray:
 
 
 def waves_and_surf(time: np.ndarray, rng: Generator) -> np.ndarray:
-    """Noise below 1.5 kHz that swells."""
+    """Noise below 1.5 kHz whose loudness rises and falls."""
     swell = 0.6 + 0.4 * np.sin(2 * np.pi * (0.5 * time + rng.uniform()))
     return _band_noise(time, 50, 1500, rng) * swell
 
@@ -139,7 +138,7 @@ SYNTHESIZERS: dict[str, Synthesizer] = {
 
 
 def synthesize(labels: Sequence[str], seconds: float, rng: Generator) -> np.ndarray:
-    """A clip in which all the labels sound at once, int16 [S] at 44.1 kHz."""
+    """A clip in which all labels sound at the same time, int16 [S] at 44.1 kHz."""
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     sound = NOISE_FLOOR * rng.normal(size=time.size)
     for label in labels:
@@ -156,9 +155,9 @@ def write_wav(path: pathlib.Path, samples: np.ndarray) -> None:
         file.writeframes(samples.astype("<i2").tobytes())
 
 
-def write_data(out: pathlib.Path, seed: int) -> None:
-    """Writes the whole data set; the same one for the same seed."""
-    rng = np.random.default_rng(seed)
+def write_data(out: pathlib.Path) -> None:
+    """Writes the whole data set, which is the same every time."""
+    rng = np.random.default_rng(SEED)
     names = sorted(SYNTHESIZERS)
     labelled = [[name] for name in names for _ in range(CLIPS_PER_CLASS)]
     labelled += [
@@ -180,21 +179,13 @@ def write_data(out: pathlib.Path, seed: int) -> None:
     print(f"{len(rows)} labelled clips and {len(tests)} test clips in {out}")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the program with its command-line arguments; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=pathlib.Path, help="folder to write to")
-    parser.add_argument("--seed", type=int, default=0, help="0 or more (default: 0)")
-    parsed = parser.parse_args(arguments)
-    try:
-        write_data(parsed.out, parsed.seed)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def main(argv: Sequence[str]) -> int:
+    """Runs the program; returns the exit status."""
+    if len(argv) != 2:
+        raise ValueError("expected one argument, the folder to write to; see --help")
+    write_data(pathlib.Path(argv[1]))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    program.run(main)

@@ -1,0 +1,131 @@
+"""An exported folder, used as in docs/export.md, without this project."""
+
+import csv
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import SMALL_HPARAMS, run_main, run_program, section_of, write_wav
+from test_export_model import varied_network
+
+from tagger import checkpoints
+from tagger.run_record import write_hparams
+
+# Appended to an example of docs/export.md and a function `score` of float32 [S].
+SCORE_FOLDER = """
+import pathlib, sys, wave
+import numpy as np
+
+assert not {"inputs", "model", "runner", "tagger"} & set(sys.modules)
+clips = []
+for path in sorted(pathlib.Path("clips").glob("*.wav")):
+    with wave.open(str(path)) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+    clip, examples = score(samples / np.float32(32768))
+    np.testing.assert_allclose(examples.mean(axis=0), clip, atol=1e-6)
+    clips.append(clip)
+np.savez("scores.npz", example=scores, clips=clips)
+"""
+SCORE_WITH_TENSORFLOW = """
+def score(waveform):
+    signature = tagger.signatures["serving_default"]
+    scores = signature(waveforms=tf.constant(waveform[np.newaxis]))
+    return scores["clip_scores"][0].numpy(), scores["example_scores"][0].numpy()
+"""
+SCORE_WITH_LITERT = """
+def score(waveform):
+    scores = tagger(waveform=waveform)
+    return scores["clip_scores"], scores["example_scores"]
+"""
+NO_TENSORFLOW = "import sys\nsys.modules['tensorflow'] = None\n"
+
+
+class Exported:
+    """A folder with clips, a run, its export, and the scores of inference."""
+
+    def __init__(self, root: pathlib.Path, dataset):
+        self.root = root
+        self.export_dir = root / "shared" / "first"
+        (root / "clips").mkdir()
+        for path in dataset.clip_dir.iterdir():
+            (root / "clips" / path.name).symlink_to(path)
+        rng = np.random.default_rng(2)
+        for size in (0, 1, 500, 1102, 1103):
+            samples = 3000 * rng.normal(size=size)
+            write_wav(root / "clips" / f"short{size:04d}.wav", samples)
+        (root / "clip.wav").symlink_to(dataset.clip_dir / "00.wav")
+        run = root / "run"
+        run.mkdir()
+        network, hparams = varied_network(SMALL_HPARAMS)
+        write_hparams(
+            str(run),
+            model_name="mobilenet-v1",
+            hparams=hparams,
+            class_names=["Noise", "Tone"],
+        )
+        variables = checkpoints.network_variables(network)
+        checkpoints.save(str(run), variables | {"global_step": np.int64(7)}, 7)
+        done = run_program(
+            "tools.export_model",
+            f"--checkpoint={run}",
+            f"--class_map_path={dataset.class_map_path}",
+            f"--export_dir={self.export_dir}",
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr
+        out = root / "submission.csv"
+        flags = dataset.inference_flags(run, out, clip_dir=root / "clips")
+        assert run_main(flags) == 0
+        with out.open(newline="") as file:
+            self.scores = np.array([row[1:] for row in csv.reader(file)][1:], float)
+
+    def run_example(
+        self, language: str, score: str, before: str = ""
+    ) -> np.lib.npyio.NpzFile:
+        """Runs an example of docs/export.md, then scores all clips with its tagger."""
+        section = section_of("docs/export.md", "Sharing a model")
+        examples = re.findall("```python\n(.*?)```", section, re.DOTALL)
+        (example,) = [text for text in examples if language in text]
+        done = subprocess.run(
+            [sys.executable, "-c", before + example + score + SCORE_FOLDER],
+            cwd=self.root,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return np.load(self.root / "scores.npz")
+
+
+@pytest.fixture(scope="module")
+def exported(dataset, tmp_path_factory) -> Exported:
+    return Exported(tmp_path_factory.mktemp("exported"), dataset)
+
+
+def test_the_folder_has_both_models_and_the_class_map(exported):
+    names = sorted(path.name for path in exported.export_dir.iterdir())
+    assert names == ["class_map.csv", "model.tflite", "saved_model"]
+    text = (exported.export_dir / "class_map.csv").read_text()
+    assert text == "0,Noise\n1,Tone\n"
+    assert list(exported.export_dir.parent.iterdir()) == [exported.export_dir]
+
+
+def test_the_scores_to_compare_with_differ_from_clip_to_clip(exported):
+    assert len(exported.scores) == 17
+    assert (exported.scores.std(axis=0) > 1e-2).all()
+
+
+def test_tensorflow_gives_the_scores_of_inference(exported):
+    scores = exported.run_example("tensorflow", SCORE_WITH_TENSORFLOW)
+    np.testing.assert_allclose(scores["clips"], exported.scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(scores["example"], exported.scores[0], rtol=0, atol=1e-5)
+
+
+def test_litert_gives_the_scores_of_inference_without_tensorflow(exported):
+    scores = exported.run_example("ai_edge_litert", SCORE_WITH_LITERT, NO_TENSORFLOW)
+    np.testing.assert_array_equal(scores["example"], scores["clips"][0])
+    np.testing.assert_allclose(scores["clips"], exported.scores, rtol=0, atol=1e-5)

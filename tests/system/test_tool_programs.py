@@ -1,0 +1,107 @@
+"""The small programs as users start them: good and wrong arguments, and --help."""
+
+import re
+import subprocess
+
+import pytest
+from conftest import (
+    PROGRAM_ENVIRONMENT,
+    ROOT,
+    program_command,
+    run_program,
+    table_of_page,
+)
+
+TOOLS = {  # with the page and the section of its flags, if it has any
+    "make_class_map.py": None,
+    "tools.make_demo_data": None,
+    "tools.make_validation_split": ("docs/usage.md", "Validation split"),
+    "tools.join_predictions": None,
+    "tools.export_model": ("docs/export.md", "Sharing a model"),
+    "tools.data_service": ("docs/distributed.md", "A data service"),
+}
+
+
+def run(tool: str, *arguments: object, stdin: bytes = b"") -> bytes:
+    done = run_program(tool, *arguments, input=stdin, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run_without_tensorflow(folder, tool: str, *arguments: str):
+    """Runs a program for which importing TensorFlow is an error."""
+    (folder / "tensorflow.py").write_text("raise ImportError('not needed here')\n")
+    return subprocess.run(
+        program_command(tool, *arguments),
+        env=PROGRAM_ENVIRONMENT | {"PYTHONPATH": f"{folder}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_help_lists_the_documented_flags(tool, tmp_path):
+    done = run_without_tensorflow(tmp_path, tool, "--help")
+    assert done.stderr == ""
+    name = tool.removesuffix(".py").split(".")[-1]
+    assert re.search(rf"python .*{name}", done.stdout)
+    flags = set(re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.MULTILINE))
+    rows = table_of_page(*TOOLS[tool]) if TOOLS[tool] else []
+    assert flags == {row[0].strip("`-") for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("make_class_map.py --wrong", "wrong"),
+        ("make_class_map.py clips.csv", "stdin"),
+        ("make_class_map.py", "stdin:1"),
+        ("tools.make_demo_data", "folder"),
+        ("tools.make_validation_split --out_dir=out", "CSV"),
+        ("tools.make_validation_split none.csv", "--out_dir"),
+        ("tools.make_validation_split none.csv --out_dir=out", "none.csv"),
+        ("tools.make_validation_split a/x.csv b/x.csv --out_dir=out", "names"),
+        (
+            "tools.make_validation_split none.csv --out_dir=out --fraction=1",
+            "--fraction",
+        ),
+        ("tools.make_validation_split none.csv --out_dir=out --folds=1", "--folds"),
+        ("tools.make_validation_split none.csv --out_dir=out --seed=-1", "--seed"),
+        ("tools.join_predictions", "CSV"),
+        ("tools.join_predictions none.csv", "none.csv"),
+        ("tools.export_model --class_map_path=x --export_dir=x", "--checkpoint"),
+        ("tools.export_model --class_map_path=x --checkpoint=x", "--export_dir"),
+        ("tools.data_service --port=0", "dispatcher or worker"),
+        ("tools.data_service trainer --port=0", "trainer"),
+        ("tools.data_service dispatcher", "--port"),
+        ("tools.data_service dispatcher --port=65536", "--port"),
+        ("tools.data_service worker --port=0 --dispatcher=host", "--dispatcher"),
+    ],
+)
+def test_wrong_arguments_are_named(command, named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run_without_tensorflow(tmp_path, *command.split())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_programs_work_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("tools.make_demo_data", "data")
+    table = (tmp_path / "data" / "train_curated.csv").read_bytes()
+    assert run("make_class_map.py", stdin=table).startswith(b"0,Bass_drum\n1,Buzz\n")
+    (tmp_path / "noisy.csv").write_bytes(table)
+    sources = ("data/train_curated.csv", "noisy.csv")
+    run("tools.make_validation_split", *sources, "--out_dir=out", "--folds=2")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"{source}_fold{fold}_{part}.csv"
+        for source in ("noisy", "train_curated")
+        for fold in (1, 2)
+        for part in ("train", "validation")
+    ]
+    for shard, name in enumerate("ab"):
+        (tmp_path / f"s-{shard}-of-2.csv").write_text(f"fname,Bark\n{name}.wav,1.0\n")
+    run("tools.join_predictions", "s.csv")
+    assert (tmp_path / "s.csv").read_text() == "fname,Bark\na.wav,1.0\nb.wav,1.0\n"
