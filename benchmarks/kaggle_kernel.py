@@ -2,10 +2,9 @@
 
     python benchmarks/kaggle_kernel.py [--clips 3361] [--longest 20.4]
 
-Packs an untrained checkpoint of 80 classes, lays it and the clips out as Kaggle does,
-and runs the kernel as a whole process. Lengths are spread evenly, by default so that
-their mean is that of the test set (12.9 hours of 4,481 clips). A clip in a hundred is
-broken.
+Packs an untrained checkpoint of 80 classes, writes clips into folders as on Kaggle, and
+runs the kernel as a process. Lengths are spread evenly. With the defaults, their mean
+is that of the test set (12.9 hours of 4,481 clips). One clip in a hundred is cut off.
 """
 
 import argparse
@@ -20,19 +19,19 @@ import time
 import measure
 
 from tagger import program
+from tagger.clips import read_class_map
 from tagger.hparams import SAMPLE_RATE, Hparams
-from tagger.run_record import write_hparams
 
 SHORTEST = 0.3  # s
 LENGTHS = 50  # different clips; the others are links to them
-BROKEN_EVERY = 100
-BROKEN_BYTES = 100
+CUT_EVERY = 100  # clips
+CUT_BYTES = 100
 CLASS_MAP = measure.ROOT / "class_map.csv"
 COMPETITION = "competitions/freesound-audio-tagging-2019"
 
 
-def write_checkpoint(folder: pathlib.Path, class_names: list[str]) -> None:
-    """Writes an untrained checkpoint."""
+def write_checkpoint(folder: pathlib.Path, num_classes: int) -> None:
+    """Writes an untrained checkpoint with the default hyperparameters."""
     import numpy as np
 
     import model
@@ -40,23 +39,16 @@ def write_checkpoint(folder: pathlib.Path, class_names: list[str]) -> None:
 
     folder.mkdir()
     network = model.define_model(
-        "mobilenet-v1", num_classes=len(class_names), hparams=Hparams()
+        "mobilenet-v1", num_classes=num_classes, hparams=Hparams()
     )
-    values = checkpoints.network_variables(network)
-    values[checkpoints.GLOBAL_STEP] = np.int64(0)
-    checkpoints.save(str(folder), values, 0)
-    write_hparams(
-        str(folder),
-        model_name="mobilenet-v1",
-        hparams=Hparams(),
-        class_names=class_names,
-    )
+    step = {checkpoints.GLOBAL_STEP: np.int64(0)}
+    checkpoints.save(str(folder), checkpoints.network_variables(network) | step, 0)
 
 
 def write_competition(
     folder: pathlib.Path, class_names: list[str], num_clips: int, longest: float
 ) -> float:
-    """Writes clips of noise and a sample submission; returns their hours."""
+    """Writes clips of noise and a sample submission; returns the hours of all clips."""
     import numpy as np
 
     from tools.make_demo_data import write_wav
@@ -64,47 +56,42 @@ def write_competition(
     test = folder / "test"
     test.mkdir(parents=True)
     names = [f"{index:08x}.wav" for index in range(num_clips)]
-    sizes = SAMPLE_RATE * np.linspace(SHORTEST, longest, min(LENGTHS, num_clips))
-    sizes = np.round(sizes).astype(int)
+    seconds = np.linspace(SHORTEST, longest, min(LENGTHS, num_clips))
+    sizes = np.round(SAMPLE_RATE * seconds).astype(int)
     rng = np.random.default_rng(0)
     for name, size in zip(names, sizes):
         write_wav(test / name, rng.integers(-9000, 9000, size).astype(np.int16))
     for index in range(len(sizes), num_clips):
         (test / names[index]).hardlink_to(test / names[index % len(sizes)])
-    for name in names[::BROKEN_EVERY]:
-        head = (test / name).read_bytes()[:BROKEN_BYTES]
-        (test / name).unlink()  # Others may be links to it.
+    for name in names[::CUT_EVERY]:
+        head = (test / name).read_bytes()[:CUT_BYTES]
+        (test / name).unlink()  # Its other links stay complete.
         (test / name).write_bytes(head)
     with (folder / "sample_submission.csv").open("w", newline="") as file:
         zeros = [0] * len(class_names)
         csv.writer(file).writerows(
             [["fname", *class_names], *([name, *zeros] for name in names)]
         )
-    return float(sizes[np.arange(num_clips) % len(sizes)].sum()) / SAMPLE_RATE / 3600
+    return sizes[np.arange(num_clips) % len(sizes)].sum() / SAMPLE_RATE / 3600
 
 
 def main() -> None:
-    """Runs the kernel and prints what it prints and how long it took."""
+    """Runs the kernel, and prints its output and how long it took."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=3361)
     parser.add_argument("--longest", type=float, default=20.4, help="s")
     arguments = parser.parse_args()
     program.start_tensorflow()
-    from tagger.clips import read_class_map
-
     class_names = read_class_map(CLASS_MAP)
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
-        inputs = root / "input"
-        write_checkpoint(root / "model", class_names)
+        inputs, packed, checkpoint = root / "input", root / "packed", root / "model"
+        write_checkpoint(checkpoint, len(class_names))
         hours = write_competition(
             inputs / COMPETITION, class_names, arguments.clips, arguments.longest
         )
         pack = measure.ROOT / "kaggle" / "pack.py"
-        packed = root / "packed"
-        measure.run_process(
-            [pack, packed, "--owner=me", "--checkpoint", root / "model"]
-        )
+        measure.run_process([pack, packed, "--owner=me", f"--checkpoint={checkpoint}"])
         (packed / "dataset").rename(inputs / "tagger")
         started = time.perf_counter()
         subprocess.run(
@@ -118,7 +105,7 @@ def main() -> None:
     print(measure.machine("tensorflow"))
     print(
         f"{len(rows)} rows for {arguments.clips} clips ({hours:.2f} hours) in "
-        f"{seconds:.0f} s: {1000 * seconds / arguments.clips:.0f} ms a clip"
+        f"{seconds:.0f} s: {1000 * seconds / arguments.clips:.0f} ms per clip"
     )
 
 

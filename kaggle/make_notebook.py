@@ -1,15 +1,13 @@
-"""Makes kernel.ipynb of kernel.py, for Kaggle's editor.
+"""Makes kernel.ipynb from kernel.py, for Kaggle's editor.
 
     python kaggle/make_notebook.py
 
-The docstring becomes a cell of text, and what follows each line `# %%` one of code.
+The docstring becomes a text cell, and each part after a line `# %%` a code cell.
 """
 
-import argparse
 import ast
 import json
 import pathlib
-import sys
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 CELL_MARK = "# %%\n"
@@ -18,11 +16,10 @@ CELL_MARK = "# %%\n"
 def notebook(source: str) -> str:
     """The notebook of a Python source, as JSON."""
     text, *code = source.split(CELL_MARK)
-    cells = [_cell("markdown", 0, ast.literal_eval(text.strip()))]
+    cells = [cell("markdown", 0, ast.literal_eval(text.strip()))]
     for number, part in enumerate(code, start=1):
-        cells.append(
-            _cell("code", number, part) | {"execution_count": None, "outputs": []}
-        )
+        outputs = {"execution_count": None, "outputs": []}
+        cells.append(cell("code", number, part) | outputs)
     python = {"display_name": "Python 3", "language": "python", "name": "python3"}
     document = {
         "cells": cells,
@@ -33,7 +30,8 @@ def notebook(source: str) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def _cell(kind: str, number: int, text: str) -> dict:
+def cell(kind: str, number: int, text: str) -> dict:
+    """A cell of a notebook."""
     return {
         "cell_type": kind,
         "id": f"cell-{number}",
@@ -42,13 +40,6 @@ def _cell(kind: str, number: int, text: str) -> dict:
     }
 
 
-def main() -> int:
-    """Writes the notebook; returns the exit status."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    source = (FOLDER / "kernel.py").read_text(encoding="utf-8")
-    (FOLDER / "kernel.ipynb").write_text(notebook(source), encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    kernel = (FOLDER / "kernel.py").read_text(encoding="utf-8")
+    (FOLDER / "kernel.ipynb").write_text(notebook(kernel), encoding="utf-8")

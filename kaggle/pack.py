@@ -1,218 +1,177 @@
-"""Packs checkpoints and the code that applies them for Kaggle.
+"""Packs checkpoints, the code and the kernel for Kaggle.
 
     python kaggle/pack.py OUT --owner NAME --checkpoint runs/first/model.ckpt-12000
 
-writes OUT/dataset, to be uploaded as a data set, and OUT/kernel, the kernel that uses
-it, and prints the commands that upload them. Several checkpoints are averaged there.
+writes OUT/dataset, the data set to upload, and OUT/kernel, the kernel that uses it, and
+prints the commands that upload them. The kernel averages the scores of all checkpoints.
 """
 
-import argparse
 import json
-import os
 import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import runner  # noqa: E402
-from tagger import files, run_record  # noqa: E402
-from tagger import hparams as hparams_lib  # noqa: E402
+from tagger import files, program, run_record  # noqa: E402
 from tagger.clips import read_class_map  # noqa: E402
+from tagger.hparams import MODEL_NAMES, parse_overrides  # noqa: E402
 
-MODEL_NAME = hparams_lib.MODEL_NAMES[0]  # runner.py's default; the kernel names none.
-KERNEL_FILES = ("kernel.py", "kernel.ipynb")
-KERNEL_METADATA = "kernel-metadata.json"
-DATASET_METADATA = "dataset-metadata.json"
-# As Kaggle takes them: users' names and the last part of an address.
+MODEL_NAME = MODEL_NAMES[0]  # the default of runner.py, which the kernel uses
+# The two parts of an address on Kaggle. It refuses other ones, but after the upload.
 OWNER = re.compile(r"[a-z0-9]+([_-][a-z0-9]+)*")
-NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-NAME_LENGTHS = (6, 50)
-LICENSE = "other"  # Data sets need one; this one is private.
+NAME = re.compile(r"(?=.{6,50}$)[a-z0-9]+(-[a-z0-9]+)*")
+LICENSE = "other"  # Kaggle requires one; the data set is private.
 
 
-def check_names(owner: str, name: str) -> None:
-    """Checks what Kaggle would refuse after the upload.
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_string("owner", None, "Your user name on Kaggle.")
+    flags.DEFINE_list(
+        "checkpoint",
+        None,
+        "model.ckpt-N, or a train_dir (its newest), or several of them, "
+        "comma-separated: their scores are averaged.",
+    )
+    flags.DEFINE_string(
+        "name", "freesound-audio-tagger", "Name of data set and kernel on Kaggle."
+    )
+    flags.DEFINE_string(
+        "class_map_path",
+        str(ROOT / "class_map.csv"),
+        "CSV of index,name lines, one per class.",
+    )
+    flags.DEFINE_string(
+        "hparams",
+        "",
+        "Hyperparameters as name=value,name=value, for checkpoints without "
+        "hparams.json.",
+    )
+    flags.mark_flags_as_required(["owner", "checkpoint"])
+
+
+def pack_checkpoint(
+    path: str,
+    folder: pathlib.Path,
+    *,
+    class_names: Sequence[str],
+    overrides: Mapping[str, Any],
+) -> None:
+    """Copies a checkpoint into a new folder, with its hyperparameters.
 
     Raises:
-      ValueError: the owner or the name cannot be part of an address on Kaggle.
-    """
-    if not OWNER.fullmatch(owner):
-        raise ValueError(
-            f"--owner must be your user name as in the address of your page on Kaggle "
-            f"(lower-case letters, digits, single hyphens), but got '{owner}'"
-        )
-    low, high = NAME_LENGTHS
-    if not (NAME.fullmatch(name) and low <= len(name) <= high):
-        raise ValueError(
-            f"--name must be {low} to {high} lower-case letters, digits and single "
-            f"hyphens, but got '{name}'"
-        )
-
-
-def check_checkpoint(
-    path: str, *, class_names: Sequence[str], hparams: str
-) -> tuple[str, hparams_lib.Hparams]:
-    """Finds a checkpoint and makes sure that the kernel will be able to use it.
-
-    Args:
-      path: `model.ckpt-N`, or a folder, whose newest is meant.
-      class_names: the C classes of the class map.
-      hparams: the `name=value` pairs of --hparams.
-
-    Returns:
-      The prefix of its files, and the hyperparameters it was trained with.
-
-    Raises:
-      ValueError: there is none, it is damaged, or it does not fit the classes or
-        hyperparameters.
+      ValueError: there is none, or it is damaged, or it does not fit the classes and
+        the hyperparameters given, which override those it was trained with.
     """
     import model
     from tagger import checkpoints
 
     prefix = checkpoints.find_checkpoint(path, "--checkpoint")
-    _, trained_with = model.load_network(
-        prefix,
-        class_names,
-        model_name=MODEL_NAME,
-        hparam_overrides=hparams_lib.parse_overrides(hparams),
+    # The network is only built to prove that the kernel will be able to load it.
+    _, hparams = model.load_network(
+        prefix, class_names, model_name=MODEL_NAME, hparam_overrides=overrides
     )
-    return prefix, trained_with
-
-
-def pack_checkpoint(
-    prefix: str,
-    folder: pathlib.Path,
-    *,
-    class_names: Sequence[str],
-    hparams: hparams_lib.Hparams,
-) -> None:
-    """Copies a checkpoint into a folder of its own, with its hyperparameters."""
-    from tagger import checkpoints
-
     folder.mkdir(parents=True)
     for suffix in (checkpoints.DATA_SUFFIX, checkpoints.INDEX_SUFFIX):
-        shutil.copyfile(prefix + suffix, folder / (os.path.basename(prefix) + suffix))
+        shutil.copy(prefix + suffix, folder)
     run_record.write_hparams(
         str(folder), model_name=MODEL_NAME, hparams=hparams, class_names=class_names
     )
-    print(f"{folder}: {prefix}, with its hyperparameters")
+    print(f"{folder.name}: {prefix}")
 
 
-def pack_code(folder: pathlib.Path, class_map_path: str) -> int:
-    """Copies the program and the class map; returns how many modules there are."""
-    modules = sorted([*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py")])
-    (folder / "tagger").mkdir()
-    for module in modules:
-        shutil.copyfile(module, folder / module.relative_to(ROOT))
-    shutil.copyfile(class_map_path, folder / "class_map.csv")
-    return len(modules)
-
-
-def write_metadata(out: pathlib.Path, owner: str, name: str) -> None:
+def write_metadata(folder: pathlib.Path, owner: str, name: str) -> None:
     """Writes what Kaggle's program reads beside the data set and the kernel."""
-    identity = f"{owner}/{name}"
-    # Kaggle derives the address from the title, so the title is the name.
-    dataset = {"title": name, "id": identity, "licenses": [{"name": LICENSE}]}
-    kernel = json.loads((ROOT / "kaggle" / KERNEL_METADATA).read_text(encoding="utf-8"))
-    kernel |= {"id": identity, "title": name, "dataset_sources": [identity]}
+    address = f"{owner}/{name}"
+    # Kaggle makes the address from the title, so both have the same name.
+    dataset = {"title": name, "id": address, "licenses": [{"name": LICENSE}]}
+    template = ROOT / "kaggle" / "kernel-metadata.json"
+    kernel = json.loads(template.read_text(encoding="utf-8"))
+    kernel |= {"title": name, "id": address, "dataset_sources": [address]}
     for path, metadata in (
-        (out / "dataset" / DATASET_METADATA, dataset),
-        (out / "kernel" / KERNEL_METADATA, kernel),
+        ("dataset/dataset-metadata.json", dataset),
+        ("kernel/kernel-metadata.json", kernel),
     ):
-        files.write_whole(path, json.dumps(metadata, indent=2) + "\n")
+        (folder / path).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
 
 
-def pack(arguments: argparse.Namespace) -> int:
-    """Packs what the arguments ask for, and says what and what to do next.
-
-    Returns:
-      The exit status, 0.
+def pack(
+    out: pathlib.Path,
+    *,
+    owner: str,
+    name: str,
+    checkpoint_paths: Sequence[str],
+    class_map_path: str,
+    hparams: str,
+) -> None:
+    """Writes the folder `out`, whole or not at all; see `define_flags` for the rest.
 
     Raises:
-      ValueError, OSError: something cannot be used; the message names the argument.
+      ValueError, OSError: something cannot be used; the message names the flag.
     """
-    out = pathlib.Path(arguments.out)
-    check_names(arguments.owner, arguments.name)
-    class_names = read_class_map(arguments.class_map_path)
+    for flag, value, pattern in (("owner", owner, OWNER), ("name", name, NAME)):
+        if not pattern.fullmatch(value):
+            raise ValueError(
+                f"--{flag} must be lower-case letters, digits and single hyphens, 6 to "
+                f"50 for a --name, but got '{value}'"
+            )
+    if not checkpoint_paths:
+        raise ValueError("--checkpoint names no checkpoint")
     if out.exists():
-        raise FileExistsError(f"OUT: {out} is there already; name a new folder")
-    runner.set_environment()
-    runner.start_tensorflow()
-    checked = [
-        check_checkpoint(path, class_names=class_names, hparams=arguments.hparams)
-        for path in arguments.checkpoint
-    ]
-    files.make_folder(str(out), "OUT")
-    try:
-        _write(out, arguments, class_names=class_names, checked=checked)
-    except BaseException:  # also Ctrl-C
-        shutil.rmtree(out, ignore_errors=True)
-        raise
+        raise FileExistsError(f"OUT: {out} already exists; name a new folder")
+    class_names = read_class_map(class_map_path)
+    overrides = parse_overrides(hparams)
+    program.start_tensorflow()
+    files.make_folder(str(out.parent), "OUT")
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        packed = pathlib.Path(folder) / "packed"
+        dataset, kernel = packed / "dataset", packed / "kernel"
+        for number, path in enumerate(checkpoint_paths, start=1):
+            pack_checkpoint(
+                path,
+                dataset / f"checkpoint_{number}",
+                class_names=class_names,
+                overrides=overrides,
+            )
+        (dataset / "tagger").mkdir()
+        for module in [*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py")]:
+            shutil.copy(module, dataset / module.relative_to(ROOT))
+        shutil.copy(class_map_path, dataset / "class_map.csv")
+        kernel.mkdir()
+        for file in ("kernel.py", "kernel.ipynb"):
+            shutil.copy(ROOT / "kaggle" / file, kernel)
+        write_metadata(packed, owner, name)
+        packed.rename(out)
     print(
-        "Next:",
-        f"  kaggle datasets create -p {out / 'dataset'} --dir-mode zip",
-        f"  kaggle kernels push -p {out / 'kernel'}",
-        sep="\n",
+        f"to upload both:\n"
+        f"  kaggle datasets create -p {out / 'dataset'} --dir-mode zip\n"
+        f"  kaggle kernels push -p {out / 'kernel'}"
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Packs what the flags name; returns the exit status."""
+    if len(argv) != 2:
+        raise ValueError(f"OUT must be one folder, but got {len(argv) - 1} arguments")
+    values = flags.FLAGS
+    pack(
+        pathlib.Path(argv[1]),
+        owner=values.owner,
+        name=values.name,
+        checkpoint_paths=values.checkpoint,
+        class_map_path=values.class_map_path,
+        hparams=values.hparams,
     )
     return 0
 
 
-def _write(
-    out: pathlib.Path,
-    arguments: argparse.Namespace,
-    *,
-    class_names: Sequence[str],
-    checked: Sequence[tuple[str, hparams_lib.Hparams]],
-) -> None:
-    dataset = out / "dataset"
-    for number, (prefix, hparams) in enumerate(checked, start=1):
-        folder = dataset / f"checkpoint_{number}"
-        pack_checkpoint(prefix, folder, class_names=class_names, hparams=hparams)
-    num_modules = pack_code(dataset, arguments.class_map_path)
-    print(f"{dataset}: {num_modules} modules, {len(class_names)} classes")
-    (out / "kernel").mkdir()
-    for name in KERNEL_FILES:
-        shutil.copyfile(ROOT / "kaggle" / name, out / "kernel" / name)
-    write_metadata(out, arguments.owner, arguments.name)
-    print(f"{out / 'kernel'}: the kernel, as notebook and as script")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Runs the program with its command-line arguments; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", metavar="OUT", help="folder to write to, a new one")
-    parser.add_argument("--owner", required=True, help="your user name on Kaggle")
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        nargs="+",
-        help="model.ckpt-N, or a train_dir (its newest); the scores of several are "
-        "averaged",
-    )
-    parser.add_argument(
-        "--name",
-        default="freesound-audio-tagger",
-        help="of data set and kernel on Kaggle (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--class_map_path",
-        default=str(ROOT / "class_map.csv"),
-        help="CSV of index,name lines (default: the 80 classes of the competition)",
-    )
-    parser.add_argument(
-        "--hparams",
-        default="",
-        help="name=value,name=value, for checkpoints that have no hparams.json",
-    )
-    parsed = parser.parse_args(arguments)
-    return runner.run_telling_errors(lambda: pack(parsed))
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    define_flags()
+    program.run(main)
