@@ -9,8 +9,8 @@ The three modes, in the order in which they are used:
 3. `--mode inference` scores a folder of clips with a checkpoint. It writes a CSV in
    Kaggle's format.
 
-`--flagfile FILE` reads flags from a file, one per line. An error is one line (or one
-line per problem) on stderr and exit status 1.
+`--flagfile FILE` reads flags from a file, one per line. An error is reported on stderr
+in one line, or one line per problem, and the exit status is 1.
 """
 
 import dataclasses

@@ -345,7 +345,7 @@ def _loop(
                 timed_step, timed_at = step, timed_at + seconds
                 _write_summary(result, rate, step)
                 print_result(f"{line}, {rate:.1f} examples/s")
-            elif bar.disable:
+            elif not sys.stdout.isatty():
                 print_result(line)
             # A stop that one worker is asked for is a stop of all.
             last = step == plan.max_steps or float(result.stop_requests) > 0

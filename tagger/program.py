@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from absl import app
+from absl import app, flags, logging
 
 from tagger import signals
 
@@ -33,6 +33,9 @@ def run(
     """
 
     def report_errors(rest: list[str]) -> int:
+        if not flags.FLAGS["verbosity"].present:
+            # absl's own default, INFO, lists every detail of what TensorFlow saves.
+            logging.set_verbosity(logging.WARNING)
         try:
             with signals.handler(signals.leave, [signal.SIGTERM]):
                 return main(rest)

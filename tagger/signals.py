@@ -7,9 +7,8 @@ background with SIGINT ignored.
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -51,13 +50,6 @@ def leave(number: int, frame: Any = None) -> None:
     """
     os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
     os._exit(exit_status(number))
-
-
-def wait_for_stop() -> NoReturn:
-    """Waits for one of the signals, and ends the process."""
-    with handler(leave):
-        while True:
-            threading.Event().wait()
 
 
 class StopRequest:

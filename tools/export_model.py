@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from tagger import hparams as hparams_lib
 from tagger import program
@@ -187,7 +187,6 @@ def main(argv: Sequence[str]) -> int:
     program.check_no_arguments(argv)
     hparam_overrides = hparams_lib.parse_overrides(FLAGS.hparams)
     program.start_tensorflow()
-    logging.set_verbosity(logging.WARNING)  # TensorFlow reports each detail of saving.
     export(
         checkpoint=FLAGS.checkpoint,
         class_map_path=FLAGS.class_map_path,

@@ -1,6 +1,7 @@
 """Programs as users start them: start-up time, signals, recipes."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ import time
 import pytest
 from conftest import ROOT, run_program
 
+import runner
 from tagger import signals
 
 
@@ -31,6 +33,13 @@ finally:
         assert done.returncode == 1
         assert "AssertionError" not in done.stderr
     assert min(seconds) < 2
+
+
+def test_help_lists_every_flag():
+    done = run_program("runner.py", "--help", capture_output=True, text=True)
+    listed = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.MULTILINE)
+    flags = runner.FLAGS.get_key_flags_for_module("runner")
+    assert sorted(listed) == sorted(flag.name for flag in flags)
 
 
 @pytest.mark.parametrize("number", signals.STOP_SIGNALS)
