@@ -29,7 +29,9 @@ FLAGS = flags.FLAGS
 Options = TypeVar("Options")
 
 # All modes.
-flags.DEFINE_enum("mode", None, ["train", "eval", "inference"], "What to do.")
+flags.DEFINE_enum(
+    "mode", None, ["train", "eval", "inference"], "train, eval or inference."
+)
 flags.DEFINE_enum(
     "model",
     hparams_lib.MODEL_NAMES[0],
