@@ -77,14 +77,16 @@ def read_sample(
 def score(command: Sequence[str], predictions: pathlib.Path) -> None:
     """Runs runner.py, which writes a row for every clip, or no file at all.
 
-    If there is no file, it runs again without GPUs, on machines that have some.
+    If it writes no file on a machine with a GPU, it runs again on the CPU.
 
     Raises:
       ValueError: there is no file; the output of runner.py says why.
     """
-    without_gpus = {"CUDA_VISIBLE_DEVICES": "-1"}
-    for environment in [{}, without_gpus] if shutil.which("nvidia-smi") else [{}]:
-        print("scoring the clips", environment or "", flush=True)
+    attempts = {"all devices": {}}
+    if shutil.which("nvidia-smi"):
+        attempts["the CPU"] = {"CUDA_VISIBLE_DEVICES": "-1"}
+    for devices, environment in attempts.items():
+        print(f"scoring on {devices}", flush=True)
         with subprocess.Popen(
             command,
             env=os.environ | environment,
@@ -122,7 +124,7 @@ def write_submission(
             table.writerow([clip, *(row[name] for name in columns)])
     part.replace(SUBMISSION)
     missing = len(set(clips) - scores.keys())
-    print(f"{SUBMISSION}: {len(clips)} clips, {missing} of them not in the folder")
+    print(f"{SUBMISSION}: {len(clips)} clips, of which {missing} have no file")
 
 
 # %%

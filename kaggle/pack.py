@@ -99,7 +99,8 @@ def write_metadata(folder: pathlib.Path, owner: str, name: str) -> None:
         ("dataset/dataset-metadata.json", dataset),
         ("kernel/kernel-metadata.json", kernel),
     ):
-        (folder / path).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
+        text = json.dumps(metadata, indent=2) + "\n"
+        (folder / path).write_text(text, encoding="utf-8")
 
 
 def pack(
