@@ -22,8 +22,7 @@ def main() -> int:
         print(__doc__.strip(), file=sys.stderr)
         return 0 if sys.argv[1:] in (["--help"], ["-h"]) else WRONG_USAGE
     try:
-        lines = clips.csv_lines(sys.stdin.buffer.read(), "stdin")
-        _, rows = clips.checked_rows(lines, "stdin")
+        _, rows = clips.parse_rows(sys.stdin.buffer.read(), "stdin")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -330,12 +330,6 @@ def _check_sizes(
     """Checks that there are clips for every worker, and the size of the batch."""
     num_replicas, num_workers = workers.num_replicas, workers.cluster.num_workers
     batch_size = hparams.batch_size
-    largest = num_replicas * model.max_batch(hparams)
-    if batch_size > largest:
-        raise ValueError(
-            f"batch_size must be at most {largest} for examples of this size, as "
-            f"TensorFlow counts the values of a layer in 31 bits, but got {batch_size}"
-        )
     if num_clips < num_workers:
         raise ValueError(
             f"there must be a clip for each of the {num_workers} workers, but got "
@@ -386,8 +380,12 @@ def _resolve_hparams(
     """Those given; where training resumes, over those that it began with."""
     if not checkpoints.list_checkpoints(train_dir):
         return Hparams(**overrides)
-    return run_record.resumed_hparams(
-        train_dir, model_name=model_name, overrides=overrides, class_names=class_names
+    return run_record.trained_hparams(
+        train_dir,
+        model_name=model_name,
+        overrides=overrides,
+        class_names=class_names,
+        resuming=True,
     )
 
 

@@ -281,12 +281,6 @@ def test_a_signal_saves_a_checkpoint_and_leaves(
     assert checkpoints.list_checkpoints(run)[-1].endswith(f"model.ckpt-{last}")
 
 
-def test_a_batch_that_tensorflow_cannot_count_is_one_line(dataset, tmp_path, capsys):
-    flags = dataset.train_flags(tmp_path / "run", hparams="batch_size=5000")
-    assert run_main(flags) == 1
-    assert "batch_size must be at most 3495" in capsys.readouterr().err.splitlines()[-1]
-
-
 def test_the_rate_is_that_of_the_steps_after_the_first(monkeypatch, capsys):
     now = 0.0
     monkeypatch.setattr(train.time, "monotonic", lambda: now)
