@@ -1,7 +1,6 @@
 """Hyperparameters: defaults, derived sizes, parsing, and hparams.json."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
