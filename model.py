@@ -11,7 +11,7 @@ Letters for shapes: E examples, T frames, F mel bands, C classes.
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,33 +23,24 @@ from tagger.hparams import parse_hparams as parse_hparams  # As in the original.
 from tagger.run_record import trained_hparams
 
 KERNEL_SIZE = 3  # height and width of all convolutions but the pointwise ones
-EMBEDDING = "embedding"  # the layer whose output is the pooled activation
 serializable = keras.saving.register_keras_serializable(package="audio_tagger")
 
-
-class ConvLayer(NamedTuple):
-    """A row of the table of layers: C(3x3, depth, stride), or SC(...) if separable."""
-
-    separable: bool
-    depth: int
-    stride: int
-
-
+# (kind, depth, stride): C is a 3x3 convolution, SC a 3x3 separable convolution.
 MOBILENET_V1 = (
-    ConvLayer(separable=False, depth=16, stride=1),
-    ConvLayer(separable=True, depth=64, stride=1),
-    ConvLayer(separable=True, depth=128, stride=2),
-    ConvLayer(separable=True, depth=128, stride=1),
-    ConvLayer(separable=True, depth=256, stride=2),
-    ConvLayer(separable=True, depth=256, stride=1),
-    ConvLayer(separable=True, depth=512, stride=2),
-    ConvLayer(separable=True, depth=512, stride=1),
-    ConvLayer(separable=True, depth=512, stride=1),
-    ConvLayer(separable=True, depth=512, stride=1),
-    ConvLayer(separable=True, depth=512, stride=1),
-    ConvLayer(separable=True, depth=512, stride=1),
-    ConvLayer(separable=True, depth=1024, stride=2),
-    ConvLayer(separable=True, depth=1024, stride=1),
+    ("C", 16, 1),
+    ("SC", 64, 1),
+    ("SC", 128, 2),
+    ("SC", 128, 1),
+    ("SC", 256, 2),
+    ("SC", 256, 1),
+    ("SC", 512, 2),
+    ("SC", 512, 1),
+    ("SC", 512, 1),
+    ("SC", 512, 1),
+    ("SC", 512, 1),
+    ("SC", 512, 1),
+    ("SC", 1024, 2),
+    ("SC", 1024, 1),
 )
 
 
@@ -91,22 +82,13 @@ def define_model(
     frames, bands = hparams.example_window_frames, hparams.mel_bands
     examples = keras.Input([frames, bands], name="log_mel_examples")
     net = keras.layers.Reshape([frames, bands, 1], name="channel")(examples)
-    for number, (separable, depth, stride) in enumerate(MOBILENET_V1):
-        if separable:
-            scope = _scope("SeparableConv2d", number - 1)
-            net = convolution(depthwise=True, stride=stride, name=scope)(net)
-            scope = _scope("Conv", number)
-            net = convolution(depth=depth, kernel_size=1, name=scope)(net)
-        else:
-            net = convolution(depth=depth, stride=stride, name=_scope("Conv", number))(
-                net
-            )
+    net = _convolutions(net, convolution)
     # net has shape [E, T/16, F/16, 1024], rounded up at every stride.
     if hparams.global_pool == "max":
         pool = keras.layers.GlobalMaxPooling2D
     else:
         pool = keras.layers.GlobalAveragePooling2D
-    net = pool(data_format="channels_last", name=EMBEDDING, dtype="float32")(net)
+    net = pool(data_format="channels_last", name="embedding", dtype="float32")(net)
     # net has shape [E, 1024].
     if 0 < hparams.dropout < 1:
         rate = 1 - hparams.dropout
@@ -120,9 +102,17 @@ def define_model(
     return keras.Model(examples, logits, name=model_name)
 
 
-def _scope(name: str, number: int) -> str:
-    """The name of the number-th layer of a kind in the original: X, X_1, X_2, ..."""
-    return f"{name}_{number}" if number else name
+def _convolutions(net: tf.Tensor, convolution: Callable) -> tf.Tensor:
+    """Applies the rows of MOBILENET_V1, with the names of the original."""
+    for number, (kind, depth, stride) in enumerate(MOBILENET_V1):
+        name = f"Conv_{number}" if number else "Conv"
+        if kind == "C":
+            net = convolution(depth=depth, stride=stride, name=name)(net)
+            continue
+        scope = f"SeparableConv2d_{number - 1}" if number > 1 else "SeparableConv2d"
+        net = convolution(depthwise=True, stride=stride, name=scope)(net)
+        net = convolution(depth=depth, kernel_size=1, name=name)(net)
+    return net
 
 
 def _initializer(stddev: float) -> keras.Initializer:
@@ -178,11 +168,12 @@ class Convolution(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        names = ("depth", "depthwise", "kernel_size", "stride")
-        names += ("decay", "epsilon", "init_stddev")
-        own = {name: getattr(self, name) for name in names}
-        own["batch_norm"] = self.batch_norm is not None
-        return {**super().get_config(), **own}
+        own = "depth", "depthwise", "kernel_size", "stride", "decay", "epsilon"
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in (*own, "init_stddev")},
+            "batch_norm": self.batch_norm is not None,
+        }
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Creates the variables for activations [E, T, F, channels]."""
@@ -234,10 +225,9 @@ class Convolution(keras.layers.Layer):
         return tf.nn.relu(net)
 
     def _convolve(self, net: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        strides = [1, self.stride, self.stride, 1]
-        kernel = tf.cast(kernel, net.dtype)
         convolve = tf.nn.depthwise_conv2d if self.depthwise else tf.nn.conv2d
-        return convolve(net, kernel, strides=strides, padding="SAME")
+        strides = [1, self.stride, self.stride, 1]
+        return convolve(net, tf.cast(kernel, net.dtype), strides, padding="SAME")
 
 
 @serializable
@@ -286,10 +276,8 @@ class BatchNorm(keras.layers.Layer):
             epsilon=self.epsilon,
             is_training=True,
         )
-        for moving, value in (
-            (self.moving_mean, mean),
-            (self.moving_variance, variance),
-        ):
+        averages = (self.moving_mean, self.moving_variance)
+        for moving, value in zip(averages, (mean, variance), strict=True):
             moving.assign_sub((moving - value) * (1 - self.decay))
         return outputs
 
@@ -405,8 +393,7 @@ def clip_scores(
         examples are from). The examples of a clip are consecutive, also across batches.
 
     Yields:
-      The position of each clip, in order, and its scores, float64 [C] in [0, 1], or
-      not finite if the weights are not.
+      The position of each clip, in order, and its scores, float64 [C] in [0, 1].
     """
     current, total, count = None, None, 0
     for features, positions in batches:
@@ -428,8 +415,8 @@ def define_loss(hparams: Hparams) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     Labels y are smoothed towards 0.5 (Szegedy et al. 2016): y(1-lsmooth) + 0.5 lsmooth.
 
     Returns:
-      A function of labels, float32 [E, C], 0 or 1, and logits, float32 [E, C], to a
-      float32 scalar.
+      A function of labels, float32 [E, C] in {0, 1}, and logits, float32 [E, C], that
+      gives a float32 scalar.
     """
     # Some versions of Keras divide their own mean by the number of replicas.
     per_example = keras.losses.BinaryCrossentropy(
