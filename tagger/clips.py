@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tagger import hparams as hparams_lib
 from tagger import run_record, wav
+from tagger.hparams import SAMPLE_RATE
 from tagger.progress import counted
 
 FILE_COLUMN = "fname"
@@ -49,10 +49,9 @@ class Clips:
 
     Attributes:
       paths: N paths of WAV files.
-      data_offsets: int64 [N], where the samples start in the file, in bytes.
+      data_offsets: int64 [N], offsets of the samples in the files, in bytes.
       num_samples: int64 [N], samples at 44.1 kHz.
-      labels: float32 [N, C], 1.0 for each class that the clip is labelled with, else
-        0.0.
+      labels: float32 [N, C], 1.0 for each label of the clip, else 0.0.
     """
 
     paths: list[str]
@@ -64,9 +63,9 @@ class Clips:
         return len(self.paths)
 
     def __str__(self) -> str:
-        num_classes = self.labels.shape[1]
-        num_clips = counted(len(self), "clip")
-        return f"{num_clips}, {self.hours:.2f} hours, {num_classes} classes"
+        hours = self.num_samples.sum() / SAMPLE_RATE / 3600
+        num_clips, num_classes = counted(len(self), "clip"), self.labels.shape[1]
+        return f"{num_clips}, {hours:.2f} hours, {num_classes} classes"
 
     def take(self, indices: np.ndarray) -> "Clips":
         """The clips at the given positions, in that order."""
@@ -86,11 +85,6 @@ class Clips:
         labels = self.labels[order].tobytes()
         return zlib.crc32(facts.encode(errors="replace") + labels)
 
-    @property
-    def hours(self) -> float:
-        """Hours of audio."""
-        return float(self.num_samples.sum()) / hparams_lib.SAMPLE_RATE / 3600
-
 
 def read_class_map(path: str) -> list[str]:
     """Reads `index,name` lines, indices 0 to C-1 in order, into C class names.
@@ -102,8 +96,8 @@ def read_class_map(path: str) -> list[str]:
     names, problems = [], []
     for line, fields in _records(_read_file(path, "--class_map_path"), path):
         where, got = f"{path}:{line}", ",".join(fields)
-        index, name = (fields[0].strip(), fields[-1].strip())
-        if FILE_COLUMN in fields:
+        index, name = fields[0].strip(), fields[-1].strip()
+        if index == FILE_COLUMN:
             raise InputProblems([f"{where}: got {got}; that is a CSV of clips"])
         if len(fields) != 2 or not index.isdecimal() or not name:
             problems.append(f"{where}: expected {len(names)},name but got {got}")

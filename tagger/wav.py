@@ -1,4 +1,4 @@
-"""Reads the headers of WAV files: where the samples start, and how many there are."""
+"""Reads the headers of WAV files: the offset and the number of the samples."""
 
 import concurrent.futures
 import os
