@@ -22,7 +22,7 @@ def main() -> int:
         print(__doc__.strip(), file=sys.stderr)
         return 0 if sys.argv[1:] in (["--help"], ["-h"]) else WRONG_USAGE
     try:
-        _, rows = clips.parse_rows(sys.stdin.buffer.read(), "stdin")
+        _, rows = clips.read_rows("stdin", contents=sys.stdin.buffer.read())
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

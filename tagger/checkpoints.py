@@ -303,26 +303,25 @@ def restore(prefix: str, variables: Mapping[str, keras.Variable]) -> None:
 
 
 class WarmStart(NamedTuple):
-    """The variables that a warm start takes from a checkpoint, and the others.
+    """The trainable variables that a warm start restores, and those that it leaves.
 
     Attributes:
       restored: names of the variables to restore.
-      left: the reason why each other trainable variable is left, by name.
+      left: names of the other variables, by the reason why they are left.
     """
 
     restored: list[str]
-    left: dict[str, str]
+    left: dict[str, list[str]]
 
     def report(self, prefix: str) -> str:
         """A few lines with the variables that are restored and left, and why."""
-        total = len(self.restored) + len(self.left)
+        total = len(self.restored) + sum(map(len, self.left.values()))
         lines = [
             f"warm start from {prefix}: {len(self.restored)} of {total} trainable "
             f"variables restored; moving averages, optimizer state and step start anew",
             f"  restored: {', '.join(self.restored) if self.left else 'all'}",
         ]
-        for reason in dict.fromkeys(self.left.values()):
-            names = [name for name, why in self.left.items() if why == reason]
+        for reason, names in self.left.items():
             lines.append(f"  left, {reason}: {', '.join(names)}")
         return "\n".join(lines)
 
@@ -354,11 +353,11 @@ def plan_warm_start(
     restored, left = [], {}
     for name, shape in trainable_shapes.items():
         if name not in included:
-            left[name] = "not in --warmstart_include_scopes"
+            left.setdefault("not in --warmstart_include_scopes", []).append(name)
         elif name in excluded:
-            left[name] = "in --warmstart_exclude_scopes"
+            left.setdefault("in --warmstart_exclude_scopes", []).append(name)
         elif name not in checkpoint_shapes:
-            left[name] = "not in the checkpoint"
+            left.setdefault("not in the checkpoint", []).append(name)
         elif checkpoint_shapes[name] != shape:
             scopes = [*exclude_scopes, name.split("/")[0] + "/"]
             raise ValueError(

@@ -114,32 +114,27 @@ def read_class_map(path: str) -> list[str]:
     return names
 
 
-def read_rows(path: str, flag: str = "") -> tuple[list[str], list[Row]]:
-    """Reads a CSV of clips with their labels; see `parse_rows`.
-
-    Raises:
-      FileNotFoundError: there is no such file; the message names the flag.
-      InputProblems: the file is not such a CSV; lists all its bad lines.
-    """
-    return parse_rows(_read_file(path, flag), path)
-
-
-def parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row]]:
-    """Parses a CSV of clips with their labels.
+def read_rows(
+    path: str, flag: str = "", *, contents: bytes | None = None
+) -> tuple[list[str], list[Row]]:
+    """Reads a CSV of clips with their labels.
 
     The header names the columns: `fname` and `labels` (comma-separated inside quotes),
     or the older `fname,aso_ids,label`. Further columns are kept, but not used.
 
     Args:
-      contents: of the file.
-      path: for error messages.
+      path: of the CSV.
+      flag: that gave the path, for messages.
+      contents: of the CSV, if they are not to be read from the path.
 
     Returns:
       The header, and the rows.
 
     Raises:
-      InputProblems: it is not such a CSV; lists all its bad lines.
+      FileNotFoundError: there is no such file; the message names the flag.
+      InputProblems: the file is not such a CSV; lists all its bad lines.
     """
+    contents = _read_file(path, flag) if contents is None else contents
     header, rows, problems = _parse_rows(contents, path)
     if problems:
         raise InputProblems(problems)
