@@ -338,9 +338,9 @@ def plan_warm_start(
     Args:
       trainable_shapes: shapes of the network's trainable variables by name.
       checkpoint_shapes: shapes of the variables in the checkpoint by name.
-      include_scopes: regular expressions, matched from the start of a name; empty: all
-        variables.
-      exclude_scopes: likewise, applied after the includes; empty: no variables.
+      include_scopes: regular expressions that match from the start of a name; empty:
+        all variables.
+      exclude_scopes: the same, applied after the includes; empty: no variables.
 
     Raises:
       ValueError: a scope matches no variable, a shape differs, or no variable is left

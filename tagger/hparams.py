@@ -14,8 +14,8 @@ import numpy as np
 SAMPLE_RATE = 44100  # Hz, of every clip
 MAX_SEED = 2**31  # Seeds are smaller, because TensorFlow takes an int32.
 MODEL_NAMES = ("mobilenet-v1",)
-# The most examples in a batch. On a CPU, TensorFlow's convolutions crash where a layer
-# has 2**31 values or more, which examples of the default size reach at 3,495.
+# On a CPU, TensorFlow's convolutions crash if a layer has 2**31 values or more. With
+# examples of the default size, that happens above 3,495 examples.
 MAX_BATCH_SIZE = 3000
 
 # Allowed values: the words for documentation and messages, and the test.

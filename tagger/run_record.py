@@ -19,20 +19,12 @@ HPARAMS_FILE = "hparams.json"
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """What `hparams.json` contains; clips_crc32 is `Clips.checksum`, where known."""
+    """What `hparams.json` contains; clips_crc32 is `Clips.checksum`, if known."""
 
     model: str
     hparams: Hparams
     class_names: list[str]
     clips_crc32: int | None = None
-
-    def changes(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the values, by name, that differ from the recorded ones."""
-        return {
-            name: value
-            for name, value in values.items()
-            if value != getattr(self.hparams, name) and name != "warmstart"
-        }
 
 
 def write_hparams(
@@ -99,8 +91,10 @@ def trained_hparams(
     if record.model != model_name:
         raise ValueError(f"{path} is of a model {record.model}, not {model_name}")
     check_class_map(directory, class_names)
-    for name, value in record.changes(overrides).items():
+    for name, value in overrides.items():
         trained = getattr(record.hparams, name)
+        if value == trained or name == "warmstart":
+            continue
         if resuming and name in MODEL_HPARAMS:
             raise ValueError(
                 f"--hparams: {name}={value} cannot replace the {trained} that the "
@@ -139,13 +133,14 @@ def check_class_map(directory: str, class_names: Sequence[str]) -> None:
 def warn_of_other_model(directory: str, hparams: Hparams) -> None:
     """Warns if a warm start takes weights that had other features or pooling."""
     record = read_record(directory)
-    values = {name: getattr(hparams, name) for name in MODEL_HPARAMS}
-    for name, value in (record.changes(values) if record else {}).items():
-        print(
-            f"warning: {name} is {value}, but the weights of the warm start were "
-            f"trained with {getattr(record.hparams, name)}",
-            file=sys.stderr,
-        )
+    for name in MODEL_HPARAMS if record else ():
+        value, trained = getattr(hparams, name), getattr(record.hparams, name)
+        if value != trained:
+            print(
+                f"warning: {name} is {value}, but {trained} in the training that the "
+                f"weights of the warm start come from",
+                file=sys.stderr,
+            )
 
 
 def warn_of_other_clips(directory: str, clips_crc32: int) -> None:

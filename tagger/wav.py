@@ -25,7 +25,7 @@ EXPECTED_WAV = "expected a 16-bit PCM WAV file, 44.1 kHz, mono"
 
 
 def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | ValueError]:
-    """Reads many headers in parallel; a file that cannot be used gives its error."""
+    """Reads headers in parallel; an unusable file gives a ValueError in its place."""
 
     def read_one(path: str) -> tuple[int, int] | ValueError:
         try:

@@ -17,14 +17,14 @@ UNKNOWN = 2**32 - 1  # the size that programs leave which write to a pipe
 
 
 def chunk(name: bytes, body: bytes, size: int | None = None, pad: bool = True) -> bytes:
-    """A RIFF chunk, with another size in its header where one is given."""
+    """A RIFF chunk; `size` replaces the size in its header."""
     length = len(body) if size is None else size
     padding = b"\0" if pad and len(body) % 2 else b""
     return name + struct.pack("<I", length) + body + padding
 
 
 def riff(*chunks: bytes, size: int | None = None, kind: bytes = b"RIFF") -> bytes:
-    """A RIFF/WAVE file of chunks, with another size where one is given."""
+    """A RIFF/WAVE file of chunks; `size` replaces the size in its header."""
     body = b"WAVE" + b"".join(chunks)
     return kind + struct.pack("<I", len(body) if size is None else size) + body
 
