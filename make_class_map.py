@@ -19,8 +19,7 @@ def main(argv: Sequence[str]) -> int:
     """Reads a CSV from stdin, writes a class map to stdout; returns the exit status."""
     if argv[1:] or sys.stdin.isatty():
         raise ValueError("expected a CSV on stdin, and no arguments; see --help")
-    lines = clips.csv_lines(sys.stdin.buffer.read(), "stdin")
-    _, rows = clips.checked_rows(lines, "stdin")
+    _, rows = clips.read_rows("stdin", contents=sys.stdin.buffer.read())
     names = sorted({label for row in rows for label in row.labels})
     csv.writer(sys.stdout, lineterminator="\n").writerows(enumerate(names))
     return 0

@@ -1,72 +1,46 @@
 """The network, its loss, learning rate and optimizer.
 
-MobileNet v1 (Howard et al. 2017, https://arxiv.org/abs/1704.04861) as the DCASE 2019
-Task 2 baseline has it: the first convolution has 16 channels and stride 1. Layers and
-variables have the names of the original's scopes, because people type those names in
-the warm-start flags and checkpoints contain them.
+MobileNet v1 (Howard et al. 2017, https://arxiv.org/abs/1704.04861) as in the DCASE 2019
+Task 2 baseline: the first convolution has 16 channels and stride 1. Layers and
+variables have the names of the original's scopes, which checkpoints contain and users
+type in the warm-start flags.
 
 Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
 
 import functools
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tagger import checkpoints
-from tagger.hparams import MODEL_NAMES, Hparams, parse_hparams
+from tagger.hparams import MODEL_NAMES, Hparams
+from tagger.hparams import parse_hparams as parse_hparams  # As in the original.
 from tagger.run_record import trained_hparams
 
-__all__ = [
-    "BatchNorm",
-    "ConvLayer",
-    "Convolution",
-    "FullyConnected",
-    "MOBILENET_V1",
-    "clip_scores",
-    "define_loss",
-    "define_model",
-    "define_optimizer",
-    "load_network",
-    "max_batch",
-    "parse_hparams",
-    "score_function",
-]
-
-KERNEL_SIZE = 3  # Height and width of every convolution but the pointwise ones.
-MAX_VALUES = 2**31 - 1  # of a tensor; convolutions on a CPU crash beyond.
-EMBEDDING = "embedding"  # the layer whose output is the pooled activation
+KERNEL_SIZE = 3  # height and width of all convolutions but the pointwise ones
 serializable = keras.saving.register_keras_serializable(package="audio_tagger")
 
-
-class ConvLayer(NamedTuple):
-    """A row of the table: C(3x3, depth, stride), or SC(...) if separable."""
-
-    separable: bool
-    depth: int
-    stride: int
-
-
+# (kind, depth, stride): C is a 3x3 convolution, SC a 3x3 separable convolution.
 MOBILENET_V1 = (
-    ConvLayer(separable=False, depth=16, stride=1),
-    ConvLayer(separable=True, depth=64, stride=1),
-    ConvLayer(separable=True, depth=128, stride=2),
-    ConvLayer(separable=True, depth=128, stride=1),
-    ConvLayer(separable=True, depth=256, stride=2),
-    ConvLayer(separable=True, depth=256, stride=1),
-    ConvLayer(separable=True, depth=512, stride=2),
-    ConvLayer(separable=True, depth=512, stride=1),
-    ConvLayer(separable=True, depth=512, stride=1),
-    ConvLayer(separable=True, depth=512, stride=1),
-    ConvLayer(separable=True, depth=512, stride=1),
-    ConvLayer(separable=True, depth=512, stride=1),
-    ConvLayer(separable=True, depth=1024, stride=2),
-    ConvLayer(separable=True, depth=1024, stride=1),
+    ("C", 16, 1),
+    ("SC", 64, 1),
+    ("SC", 128, 2),
+    ("SC", 128, 1),
+    ("SC", 256, 2),
+    ("SC", 256, 1),
+    ("SC", 512, 2),
+    ("SC", 512, 1),
+    ("SC", 512, 1),
+    ("SC", 512, 1),
+    ("SC", 512, 1),
+    ("SC", 512, 1),
+    ("SC", 1024, 2),
+    ("SC", 1024, 1),
 )
 
 
@@ -77,14 +51,14 @@ def define_model(
     hparams: Hparams,
     mixed_precision: bool = False,
 ) -> keras.Model:
-    """Builds the network with new weights, which keras.utils.set_random_seed repeats.
+    """Builds the network with random weights.
 
     Args:
       model_name: as of --model.
       num_classes: C.
       hparams: of features and model.
       mixed_precision: whether convolutions and activations are bfloat16. Variables,
-        statistics and all layers from the pooling on are float32 all the same.
+        statistics, pooling and the last layer stay float32.
 
     Returns:
       A functional model from log mel examples, float32 [E, T, F], to logits, float32
@@ -105,34 +79,20 @@ def define_model(
         init_stddev=hparams.weights_init_stddev,
         dtype="mixed_bfloat16" if mixed_precision else "float32",
     )
-    separable_number = itertools.count()
     frames, bands = hparams.example_window_frames, hparams.mel_bands
     examples = keras.Input([frames, bands], name="log_mel_examples")
     net = keras.layers.Reshape([frames, bands, 1], name="channel")(examples)
-    for row, layer in enumerate(MOBILENET_V1):
-        if layer.separable:
-            net = convolution(
-                depthwise=True,
-                stride=layer.stride,
-                name=_scope("SeparableConv2d", next(separable_number)),
-            )(net)
-        net = convolution(
-            depth=layer.depth,
-            kernel_size=1 if layer.separable else KERNEL_SIZE,
-            stride=1 if layer.separable else layer.stride,
-            name=_scope("Conv", row),
-        )(net)
+    net = _convolutions(net, convolution)
     # net has shape [E, T/16, F/16, 1024], rounded up at every stride.
-    pool = {
-        "max": keras.layers.GlobalMaxPooling2D,
-        "mean": keras.layers.GlobalAveragePooling2D,
-    }[hparams.global_pool]
-    net = pool(data_format="channels_last", name=EMBEDDING, dtype="float32")(net)
+    if hparams.global_pool == "max":
+        pool = keras.layers.GlobalMaxPooling2D
+    else:
+        pool = keras.layers.GlobalAveragePooling2D
+    net = pool(data_format="channels_last", name="embedding", dtype="float32")(net)
     # net has shape [E, 1024].
     if 0 < hparams.dropout < 1:
-        net = keras.layers.Dropout(
-            1 - hparams.dropout, name="dropout", dtype="float32"
-        )(net)
+        rate = 1 - hparams.dropout
+        net = keras.layers.Dropout(rate, name="dropout", dtype="float32")(net)
     logits = FullyConnected(
         num_classes,
         init_stddev=hparams.weights_init_stddev,
@@ -142,13 +102,21 @@ def define_model(
     return keras.Model(examples, logits, name=model_name)
 
 
-def _scope(name: str, number: int) -> str:
-    """The original's name of the number-th layer of a kind: X, X_1, X_2, ..."""
-    return f"{name}_{number}" if number else name
+def _convolutions(net: tf.Tensor, convolution: Callable) -> tf.Tensor:
+    """Applies the rows of MOBILENET_V1, with the names of the original."""
+    for number, (kind, depth, stride) in enumerate(MOBILENET_V1):
+        name = f"Conv_{number}" if number else "Conv"
+        if kind == "C":
+            net = convolution(depth=depth, stride=stride, name=name)(net)
+            continue
+        scope = f"SeparableConv2d_{number - 1}" if number > 1 else "SeparableConv2d"
+        net = convolution(depthwise=True, stride=stride, name=scope)(net)
+        net = convolution(depth=depth, kernel_size=1, name=name)(net)
+    return net
 
 
 def _initializer(stddev: float) -> keras.Initializer:
-    """Truncated normal; Xavier uniform (Glorot & Bengio 2010) where stddev is 0."""
+    """Truncated normal; if stddev is 0, Xavier uniform (Glorot & Bengio 2010)."""
     if stddev > 0:
         return keras.initializers.TruncatedNormal(stddev=stddev)
     return keras.initializers.GlorotUniform()
@@ -158,15 +126,15 @@ def _initializer(stddev: float) -> keras.Initializer:
 class Convolution(keras.layers.Layer):
     """A convolution, then batch norm or biases, then ReLU.
 
-    One layer rather than three, so that its name is the original's scope, and so that
-    batch norm can be folded into the kernel where it uses the moving averages.
+    This is one layer, so that its name is the original's scope, and so that batch norm
+    can be multiplied into the kernel in inference, which saves time.
 
     Args:
-      depth: output channels; a depthwise convolution keeps those of its input.
-      depthwise: whether each channel is convolved by itself.
+      depth: output channels; a depthwise convolution keeps the channels of its input.
+      depthwise: whether each channel is convolved separately.
       kernel_size: height and width.
       stride: in both directions.
-      batch_norm: whether there is batch norm; else there are biases.
+      batch_norm: whether to use batch norm; otherwise biases.
       decay, epsilon: of `BatchNorm`.
       init_stddev: standard deviation of the initial weights; 0: Xavier uniform.
     """
@@ -192,45 +160,30 @@ class Convolution(keras.layers.Layer):
         self.decay = decay
         self.epsilon = epsilon
         self.init_stddev = init_stddev
-        self.batch_norm = (
-            BatchNorm(
-                decay=decay,
-                epsilon=epsilon,
-                trainable=self.trainable,
-                name="BatchNorm",
+        self.batch_norm = None
+        if batch_norm:
+            self.batch_norm = BatchNorm(
+                decay=decay, epsilon=epsilon, trainable=self.trainable, name="BatchNorm"
             )
-            if batch_norm
-            else None
-        )
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
+        own = "depth", "depthwise", "kernel_size", "stride", "decay", "epsilon"
         return {
             **super().get_config(),
-            "depth": self.depth,
-            "depthwise": self.depthwise,
-            "kernel_size": self.kernel_size,
-            "stride": self.stride,
+            **{name: getattr(self, name) for name in (*own, "init_stddev")},
             "batch_norm": self.batch_norm is not None,
-            "decay": self.decay,
-            "epsilon": self.epsilon,
-            "init_stddev": self.init_stddev,
         }
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Creates the variables for activations [E, T, F, channels]."""
-        in_channels = input_shape[-1]
-        channels = in_channels if self.depthwise else self.depth
+        in_channels, size = input_shape[-1], self.kernel_size
+        channels = self.depth or in_channels
         self.kernel = self.add_weight(
             name="depthwise_weights" if self.depthwise else "weights",
-            shape=(
-                self.kernel_size,
-                self.kernel_size,
-                in_channels,
-                1 if self.depthwise else channels,
-            ),
+            shape=(size, size, in_channels, 1 if self.depthwise else channels),
             initializer=_initializer(self.init_stddev),
-            autocast=False,  # Batch norm is folded into it in float32.
+            autocast=False,  # Batch norm is multiplied into it in float32.
         )
         if self.batch_norm:
             self.batch_norm.build((*input_shape[:-1], channels))
@@ -239,25 +192,19 @@ class Convolution(keras.layers.Layer):
                 name="biases", shape=(channels,), initializer="zeros"
             )
 
-    def compute_output_shape(
-        self, input_shape: Sequence[int | None]
-    ) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
         """[E, T, F, channels] to [E, T/stride, F/stride, depth], rounded up."""
         examples, height, width, channels = input_shape
-        return (
-            examples,
-            -(-height // self.stride),
-            -(-width // self.stride),
-            channels if self.depthwise else self.depth,
-        )
+        height, width = -(-height // self.stride), -(-width // self.stride)
+        return examples, height, width, self.depth or channels
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Applies the layer.
 
         Args:
           inputs: [E, T, F, channels].
-          training: whether batch norm uses the batch's statistics and moves its
-            averages. A layer that is not trainable uses its moving averages always.
+          training: whether batch norm uses the statistics of the batch and updates its
+            moving averages. A layer that is not trainable always uses the averages.
 
         Returns:
           [E, T/stride, F/stride, depth], rounded up.
@@ -271,26 +218,25 @@ class Convolution(keras.layers.Layer):
             net = self.batch_norm(self._convolve(net, kernel))
         else:
             scale, shift = self.batch_norm.scale_and_shift()
-            # A depthwise kernel has its channels in its last dimension but one.
+            # A depthwise kernel has shape [height, width, channels, 1].
             scale = scale[:, tf.newaxis] if self.depthwise else scale
             net = self._convolve(net, kernel * scale)
             net = tf.nn.bias_add(net, tf.cast(shift, net.dtype))
         return tf.nn.relu(net)
 
     def _convolve(self, net: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        strides = [1, self.stride, self.stride, 1]
-        kernel = tf.cast(kernel, net.dtype)
         convolve = tf.nn.depthwise_conv2d if self.depthwise else tf.nn.conv2d
-        return convolve(net, kernel, strides=strides, padding="SAME")
+        strides = [1, self.stride, self.stride, 1]
+        return convolve(net, tf.cast(kernel, net.dtype), strides, padding="SAME")
 
 
 @serializable
 class BatchNorm(keras.layers.Layer):
     """Batch norm (Ioffe & Szegedy 2015) by TensorFlow's fused operation.
 
-    keras.layers.BatchNormalization does not use that operation, which is faster on a
-    CPU, and keeps the biased variance. As in the original, the moving variance takes
-    the unbiased variance of the batch, which is what the fused operation reports.
+    keras.layers.BatchNormalization does not use this operation, which is faster on a
+    CPU, and it keeps the biased variance. As in the original, the moving variance here
+    is that of the unbiased variances of the batches, which the operation returns.
 
     Args:
       decay: of the moving averages, per step.
@@ -298,7 +244,7 @@ class BatchNorm(keras.layers.Layer):
     """
 
     def __init__(self, *, decay: float, epsilon: float, **kwargs):
-        # The variables are float32 whatever the activations are.
+        # The variables stay float32 if the activations are bfloat16.
         super().__init__(autocast=False, **kwargs)
         self.decay = decay
         self.epsilon = epsilon
@@ -314,13 +260,13 @@ class BatchNorm(keras.layers.Layer):
         )
         self.gamma = add(name="gamma", initializer="ones")
         self.beta = add(name="beta", initializer="zeros")
-        # Each replica of a tf.distribute strategy keeps its own.
+        # Each replica of a tf.distribute strategy has its own averages.
         add = functools.partial(add, trainable=False)
         self.moving_mean = add(name="moving_mean", initializer="zeros")
         self.moving_variance = add(name="moving_variance", initializer="ones")
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Normalises by the statistics of the batch, and moves the averages."""
+        """Normalises by the statistics of the batch and updates the moving averages."""
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=tf.convert_to_tensor(self.gamma),
@@ -330,22 +276,20 @@ class BatchNorm(keras.layers.Layer):
             epsilon=self.epsilon,
             is_training=True,
         )
-        for moving, value in (
-            (self.moving_mean, mean),
-            (self.moving_variance, variance),
-        ):
+        averages = (self.moving_mean, self.moving_variance)
+        for moving, value in zip(averages, (mean, variance), strict=True):
             moving.assign_sub((moving - value) * (1 - self.decay))
         return outputs
 
     def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Batch norm by the moving averages, as a scale and a shift per channel."""
+        """The scale and the shift per channel that the moving averages give."""
         scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
         return scale, self.beta - self.moving_mean * scale
 
 
 @serializable
 class FullyConnected(keras.layers.Layer):
-    """keras.layers.Dense, but its variables are called weights and biases.
+    """keras.layers.Dense with the names weights and biases for its variables.
 
     Args:
       units: C.
@@ -378,16 +322,6 @@ class FullyConnected(keras.layers.Layer):
         return tf.nn.bias_add(tf.matmul(inputs, self.kernel), self.biases)
 
 
-def max_batch(hparams: Hparams) -> int:
-    """The most examples whose values in each layer TensorFlow can count in int32."""
-    height, width = hparams.example_window_frames, hparams.mel_bands
-    largest = 1
-    for layer in MOBILENET_V1:
-        height, width = -(-height // layer.stride), -(-width // layer.stride)
-        largest = max(largest, height * width * layer.depth)
-    return MAX_VALUES // largest
-
-
 def load_network(
     prefix: str,
     class_names: Sequence[str],
@@ -400,14 +334,14 @@ def load_network(
 
     Args:
       prefix: the checkpoint, `.../model.ckpt-N`, of this program's or the original's.
-      class_names: C names, those that it was trained with.
+      class_names: the C class names that it was trained with.
       model_name: as of --model.
-      hparam_overrides: values that override the hyperparameters it was trained with.
-        They are in the `hparams.json` beside it; without that file, the defaults.
+      hparam_overrides: values that override those of the `hparams.json` beside the
+        checkpoint, or the defaults if there is no such file.
       mixed_precision: see `define_model`.
 
     Returns:
-      The model, and the hyperparameters that it and its features are made with.
+      The model, and the hyperparameters of the model and its features.
 
     Raises:
       CheckpointError: the checkpoint cannot be read, or does not fit the network.
@@ -430,10 +364,10 @@ def load_network(
 
 
 def score_function(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The network and a sigmoid as one graph.
+    """Makes a function that applies the network and a sigmoid.
 
-    In float64, because the sigmoid of a float32 is exactly 1 from 16.6 on, and clips
-    that tie there lose their ranking.
+    The sigmoid is in float64. In float32 it is exactly 1 for logits above 16.6, where
+    clips would tie.
 
     Returns:
       A function from log mel examples, float32 [E, T, F], to scores, float64 [E, C] in
@@ -442,7 +376,6 @@ def score_function(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
 
     @tf.function(reduce_retracing=True, autograph=False)
     def scores(features: tf.Tensor) -> tf.Tensor:
-        """float32 [E, T, F] to float64 [E, C]."""
         return tf.sigmoid(tf.cast(network(features, training=False), tf.float64))
 
     return scores
@@ -457,12 +390,10 @@ def clip_scores(
     Args:
       scores: from `score_function`.
       batches: (features float32 [E, T, F], int [E] positions of the clips that the
-        examples are from); the examples of a clip follow one another, across batches
-        too.
+        examples are from). The examples of a clip are consecutive, also across batches.
 
     Yields:
-      The position of each clip, in order, and its scores, float64 [C] in [0, 1]. Not
-      finite where the weights are not.
+      The position of each clip, in order, and its scores, float64 [C] in [0, 1].
     """
     current, total, count = None, None, 0
     for features, positions in batches:
@@ -484,10 +415,10 @@ def define_loss(hparams: Hparams) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     Labels y are smoothed towards 0.5 (Szegedy et al. 2016): y(1-lsmooth) + 0.5 lsmooth.
 
     Returns:
-      A function of labels, float32 [E, C], 0 or 1, and logits, float32 [E, C], to a
-      float32 scalar.
+      A function of labels, float32 [E, C] in {0, 1}, and logits, float32 [E, C], that
+      gives a float32 scalar.
     """
-    # Keras's own reduction divides by the number of replicas, in some of its versions.
+    # Some versions of Keras divide their own mean by the number of replicas.
     per_example = keras.losses.BinaryCrossentropy(
         from_logits=True, label_smoothing=hparams.lsmooth, reduction=None
     )

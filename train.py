@@ -174,11 +174,12 @@ def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
     """Finds the hyperparameters, counts the steps where 0, and prints the plan."""
     hparams = Hparams(**options.hparams)
     if checkpoints.list_checkpoints(options.train_dir):
-        hparams = run_record.resumed_hparams(
+        hparams = run_record.trained_hparams(
             options.train_dir,
             model_name=options.model,
             overrides=options.hparams,
             class_names=class_names,
+            resuming=True,
         )
     num_examples = int(hparams.num_examples(clips.num_samples).sum())
     epoch_num_batches = max(1, num_examples // hparams.batch_size)

@@ -64,7 +64,7 @@ def audio_a_second(root: pathlib.Path, address: str | None, name: str) -> float:
     import inference
     import inputs
     from tagger import clips, wav
-    from tagger.hparams import Hparams
+    from tagger.hparams import SAMPLE_RATE, Hparams
 
     hparams = Hparams()
     inputs.EXAMPLE_SHUFFLE_BUFFER = 1
@@ -79,7 +79,7 @@ def audio_a_second(root: pathlib.Path, address: str | None, name: str) -> float:
     for _ in range(BATCHES):
         next(stream)
     seconds = time.perf_counter() - started
-    audio = table.num_samples.sum() / clips.hparams_lib.SAMPLE_RATE
+    audio = table.num_samples.sum() / SAMPLE_RATE
     examples = hparams.num_examples(table.num_samples).sum()
     return BATCHES * hparams.batch_size * audio / examples / seconds
 

@@ -52,19 +52,16 @@ def plain_keras(features: np.ndarray, labels: np.ndarray):
         layers.append(keras.layers.BatchNormalization(momentum=0.9997, epsilon=1e-3))
         layers.append(keras.layers.ReLU())
 
-    for row in model.MOBILENET_V1:
-        if row.separable:
+    for kind, depth, stride in model.MOBILENET_V1:
+        kernel = 3
+        if kind == "SC":
             layers.append(
-                keras.layers.DepthwiseConv2D(
-                    3, row.stride, padding="same", use_bias=False
-                )
+                keras.layers.DepthwiseConv2D(3, stride, padding="same", use_bias=False)
             )
             norm()
-        kernel, stride = (1, 1) if row.separable else (3, row.stride)
+            kernel, stride = 1, 1
         layers.append(
-            keras.layers.Conv2D(
-                row.depth, kernel, stride, padding="same", use_bias=False
-            )
+            keras.layers.Conv2D(depth, kernel, stride, padding="same", use_bias=False)
         )
         norm()
     layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(CLASSES)]
@@ -90,28 +87,25 @@ def plain_keras(features: np.ndarray, labels: np.ndarray):
 def torch_network() -> torch.nn.Sequential:
     """The network in PyTorch; only the padding at strides differs."""
     layers: list[torch.nn.Module] = []
-    depth = 1
+    last = 1  # channels
 
     def norm(channels: int) -> None:
         layers.append(torch.nn.BatchNorm2d(channels, eps=1e-3, momentum=3e-4))
         layers.append(torch.nn.ReLU())
 
-    for row in model.MOBILENET_V1:
-        if row.separable:
+    for kind, depth, stride in model.MOBILENET_V1:
+        kernel, pad = 3, 1
+        if kind == "SC":
             layers.append(
-                torch.nn.Conv2d(
-                    depth, depth, 3, row.stride, 1, groups=depth, bias=False
-                )
+                torch.nn.Conv2d(last, last, 3, stride, 1, groups=last, bias=False)
             )
-            norm(depth)
-        kernel, stride, pad = (1, 1, 0) if row.separable else (3, row.stride, 1)
-        layers.append(
-            torch.nn.Conv2d(depth, row.depth, kernel, stride, pad, bias=False)
-        )
-        norm(row.depth)
-        depth = row.depth
+            norm(last)
+            kernel, stride, pad = 1, 1, 0
+        layers.append(torch.nn.Conv2d(last, depth, kernel, stride, pad, bias=False))
+        norm(depth)
+        last = depth
     layers += [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
-    return torch.nn.Sequential(*layers, torch.nn.Linear(depth, CLASSES))
+    return torch.nn.Sequential(*layers, torch.nn.Linear(last, CLASSES))
 
 
 def pytorch(features: np.ndarray, labels: np.ndarray):

@@ -1,23 +1,21 @@
-"""Checkpoints: their names, files, saving, restoring and warm starts.
+"""Checkpoints: names, files, saving, restoring and warm starts.
 
-One format, that of TensorFlow 1's Saver, as the baseline wrote it: `model.ckpt-N` holds
-each variable under its own name, so files pass between the original and this program
-without conversion. Nothing else in the project knows how checkpoints are named or
-stored.
+The format is that of TensorFlow 1's Saver, as in the baseline: `model.ckpt-N` stores
+each variable under its own name. So checkpoints pass between the original and this
+program without conversion. No other module knows how checkpoints are named or stored.
 
-A checkpoint is whole once its index file is there: both files are written into a folder
-of their own, brought to disk, and renamed, the index last.
+A checkpoint is whole if its index file exists. Both files are written in a temporary
+folder, flushed to disk and renamed, the index last.
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import pathlib
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -29,16 +27,16 @@ from tagger.run_record import HPARAMS_FILE
 NAME = "model.ckpt"
 DATA_SUFFIX = ".data-00000-of-00001"
 INDEX_SUFFIX = ".index"
-SAVING_PREFIX = ".saving-"  # of folders with checkpoints that are being written
+SAVING_PREFIX = ".saving-"  # of temporary folders
 STATE_FILE = "checkpoint"  # the name that TensorFlow looks for
 LOCK_FILE = ".lock"
 GLOBAL_STEP = "global_step"
-# Adam's state as the original names it: a variable X has moments X/Adam and X/Adam_1.
-ADAM_MOMENTS = {"Adam": "momentum", "Adam_1": "velocity"}  # to Keras's names
+# Names of Adam's state in the original (a variable X has X/Adam and X/Adam_1) and in
+# Keras.
+ADAM_MOMENTS = {"Adam": "momentum", "Adam_1": "velocity"}
 ADAM_POWERS = {"beta1_power": "beta_1", "beta2_power": "beta_2"}
 
-# As in the original: so many checkpoints are kept, and of older ones one every 15
-# minutes.
+# As in the original: the newest 10,000 are kept, and one per 15 minutes of older ones.
 MAX_TO_KEEP = 10000
 KEEP_EVERY_SECONDS = 15 * 60
 
@@ -52,7 +50,7 @@ class UnreadableError(CheckpointError):
 
 
 def checkpoint_step(prefix: str) -> int:
-    """The N of a path that ends in `model.ckpt-N`: batches of examples seen."""
+    """The N of a path that ends in `model.ckpt-N`: the number of training steps."""
     match = re.fullmatch(re.escape(NAME) + r"-(\d+)", os.path.basename(prefix))
     if not match:
         raise CheckpointError(f"a checkpoint is named {NAME}-N, but got {prefix}")
@@ -60,7 +58,10 @@ def checkpoint_step(prefix: str) -> int:
 
 
 def list_checkpoints(directory: str) -> list[str]:
-    """The whole checkpoints of a folder, oldest first; none if it does not exist."""
+    """The prefixes of the whole checkpoints in a folder, oldest first.
+
+    There are none if the folder does not exist.
+    """
     try:
         names = set(os.listdir(directory))
     except FileNotFoundError:
@@ -75,7 +76,7 @@ def list_checkpoints(directory: str) -> list[str]:
 
 
 def time_written(prefix: str) -> float:
-    """When a checkpoint was written, in seconds; 0 if it has vanished."""
+    """The time of writing in seconds since 1970; 0 if there is no such checkpoint."""
     try:
         return os.path.getmtime(prefix + INDEX_SUFFIX)
     except FileNotFoundError:
@@ -103,10 +104,12 @@ def find_checkpoint(path: str, flag: str) -> str:
 
 @contextlib.contextmanager
 def locked(directory: str) -> Iterator[None]:
-    """Holds a train_dir for one process; it goes with the process, however that ends.
+    """Locks a train_dir until the end of the block or of the process.
+
+    What killed processes have left half-written is deleted.
 
     Raises:
-      CheckpointError: another process holds it.
+      CheckpointError: another process has locked it.
     """
     with open(os.path.join(directory, LOCK_FILE), "w") as file:
         try:
@@ -116,6 +119,7 @@ def locked(directory: str) -> Iterator[None]:
                 f"another process is training in {directory}; stop it, or choose "
                 f"another --train_dir"
             ) from None
+        _delete_unfinished(directory)
         yield
 
 
@@ -127,9 +131,9 @@ def network_variables(network: keras.Model) -> dict[str, keras.Variable]:
 def optimizer_variables(
     network: keras.Model, optimizer: keras.optimizers.Optimizer
 ) -> dict[str, keras.Variable]:
-    """The state of an optimizer that is built, by its names in a checkpoint.
+    """The state of a built optimizer by its names in a checkpoint.
 
-    Without the powers of Adam's betas, which Keras computes from the number of steps.
+    The powers of Adam's betas are not included: Keras computes them from the step.
     """
     if not isinstance(optimizer, keras.optimizers.Adam):
         return {}
@@ -148,13 +152,10 @@ def save_training(
 ) -> str:
     """Saves a checkpoint from which training resumes; see `save`."""
     step = int(optimizer.iterations.numpy())
-    values = {
-        **network_variables(network),
-        **optimizer_variables(network, optimizer),
-        GLOBAL_STEP: np.int64(step),
-    }
+    values = network_variables(network) | optimizer_variables(network, optimizer)
+    values[GLOBAL_STEP] = np.int64(step)
     if isinstance(optimizer, keras.optimizers.Adam):
-        # TensorFlow 1 starts with beta, and multiplies by it after each step.
+        # In TensorFlow 1 the power is beta before the first step.
         for name, beta in ADAM_POWERS.items():
             values[name] = np.float32(getattr(optimizer, beta) ** (step + 1))
     return save(directory, values, step)
@@ -166,39 +167,34 @@ def restore_training(
     """Restores the weights, the optimizer's state and the step.
 
     Returns:
-      The names of the optimizer's variables that the checkpoint does not have, which
-      are unchanged.
+      The names of the optimizer's variables that the checkpoint lacks. They are
+      unchanged.
 
     Raises:
       CheckpointError: as `restore`.
     """
+    stored = shapes(prefix)
     state = optimizer_variables(network, optimizer)
-    return restore(
-        prefix,
-        {
-            **network_variables(network),
-            **state,
-            GLOBAL_STEP: optimizer.iterations,
-        },
-        optional_names=list(state),
-    )
+    found = {name: variable for name, variable in state.items() if name in stored}
+    step = {GLOBAL_STEP: optimizer.iterations}
+    restore(prefix, network_variables(network) | found | step)
+    return [name for name in state if name not in found]
 
 
 def save(directory: str, values: Mapping[str, Any], step: int) -> str:
-    """Writes `model.ckpt-N` and the `checkpoint` state file, and deletes what is too
-    old.
+    """Writes `model.ckpt-N` and the `checkpoint` state file; deletes old checkpoints.
 
     Args:
       directory: an existing folder.
-      values: variables or arrays by name, all that the checkpoint has.
+      values: variables or arrays by name, the whole content of the checkpoint.
       step: N.
 
     Returns:
       The prefix of the checkpoint.
 
     Raises:
-      OSError: it could not be written, a full disk say; earlier checkpoints are
-        untouched.
+      OSError: it cannot be written, for example on a full disk. Earlier checkpoints
+        are unchanged.
     """
     name = f"{NAME}-{step}"
     temporary = os.path.join(directory, f"{SAVING_PREFIX}{step}-{os.getpid()}")
@@ -228,7 +224,7 @@ def save(directory: str, values: Mapping[str, Any], step: int) -> str:
 
 
 def first_not_finite(variables: Mapping[str, keras.Variable]) -> str:
-    """The name of a variable that has a value that is not finite; else nothing."""
+    """The name of the first variable with a value that is not finite; else ""."""
     for name, variable in variables.items():
         if not np.isfinite(variable.numpy()).all():
             return name
@@ -236,7 +232,7 @@ def first_not_finite(variables: Mapping[str, keras.Variable]) -> str:
 
 
 def _write_state(directory: str) -> None:
-    """Lists the checkpoints for TensorFlow; relative, so that the folder can move."""
+    """Lists the checkpoints for TensorFlow, as relative paths: the folder can move."""
     names = [os.path.basename(prefix) for prefix in list_checkpoints(directory)]
     lines = [f'model_checkpoint_path: "{names[-1]}"']
     lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
@@ -244,6 +240,7 @@ def _write_state(directory: str) -> None:
 
 
 def _delete_old(directory: str) -> None:
+    """Deletes checkpoints as MAX_TO_KEEP and KEEP_EVERY_SECONDS say."""
     last_kept = -np.inf
     for prefix in list_checkpoints(directory)[:-MAX_TO_KEEP]:
         written = time_written(prefix)
@@ -255,8 +252,8 @@ def _delete_old(directory: str) -> None:
             pathlib.Path(prefix + suffix).unlink(missing_ok=True)
 
 
-def delete_unfinished(directory: str) -> None:
-    """Removes what killed processes left half-written; only with the lock held."""
+def _delete_unfinished(directory: str) -> None:
+    """Deletes unfinished files of killed processes; the caller holds the lock."""
     for path in pathlib.Path(directory).glob(SAVING_PREFIX + "*"):
         shutil.rmtree(path, ignore_errors=True)
     for name in (STATE_FILE, HPARAMS_FILE):
@@ -266,11 +263,9 @@ def delete_unfinished(directory: str) -> None:
 
 @contextlib.contextmanager
 def _open(prefix: str) -> Iterator[Any]:
-    """A reader; what goes wrong while it is used is an UnreadableError."""
+    """A reader of a checkpoint. Its errors become UnreadableError."""
     try:
         yield tf.train.load_checkpoint(prefix)
-    except CheckpointError:
-        raise
     except (tf.errors.OpError, OSError, LookupError, RuntimeError, ValueError) as error:
         # TensorFlow's reader turns some of its errors into Python's own.
         reason = str(getattr(error, "message", error)).splitlines()[0]
@@ -284,97 +279,54 @@ def shapes(prefix: str) -> dict[str, tuple[int, ...]]:
         return {name: tuple(shape) for name, shape in found.items()}
 
 
-def restore(
-    prefix: str,
-    variables: Mapping[str, keras.Variable],
-    *,
-    optional_names: Sequence[str] = (),
-) -> list[str]:
-    """Gives variables their values from a checkpoint, all of them or none.
-
-    Args:
-      prefix: the checkpoint.
-      variables: what to restore, by name.
-      optional_names: variables that the checkpoint need not have; without it they
-        keep their values.
-
-    Returns:
-      The names that the checkpoint does not have.
+def restore(prefix: str, variables: Mapping[str, keras.Variable]) -> None:
+    """Restores variables, by name, from a checkpoint: all of them or none.
 
     Raises:
-      CheckpointError: it cannot be read, lacks another variable, or one has another
-        shape.
+      CheckpointError: it cannot be read, or lacks a variable, or one has another shape.
     """
     stored = shapes(prefix)
-    lacking = [name for name in variables if name not in stored]
-    required = [name for name in lacking if name not in set(optional_names)]
-    if required:
+    missing = [name for name in variables if name not in stored]
+    if missing:
         raise CheckpointError(
-            f"checkpoint {prefix} lacks {len(required)} of {len(variables)} variables, "
-            f"{required[0]} among them; was it trained with the same hyperparameters?"
+            f"checkpoint {prefix} lacks {len(missing)} of {len(variables)} variables, "
+            f"such as {missing[0]}; was it trained with the same hyperparameters?"
         )
+    for name, variable in variables.items():
+        if stored[name] != tuple(variable.shape):
+            raise CheckpointError(
+                f"{name} has shape {list(stored[name])} in checkpoint {prefix}, but "
+                f"{list(variable.shape)} in the network; was it trained with the same "
+                f"classes and hyperparameters?"
+            )
     with _open(prefix) as reader:
-        values = {}
-        for name, variable in variables.items():
-            if name in stored:
-                _check_shape(prefix, name, stored[name], tuple(variable.shape))
-                values[name] = reader.get_tensor(name)
+        values = {name: reader.get_tensor(name) for name in variables}
     for name, value in values.items():
         variables[name].assign(value)
-    return lacking
 
 
-def _check_shape(
-    prefix: str, name: str, stored: tuple[int, ...], expected: tuple[int, ...]
-) -> None:
-    if stored != expected:
-        raise CheckpointError(
-            f"{name} has shape {list(stored)} in checkpoint {prefix}, but "
-            f"{list(expected)} in the network; was it trained with the same classes "
-            f"and hyperparameters?"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class WarmStart:
-    """What a warm start takes from a checkpoint, and why it leaves the rest.
+class WarmStart(NamedTuple):
+    """The trainable variables that a warm start restores, and those that it leaves.
 
     Attributes:
-      restored: names of variables to take.
-      left: why each other trainable variable keeps its initial value, by name.
+      restored: names of the variables to restore.
+      left: names of the other variables, by the reason why they are left.
     """
 
     restored: list[str]
-    left: dict[str, str]
+    left: dict[str, list[str]]
 
     def report(self, prefix: str) -> str:
-        """Says in a few lines what is restored and what is left, and why."""
-        total = len(self.restored) + len(self.left)
+        """A few lines with the variables that are restored and left, and why."""
+        total = len(self.restored) + sum(map(len, self.left.values()))
         lines = [
             f"warm start from {prefix}: {len(self.restored)} of {total} trainable "
-            f"variables restored",
-            f"  restored: {self._listed(self.restored) if self.left else 'all'}",
+            f"variables restored; moving averages, optimizer state and step start anew",
+            f"  restored: {', '.join(self.restored) if self.left else 'all'}",
         ]
-        for reason in dict.fromkeys(self.left.values()):
-            names = [name for name, why in self.left.items() if why == reason]
-            lines.append(f"  left, {reason}: {self._listed(names)}")
-        lines.append(
-            "  not taken from any checkpoint: moving averages, optimizer state, step"
-        )
+        for reason, names in self.left.items():
+            lines.append(f"  left, {reason}: {', '.join(names)}")
         return "\n".join(lines)
-
-    def _listed(self, names: Sequence[str]) -> str:
-        """Names one by one, but a scope that is in there whole by its own name."""
-        others = {*self.restored, *self.left}.difference(names)
-        divided = set(_scopes(others))
-        scopes = {name: name.split("/")[0] for name in names}
-        shown = [name if scopes[name] in divided else scopes[name] for name in names]
-        return ", ".join(dict.fromkeys(shown))
-
-
-def _scopes(names: Iterable[str]) -> list[str]:
-    """The first parts of variable names, each once."""
-    return list(dict.fromkeys(name.split("/")[0] for name in names))
 
 
 def plan_warm_start(
@@ -384,36 +336,37 @@ def plan_warm_start(
     include_scopes: Sequence[str],
     exclude_scopes: Sequence[str],
 ) -> WarmStart:
-    """Chooses the variables that a warm start takes; it looks at names and shapes only.
+    """Chooses the variables of a warm start from names and shapes.
 
     Args:
       trainable_shapes: shapes of the network's trainable variables by name.
       checkpoint_shapes: shapes of the variables in the checkpoint by name.
-      include_scopes: regular expressions, matched from the start of a name; none: all.
-      exclude_scopes: likewise, applied after the includes; none: nothing is excluded.
+      include_scopes: regular expressions that match from the start of a name; empty:
+        all variables.
+      exclude_scopes: the same, applied after the includes; empty: no variables.
 
     Raises:
-      ValueError: a scope matches no variable, a shape differs, or nothing is left to
-        take; the message names the flag that mends it.
+      ValueError: a scope matches no variable, a shape differs, or no variable is left
+        to restore; the message names the flag to change.
     """
-    included = _matching(trainable_shapes, include_scopes, "--warmstart_include_scopes")
-    if not include_scopes:
-        included = set(trainable_shapes)
+    included = _matching(
+        trainable_shapes, include_scopes or [""], "--warmstart_include_scopes"
+    )
     excluded = _matching(trainable_shapes, exclude_scopes, "--warmstart_exclude_scopes")
     restored, left = [], {}
     for name, shape in trainable_shapes.items():
         if name not in included:
-            left[name] = "not in --warmstart_include_scopes"
+            left.setdefault("not in --warmstart_include_scopes", []).append(name)
         elif name in excluded:
-            left[name] = "in --warmstart_exclude_scopes"
+            left.setdefault("in --warmstart_exclude_scopes", []).append(name)
         elif name not in checkpoint_shapes:
-            left[name] = "not in the checkpoint"
+            left.setdefault("not in the checkpoint", []).append(name)
         elif checkpoint_shapes[name] != shape:
-            own_scope = name.split("/")[0] + "/"
+            scopes = [*exclude_scopes, name.split("/")[0] + "/"]
             raise ValueError(
                 f"warm start: {name} has shape {list(checkpoint_shapes[name])} in the "
                 f"checkpoint, but {list(shape)} in the network; leave it out with "
-                f"--warmstart_exclude_scopes={','.join([*exclude_scopes, own_scope])}"
+                f"--warmstart_exclude_scopes={','.join(scopes)}"
             )
         else:
             restored.append(name)
@@ -426,21 +379,20 @@ def plan_warm_start(
     return WarmStart(restored, left)
 
 
-def _matching(
-    names: Mapping[str, object], scopes: Sequence[str], flag: str
-) -> set[str]:
+def _matching(names: Iterable[str], scopes: Sequence[str], flag: str) -> set[str]:
+    """The names that one of the scopes matches from the start."""
     matching = set()
     for scope in scopes:
         try:
             found = {name for name in names if re.match(scope, name)}
-        except (re.error, OverflowError, RecursionError) as error:
+        except re.error as error:
             raise ValueError(
                 f"{flag}: '{scope}' is not a regular expression: {error}"
             ) from None
         if not found:
             raise ValueError(
-                f"{flag}: '{scope}' matches no trainable variable of the network; its "
-                f"scopes are {', '.join(_scopes(list(names)))}"
+                f"{flag}: '{scope}' matches no trainable variable of the network, such "
+                f"as {next(iter(names))}"
             )
         matching |= found
     return matching

@@ -1,21 +1,22 @@
-"""Reads and checks class maps, clip CSVs and WAV headers, once, into a table of clips.
+"""Reads and checks class maps, CSVs of clips and WAV headers into a table of clips.
 
-Apart from `inputs.py` so that the `make_*` tools, which share these readers, start
-without TensorFlow. Every problem of every file is found before the first is reported.
+This is not part of `inputs.py`, because the `make_*` programs use it without
+TensorFlow.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
 import os
 import pathlib
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tagger import hparams as hparams_lib
 from tagger import run_record, wav
+from tagger.hparams import SAMPLE_RATE
 from tagger.progress import counted
 
 FILE_COLUMN = "fname"
@@ -23,17 +24,17 @@ LABEL_COLUMNS = ("labels", "label")
 
 
 class InputProblems(ValueError):
-    """All that is wrong with the input files, one problem a line."""
+    """All problems of the input files, one per line of the message."""
 
     def __init__(self, problems: Sequence[str]):
-        # A quoted field may hold line breaks.
+        # A quoted field may contain line breaks.
         self.problems = [" ".join(problem.splitlines()) for problem in problems]
         super().__init__("\n".join(self.problems))
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of a clip CSV: its number, the clip's name and labels, and all fields."""
+    """A row of a CSV of clips: its line, the clip's name and labels, and all fields."""
 
     line: int
     fname: str
@@ -47,10 +48,9 @@ class Clips:
 
     Attributes:
       paths: N paths of WAV files.
-      data_offsets: int64 [N], where the samples start in the file, in bytes.
+      data_offsets: int64 [N], offsets of the samples in the files, in bytes.
       num_samples: int64 [N], samples at 44.1 kHz.
-      labels: float32 [N, C], 1.0 for each class that the clip is labelled with, else
-        0.0.
+      labels: float32 [N, C], 1.0 for each label of the clip, else 0.0.
     """
 
     paths: list[str]
@@ -62,9 +62,9 @@ class Clips:
         return len(self.paths)
 
     def __str__(self) -> str:
-        num_classes = self.labels.shape[1]
-        num_clips = counted(len(self), "clip")
-        return f"{num_clips}, {self.hours:.2f} hours, {num_classes} classes"
+        hours = self.num_samples.sum() / SAMPLE_RATE / 3600
+        num_clips, num_classes = counted(len(self), "clip"), self.labels.shape[1]
+        return f"{num_clips}, {hours:.2f} hours, {num_classes} classes"
 
     def take(self, indices: np.ndarray) -> "Clips":
         """The clips at the given positions, in that order."""
@@ -76,10 +76,7 @@ class Clips:
         )
 
     def checksum(self, class_names: Sequence[str]) -> int:
-        """CRC-32 of names, lengths, labels and classes, to know the same clips by.
-
-        The order of the clips is not in it.
-        """
+        """CRC-32 of names, lengths, labels and classes, in any order of the clips."""
         names = [os.path.basename(path) for path in self.paths]
         order = sorted(range(len(names)), key=names.__getitem__)
         names, num_samples = sorted(names), self.num_samples[order].tolist()
@@ -87,158 +84,128 @@ class Clips:
         labels = self.labels[order].tobytes()
         return zlib.crc32(facts.encode(errors="replace") + labels)
 
-    @property
-    def hours(self) -> float:
-        """Hours of audio."""
-        return float(self.num_samples.sum()) / hparams_lib.SAMPLE_RATE / 3600
-
 
 def read_class_map(path: str) -> list[str]:
-    """Reads `index,name` lines, indices 0 to n-1 in order, into n class names.
+    """Reads `index,name` lines, indices 0 to C-1 in order, into C class names.
 
     Raises:
       FileNotFoundError: there is no such file.
-      InputProblems: lines that are not of that form, gaps, names given twice.
+      InputProblems: the file is not a class map; lists all its bad lines.
     """
     names, problems = [], []
-    for line, fields in _csv_lines(path, "--class_map_path"):
-        where = f"{path}:{line}"
-        if not names and not problems and not fields[0].strip().isdecimal():
-            what = f"{where}: expected 0,name but got {','.join(fields)}"
-            if FILE_COLUMN in fields:
-                raise InputProblems([f"{what}; that is a CSV of clips"])
-            problems.append(f"{what}; a class map has no header")
+    for line, fields in _records(_read_file(path, "--class_map_path"), path):
+        where, got = f"{path}:{line}", ",".join(fields)
+        index, name = fields[0].strip(), fields[-1].strip()
+        if index == FILE_COLUMN:
+            raise InputProblems([f"{where}: got {got}; that is a CSV of clips"])
+        if len(fields) != 2 or not index.isdecimal() or not name:
+            problems.append(f"{where}: expected {len(names)},name but got {got}")
             continue
-        if len(fields) != 2 or not fields[1].strip():
-            problems.append(f"{where}: expected index,name but got {','.join(fields)}")
-            continue
-        index, name = fields[0].strip(), fields[1].strip()
         if index != str(len(names)):
             problems.append(f"{where}: expected index {len(names)}, but got '{index}'")
         if name in names:
-            problems.append(f"{where}: class {name} is there twice")
+            problems.append(f"{where}: class {name} appears twice")
         names.append(name)
+    if not names and not problems:
+        problems.append(f"{path}: empty; expected index,name lines")
     if problems:
         raise InputProblems(problems)
-    if not names:
-        raise InputProblems([f"{path}: empty; expected index,name lines"])
     return names
 
 
-def read_rows(path: str, flag: str = "") -> tuple[list[str], list[Row]]:
+def read_rows(
+    path: str, flag: str = "", *, contents: bytes | None = None
+) -> tuple[list[str], list[Row]]:
     """Reads a CSV of clips with their labels.
 
     The header names the columns: `fname` and `labels` (comma-separated inside quotes),
-    or the older `fname,aso_ids,label`; further columns are kept but not looked at.
+    or the older `fname,aso_ids,label`. Further columns are kept, but not used.
+
+    Args:
+      path: of the CSV.
+      flag: that gave the path, for messages.
+      contents: of the CSV, if they are not to be read from the path.
 
     Returns:
       The header, and the rows.
 
     Raises:
       FileNotFoundError: there is no such file; the message names the flag.
-      InputProblems: the file is not such a CSV; all its bad lines are listed.
+      InputProblems: the file is not such a CSV; lists all its bad lines.
     """
-    return checked_rows(_csv_lines(path, flag), path)
-
-
-def checked_rows(
-    lines: Sequence[tuple[int, list[str]]], path: str
-) -> tuple[list[str], list[Row]]:
-    """As `read_rows`, from what `csv_lines` gives; the path is for messages."""
-    header, rows, problems = _parse_rows(lines)
+    contents = _read_file(path, flag) if contents is None else contents
+    header, rows, problems = _parse_rows(contents, path)
     if problems:
-        raise InputProblems(_located(path, problems))
+        raise InputProblems(problems)
     return header, rows
 
 
-def _located(path: str, problems: Iterable[tuple[int, str]]) -> list[str]:
-    """Problems as (line, what), in the order of lines, as lines of a report."""
-    ordered = sorted(problems, key=lambda problem: problem[0])
-    return [f"{path}:{line}: {what}" for line, what in ordered]
-
-
-def _parse_rows(
-    lines: Sequence[tuple[int, list[str]]],
-) -> tuple[list[str], list[Row], list[tuple[int, str]]]:
-    """The header, the rows whose clip can be named, and problems as (line, what)."""
-    if not lines:
-        return [], [], [(1, "empty; expected a header fname,labels")]
-    header = [name.strip() for name in lines[0][1]]
+def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[str]]:
+    """The header, the rows that name a clip, and all problems."""
+    records = _records(contents, path)
+    if not records:
+        return [], [], [f"{path}:1: empty; expected a header fname,labels"]
+    header = [name.strip() for name in records[0][1]]
     label_column = next((name for name in LABEL_COLUMNS if name in header), None)
     if FILE_COLUMN not in header or label_column is None:
-        what = f"expected a header with fname and labels, but got {','.join(header)}"
-        return header, [], [(lines[0][0], what)]
-    fname_at, labels_at = header.index(FILE_COLUMN), header.index(label_column)
-    rows, problems, seen = [], [], {}
-    for line, fields in lines[1:]:
+        got = ",".join(header)
+        return header, [], [f"{path}:1: expected a header fname,labels but got {got}"]
+    rows, problems, first_lines = [], [], {}
+    for line, fields in records[1:]:
+        where = f"{path}:{line}"
         if len(fields) != len(header):
-            what = (
-                f"expected {len(header)} fields as in the header, but got "
-                f"{len(fields)}; several labels of a clip stand inside quotes"
+            problems.append(
+                f"{where}: expected {len(header)} fields as in the header, but got "
+                f"{len(fields)}; several labels of a clip need quotes"
             )
-            problems.append((line, what))
             continue
-        fname = fields[fname_at].strip()
-        labels = tuple(filter(None, (s.strip() for s in fields[labels_at].split(","))))
-        if what := _name_problem(fname):
-            problems.append((line, what))
+        values = dict(zip(header, fields, strict=True))
+        fname = values[FILE_COLUMN].strip()
+        labels = tuple(filter(None, map(str.strip, values[label_column].split(","))))
+        if not fname or os.path.isabs(fname) or ".." in fname.split("/"):
+            problems.append(
+                f"{where}: expected the name of a clip in the folder of clips, but got "
+                f"{fname!r}"
+            )
             continue
-        if fname in seen:
-            what = f"clip {fname} is there twice, first in line {seen[fname]}"
-            problems.append((line, what))
+        first_line = first_lines.setdefault(fname, line)
+        if first_line != line:
+            problems.append(f"{where}: clip {fname} is also in line {first_line}")
         if not labels:
-            what = f"clip {fname} has no labels; expected at least one"
-            problems.append((line, what))
-        seen.setdefault(fname, line)
+            problems.append(f"{where}: clip {fname} has no labels")
         rows.append(Row(line, fname, labels, tuple(fields)))
-    if not rows and not problems:
-        problems.append((lines[0][0], "no clips below the header"))
+    if len(records) == 1:
+        problems.append(f"{path}:1: no clips below the header")
     return header, rows, problems
 
 
-def _name_problem(fname: str) -> str:
-    if not fname:
-        return "the clip has no name"
-    if any(ord(letter) < ord(" ") for letter in fname):
-        return f"clip {fname!r} has control characters in its name"
-    if any(os.path.isabs(p) for p in (fname, fname.replace("\\", "/"))):
-        return f"clip {fname!r} must be named relative to the folder of clips"
-    if ".." in fname.replace("\\", "/").split("/"):
-        return f"clip {fname!r} may not lie outside the folder of clips (..)"
-    return ""
-
-
-def _csv_lines(path: str, flag: str) -> list[tuple[int, list[str]]]:
+def _read_file(path: str, flag: str) -> bytes:
     prefix = f"{flag}: " if flag else ""
     try:
-        return csv_lines(pathlib.Path(path).read_bytes(), path)
+        return pathlib.Path(path).read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"{prefix}there is no file {path}") from None
     except OSError as error:
         raise OSError(f"{prefix}cannot read {path}: {error.strerror}") from None
 
 
-def csv_lines(contents: bytes, path: str) -> list[tuple[int, list[str]]]:
-    """The records of a CSV that are not blank, as (number of its first line, fields).
-
-    Raises:
-      InputProblems: it is not a CSV in UTF-8; the path is for the message.
-    """
+def _records(contents: bytes, path: str) -> list[tuple[int, list[str]]]:
+    """The records of a CSV that are not blank, as (number of first line, fields)."""
     try:
         text = contents.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + contents[: error.start].count(b"\n")
         raise InputProblems([f"{path}:{line}: not in UTF-8: {error.reason}"]) from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines, first = [], 1
+    records, first_line = [], 1
     try:
         for fields in reader:
             if any(field.strip() for field in fields):
-                lines.append((first, fields))
-            first = reader.line_num + 1
+                records.append((first_line, fields))
+            first_line = reader.line_num + 1
     except csv.Error as error:
-        raise InputProblems([f"{path}:{first}: not a CSV: {error}"]) from None
-    return lines
+        raise InputProblems([f"{path}:{first_line}: not a CSV: {error}"]) from None
+    return records
 
 
 def read_clips(
@@ -255,8 +222,8 @@ def read_clips(
       csv_path: CSV of clips and labels.
       clip_dir: folder that the names in the CSV are relative to.
       class_map_path: class map with all the labels.
-      train_dir: folder whose checkpoints, if there are any, have the same class map.
-      flag_prefix: "train" or "eval", to name the flags in messages.
+      train_dir: folder of checkpoints. If there are any, the class map must be theirs.
+      flag_prefix: "train" or "eval", for the names of flags in messages.
 
     Returns:
       The C class names, and the table of clips in the order of the CSV.
@@ -264,65 +231,64 @@ def read_clips(
     Raises:
       InputProblems: with all problems of all these files.
     """
-    problems, row_problems, class_names, rows, headers = [], [], [], [], []
-    try:
+    problems, class_names, rows = [], [], []
+    with _collected(problems):
         class_names = read_class_map(class_map_path)
-        if problem := run_record.class_map_problem(train_dir, class_names):
-            problems.append(problem)
-            class_names = []
-    except (ValueError, OSError) as error:
-        problems += str(error).splitlines()
-    try:
-        lines = _csv_lines(csv_path, f"--{flag_prefix}_csv_path")
-        _, rows, row_problems = _parse_rows(lines)
-    except (InputProblems, OSError) as error:
-        problems += str(error).splitlines()
+        run_record.check_class_map(train_dir, class_names)
+    with _collected(problems):
+        contents = _read_file(csv_path, f"--{flag_prefix}_csv_path")
+        _, rows, row_problems = _parse_rows(contents, csv_path)
+        problems += row_problems
     if class_names:
-        row_problems += _label_problems(rows, class_names, class_map_path)
+        problems += _label_problems(rows, class_names, csv_path, class_map_path)
     paths = [os.path.join(clip_dir, row.fname) for row in rows]
-    if os.path.isdir(clip_dir) and paths and not any(map(os.path.exists, paths)):
-        problems.append(
-            f"--{flag_prefix}_clip_dir: none of the {len(paths)} clips of {csv_path} "
-            f"is in {clip_dir}"
-        )
-    elif os.path.isdir(clip_dir):
+    headers = []
+    with _collected(problems):
+        _check_folder(clip_dir, paths, f"--{flag_prefix}_clip_dir")
         headers = wav.read_wav_headers(paths)
-        row_problems += [
-            (row.line, str(header))
-            for row, header in zip(rows, headers, strict=True)
-            if isinstance(header, ValueError)
-        ]
-    else:
-        problems.append(f"--{flag_prefix}_clip_dir: there is no folder {clip_dir}")
-    problems += _located(csv_path, row_problems)
+    problems += [
+        f"{csv_path}:{row.line}: {header}"
+        for row, header in zip(rows, headers)
+        if isinstance(header, ValueError)
+    ]
     if problems:
         raise InputProblems(problems)
-    class_index = {name: index for index, name in enumerate(class_names)}
-    labels = np.zeros([len(rows), len(class_names)], np.float32)
-    for index, row in enumerate(rows):
-        labels[index, [class_index[label] for label in row.labels]] = 1.0
-    return class_names, make_clips(paths, headers, labels)
+    labels = [[name in row.labels for name in class_names] for row in rows]
+    return class_names, make_clips(paths, headers, np.array(labels, np.float32))
+
+
+def _check_folder(clip_dir: str, paths: Sequence[str], flag: str) -> None:
+    """Checks that a folder exists and has at least one of the clips."""
+    if not os.path.isdir(clip_dir):
+        raise FileNotFoundError(f"{flag}: there is no folder {clip_dir}")
+    if paths and not any(map(os.path.exists, paths)):
+        raise FileNotFoundError(
+            f"{flag}: none of the {len(paths)} clips is in {clip_dir}"
+        )
+
+
+@contextlib.contextmanager
+def _collected(problems: list[str]) -> Iterator[None]:
+    """Adds the error of its body to the problems."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        problems += str(error).splitlines()
 
 
 def _label_problems(
-    rows: Sequence[Row], class_names: Sequence[str], class_map_path: str
-) -> list[tuple[int, str]]:
+    rows: Sequence[Row], class_names: Sequence[str], csv_path: str, class_map_path: str
+) -> list[str]:
     """A problem for each label that is not in the class map, at its first line."""
-    known, unknown = set(class_names), {}
+    unknown = {}
     for row in rows:
-        for label in row.labels:
-            if label not in known:
-                unknown.setdefault(label, []).append(row)
-    problems = []
-    for label, where in unknown.items():
-        others = f" and {len(where) - 1} more" if len(where) > 1 else ""
-        hint = hparams_lib.did_you_mean(label, class_names)
-        what = (
-            f"label {label} of {where[0].fname}{others} is not in the class map "
-            f"{class_map_path}{hint}"
-        )
-        problems.append((where[0].line, what))
-    return problems
+        for label in set(row.labels).difference(class_names):
+            unknown.setdefault(label, []).append(row)
+    return [
+        f"{csv_path}:{found[0].line}: label {label} of {found[0].fname} is not in the "
+        f"class map {class_map_path} ({counted(len(found), 'clip')} with it)"
+        for label, found in unknown.items()
+    ]
 
 
 def make_clips(

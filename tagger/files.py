@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, locks, and folders."""
+"""Atomic writing of files, locks and folders."""
 
 import errno
 import fcntl
@@ -8,15 +8,15 @@ import sys
 import tempfile
 from typing import IO
 
-# What file systems without locks answer, network drives among them.
+# Errors of file systems without locks, such as some network drives.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def make_folder(path: str, flag: str) -> None:
-    """Makes a folder that files can be written into, where it is not there yet.
+    """Makes a folder, if it does not exist yet, and checks that it is writable.
 
     Raises:
-      OSError: it cannot be made or written into; the message names the flag.
+      OSError: it cannot be made, or is not writable; the message names the flag.
     """
     if os.path.exists(path) and not os.path.isdir(path):
         raise NotADirectoryError(f"{flag}: {path} is a file, not a folder")
@@ -29,10 +29,10 @@ def make_folder(path: str, flag: str) -> None:
 
 
 def write_whole(path: pathlib.Path, contents: str | bytes) -> None:
-    """Writes a file that appears whole or not at all, even when killed; text as UTF-8.
+    """Writes a file, text as UTF-8, so that it is never incomplete, even if killed.
 
     Raises:
-      OSError: it cannot be written; the message names it.
+      OSError: it cannot be written; the message names the file.
     """
     try:
         _write_and_rename(pathlib.Path(path), contents)
@@ -53,7 +53,7 @@ def _write_and_rename(path: pathlib.Path, contents: str | bytes) -> None:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 hides it from others.
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp uses 0600.
         os.replace(temporary, path)
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)
@@ -61,14 +61,14 @@ def _write_and_rename(path: pathlib.Path, contents: str | bytes) -> None:
 
 
 def lock(file: IO, kind: int) -> None:
-    """Locks an open file as fcntl.flock does; a warning where there are no locks."""
+    """Locks an open file with fcntl.flock; if there are no locks, prints a warning."""
     try:
         fcntl.flock(file, kind)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         print(
-            f"warning: the file system of {file.name} has no locks, so nothing keeps "
-            f"two processes from writing there at once",
+            f"warning: the file system of {file.name} has no locks; make sure that no "
+            f"other process writes there",
             file=sys.stderr,
         )

@@ -1,43 +1,37 @@
-"""Every hyperparameter once: default, unit, range and the value that turns it off.
+"""The hyperparameters: default, unit, range, meaning and the value that turns it off.
 
 Names, defaults and order are those of the DCASE 2019 Task 2 baseline (`parse_hparams`
-in its model.py). `tagger/run_record.py` keeps the values of a run beside its
-checkpoints. This module needs no TensorFlow.
+in its model.py). This module needs no TensorFlow.
 """
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-SAMPLE_RATE = 44100  # Hz, of every clip: the only rate of the data set.
-MAX_SEED = 2**31  # Seeds are below it, as TensorFlow takes them.
+SAMPLE_RATE = 44100  # Hz, of every clip
+MAX_SEED = 2**31  # Seeds are smaller, because TensorFlow takes an int32.
 MODEL_NAMES = ("mobilenet-v1",)
+# On a CPU, TensorFlow's convolutions crash if a layer has 2**31 values or more. With
+# examples of the default size, that happens above 3,495 examples.
+MAX_BATCH_SIZE = 3000
 
-
-@dataclasses.dataclass(frozen=True)
-class Allowed:
-    """The values a hyperparameter may take: the words for a message, and the test."""
-
-    text: str
-    test: Callable[[Any], bool]
-
-
-POSITIVE = Allowed("above 0", lambda value: value > 0)
-NOT_NEGATIVE = Allowed("0 or more", lambda value: value >= 0)
-FRACTION = Allowed("from 0 to 1", lambda value: 0 <= value <= 1)
-SWITCH = Allowed("0 or 1", lambda value: value in (0, 1))
+# Allowed values: the words for documentation and messages, and the test.
+Allowed = tuple[str, Callable[[Any], bool]]
+POSITIVE: Allowed = ("above 0", lambda value: value > 0)
+NOT_NEGATIVE: Allowed = ("0 or more", lambda value: value >= 0)
+FRACTION: Allowed = ("from 0 to 1", lambda value: 0 <= value <= 1)
+SWITCH: Allowed = ("0 or 1", lambda value: value in (0, 1))
 
 
 def _up_to(high: float) -> Allowed:
-    return Allowed(f"above 0, at most {high:g}", lambda value: 0 < value <= high)
+    return f"above 0, at most {high:g}", lambda value: 0 < value <= high
 
 
 def _one_of(*names: str) -> Allowed:
-    return Allowed(" or ".join(names), lambda value: value in names)
+    return " or ".join(names), lambda value: value in names
 
 
 def _hparam(default: Any, unit: str, allowed: Allowed, meaning: str) -> Any:
@@ -47,8 +41,7 @@ def _hparam(default: Any, unit: str, allowed: Allowed, meaning: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Hparams:
-    """The hyperparameters of features, model and training; values are checked when
-    made.
+    """The hyperparameters of features, model and training, with checked values.
 
     Raises:
       ValueError: a value is outside its range, or two contradict each other.
@@ -79,7 +72,9 @@ class Hparams:
     example_hop_seconds: float = _hparam(
         0.5, "s", _up_to(60), "From the start of one example to the next"
     )
-    batch_size: int = _hparam(64, "examples", _up_to(100000), "Examples in a batch")
+    batch_size: int = _hparam(
+        64, "examples", _up_to(MAX_BATCH_SIZE), "Examples in a batch"
+    )
     global_pool: str = _hparam(
         "mean", "", _one_of("mean", "max"), "Pooling over time and frequency"
     )
@@ -125,16 +120,17 @@ class Hparams:
                 f"hyperparameter mel_min_hz must be below mel_max_hz, but "
                 f"{self.mel_min_hz:g} Hz is not below {self.mel_max_hz:g} Hz"
             )
-        for name, size_name, unit in (
-            ("stft_window_seconds", "stft_window_samples", "sample"),
-            ("stft_hop_seconds", "stft_hop_samples", "sample"),
-            ("example_window_seconds", "example_window_frames", "frame"),
-            ("example_hop_seconds", "example_hop_frames", "frame"),
+        for name in (
+            "stft_window_samples",
+            "stft_hop_samples",
+            "example_window_frames",
+            "example_hop_frames",
         ):
-            if getattr(self, size_name) < 1:
+            if getattr(self, name) < 1:
+                seconds = name.rsplit("_", 1)[0] + "_seconds"
                 raise ValueError(
-                    f"hyperparameter {name} must come to at least 1 {unit}, but "
-                    f"{getattr(self, name):g} s comes to none"
+                    f"hyperparameter {seconds} must give {name} of at least 1, but got "
+                    f"{getattr(self, seconds):g}"
                 )
 
     @property
@@ -149,7 +145,7 @@ class Hparams:
 
     @property
     def fft_length(self) -> int:
-        """The power of two that holds an STFT window."""
+        """Length of the FFT: the first power of two that holds an STFT window."""
         return 1 << (self.stft_window_samples - 1).bit_length()
 
     @property
@@ -163,17 +159,17 @@ class Hparams:
         return round(self.example_hop_seconds / self.stft_hop_seconds)
 
     def num_frames(self, num_samples: np.ndarray | int) -> np.ndarray | int:
-        """STFT frames of clips of so many samples; short clips are padded to 1."""
+        """STFT frames of clips of num_samples samples; at least 1, by padding."""
         beyond_first = np.maximum(num_samples - self.stft_window_samples, 0)
         return 1 + beyond_first // self.stft_hop_samples
 
     def num_examples(self, num_samples: np.ndarray | int) -> np.ndarray | int:
-        """Examples of clips of so many samples: the frames over the hop, rounded up."""
+        """Examples of clips of num_samples samples: frames / hop, rounded up."""
         return -(-self.num_frames(num_samples) // self.example_hop_frames)
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Hparams)}
-# Those that say what the network computes; the others only matter while it trains.
+# They determine what a trained network computes. The others only matter in training.
 MODEL_HPARAMS = (
     "stft_window_seconds",
     "stft_hop_seconds",
@@ -190,16 +186,14 @@ MODEL_HPARAMS = (
 
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:
-    allowed = field.metadata["allowed"]
+    text, is_allowed = field.metadata["allowed"]
     finite = not isinstance(value, float) or math.isfinite(value)
-    if not (finite and allowed.test(value)):
-        raise ValueError(
-            f"hyperparameter {field.name} must be {allowed.text}, but got {value}"
-        )
+    if not (finite and is_allowed(value)):
+        raise ValueError(f"hyperparameter {field.name} must be {text}, but got {value}")
 
 
 def parse_overrides(text: str) -> dict[str, Any]:
-    """Parses `name=value,name=value` into the values given, each of its own type.
+    """Parses `name=value,name=value` into the values, each of its own type.
 
     Raises:
       ValueError: an unknown name, one given twice, a wrong type or a value out of
@@ -212,8 +206,8 @@ def parse_overrides(text: str) -> dict[str, Any]:
             raise ValueError(f"--hparams takes name=value pairs, but got '{pair}'")
         if name not in FIELDS:
             raise ValueError(
-                f"--hparams: there is no hyperparameter '{name}'"
-                f"{did_you_mean(name, FIELDS)}; there are {', '.join(FIELDS)}"
+                f"--hparams: there is no hyperparameter '{name}'; there are "
+                f"{', '.join(FIELDS)}"
             )
         if name in overrides:
             raise ValueError(f"--hparams: {name} is given twice")
@@ -229,20 +223,13 @@ def parse_overrides(text: str) -> dict[str, Any]:
     return overrides
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A hint in brackets where a name is like one of others, else nothing."""
-    by_lower = {other.lower(): other for other in names}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f" (did you mean {by_lower[close[0]]}?)" if close else ""
-
-
 def parse_hparams(text: str) -> Hparams:
-    """The defaults with the `name=value` pairs of a --hparams flag over them."""
+    """The defaults, replaced by the `name=value` pairs of a --hparams flag."""
     return Hparams(**parse_overrides(text))
 
 
 def non_defaults(hparams: Hparams) -> dict[str, Any]:
-    """The values that are not the default, by name."""
+    """The values that differ from the defaults, by name."""
     return {
         name: getattr(hparams, name)
         for name, field in FIELDS.items()

@@ -1,17 +1,16 @@
 """Label-weighted label-ranking average precision (lwlrap), the metric of the challenge.
 
-For each label of each clip: the precision of the ranked list of classes down to that
-label. lwlrap is the mean over all labels of all clips, each counting the same; so it is
-also the mean of the per-class values weighted by how many labels each class has. NumPy
-only.
+Each label of each clip has a precision: that of the ranked list of classes down to the
+label. lwlrap is the mean of these over all labels of all clips. It is also the mean of
+the per-class values, weighted by the number of labels of each class. NumPy only.
 
 Source: the DCASE 2019 Task 2 description and the baseline's evaluation.py. Equal to
 sklearn.metrics.label_ranking_average_precision_score with the number of labels as the
-sample weight, where no scores tie and every clip has a label.
+sample weight, if no scores tie and every clip has a label.
 
-Ties: the original sorts with an unstable sort, so that its ties depend on the
-processor. Here a stable ascending sort is reversed: of equal scores the class with the
-higher index ranks first. Clips without labels count nothing.
+Ties: the sort of the original is unstable, so its result depends on the processor. Here
+a stable ascending sort is reversed: of equal scores the class with the higher index
+ranks first. Clips without labels have no effect.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,9 +28,8 @@ def positive_class_precisions(
       truth: bool or number [N, C], nonzero for the labels of each clip.
 
     Returns:
-      The class of each label, int [labels], and the precision of the ranking down to
-      it, the share of labels among all classes ranked as high or higher, float64
-      [labels] in (0, 1].
+      The class of each label, int [labels], and its precision, float64 [labels] in
+      (0, 1]: the share of labels among the classes ranked as high or higher.
     """
     ranking = np.argsort(scores, axis=1, kind="stable")[:, ::-1]
     hits = np.take_along_axis(np.asarray(truth) != 0, ranking, axis=1)
@@ -40,7 +38,7 @@ def positive_class_precisions(
 
 
 class Lwlrap:
-    """Accumulates clips, and gives lwlrap per class and overall at any time.
+    """Accumulates clips, and computes lwlrap per class and overall.
 
     Args:
       class_map: C class names, by index.
@@ -82,19 +80,19 @@ class Lwlrap:
         self.total_num_samples += len(scores)
 
     def per_class_lwlrap(self) -> np.ndarray:
-        """float64 [C] in [0, 1]: mean precision at each class's labels, or 0."""
+        """float64 [C] in [0, 1]: mean precision of each class; 0 without labels."""
         return self._cumulative_precision / np.maximum(1, self._cumulative_count)
 
     def per_class_weight(self) -> np.ndarray:
-        """float64 [C] in [0, 1]: each class's share of all labels; 0 before any."""
+        """float64 [C] in [0, 1]: each class's share of all labels; 0 without labels."""
         return self._cumulative_count / max(1, self._cumulative_count.sum())
 
     def overall_lwlrap(self) -> float:
-        """lwlrap in [0, 1]; 0 before any label."""
+        """lwlrap in [0, 1]; 0 without labels."""
         return float(np.sum(self.per_class_lwlrap() * self.per_class_weight()))
 
     def __str__(self) -> str:
-        """A line for each class, best first, and one for the overall value."""
+        """One line per class, best first, and one line for the overall value."""
         named = zip(
             self.per_class_lwlrap(),
             [self._class_map[index] for index in range(self.num_classes)],

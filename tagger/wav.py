@@ -1,4 +1,4 @@
-"""Reads the headers of WAV files: where the samples start, and how many there are."""
+"""Reads the headers of WAV files: the offset and the number of the samples."""
 
 import concurrent.futures
 import os
@@ -10,22 +10,22 @@ from tagger.hparams import SAMPLE_RATE
 from tagger.progress import progress_bar
 
 BYTES_PER_SAMPLE = 2  # 16-bit PCM
-HEADER_THREADS = 16  # Headers wait for the disk, not for the processor.
-# What WAVE headers hold: Microsoft's "Multiple Channel Audio Data and WAVE Files".
+HEADER_THREADS = 16  # more than cores, because reading headers waits for the disk
+# Format codes, from Microsoft's "Multiple Channel Audio Data and WAVE Files".
 FORMAT_PCM = 0x0001
 FORMAT_EXTENSIBLE = 0xFFFE
 FORMAT_NAMES = {0x0003: "floating point", 0x0006: "A-law", 0x0007: "mu-law"}
 # The 14 bytes that follow the format code in the GUIDs of WAVE_FORMAT_EXTENSIBLE.
 GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
-# Written by programs that stream to a pipe and cannot go back to fill in the size.
+# Sizes that programs write if they stream to a pipe and do not know the size.
 UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF)
-FORMAT_CHUNK_BYTES = 40  # The longest form, WAVE_FORMAT_EXTENSIBLE's.
-MAX_CHUNKS = 1000  # Real files have some ten; gigabytes of zeros would be millions.
+FORMAT_CHUNK_BYTES = 40  # of WAVE_FORMAT_EXTENSIBLE, the longest form
+MAX_CHUNKS = 1000  # Real files have about ten. A file of zeros would have millions.
 EXPECTED_WAV = "expected a 16-bit PCM WAV file, 44.1 kHz, mono"
 
 
 def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | ValueError]:
-    """Reads many headers in parallel; a file that cannot be used gives its error."""
+    """Reads headers in parallel; an unusable file gives a ValueError in its place."""
 
     def read_one(path: str) -> tuple[int, int] | ValueError:
         try:
@@ -48,19 +48,19 @@ def read_wav_header(path: str) -> tuple[int, int]:
     """Finds the samples of a 16-bit PCM, 44.1 kHz, mono RIFF/WAVE file.
 
     Chunks before and after the samples, odd-sized chunks with or without their pad
-    byte, bytes after the last chunk, WAVE_FORMAT_EXTENSIBLE and the sizes that pipes
-    leave (0 and 2**32-1: up to the end of the file) are all fine.
+    byte, bytes after the last chunk and WAVE_FORMAT_EXTENSIBLE are allowed. If the
+    size is unknown, as in files from a pipe, the samples end with the file.
 
     Returns:
-      Where the samples start, in bytes, and how many there are.
+      The offset of the samples in bytes, and their number.
 
     Raises:
-      ValueError: what is wrong with the file, what was expected; the message has the
-        path.
+      ValueError: the file cannot be used; the message has the path, what is wrong
+        and what is expected.
     """
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # To open a pipe would wait for ever.
+        if not stat.S_ISREG(status.st_mode):  # Opening a pipe would block.
             what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise _bad_wav(path, f"is {what}")
         with open(path, "rb") as file:
@@ -94,24 +94,43 @@ def _find_samples(file, size: int, path: str) -> tuple[int, int]:
         if name == b"fmt ":
             _check_format(file.read(min(chunk_size, FORMAT_CHUNK_BYTES)), path)
             have_format = True
+        elif name == b"data" and not have_format:
+            raise _bad_wav(path, "has its samples before their format (no fmt chunk)")
         elif name == b"data":
-            if not have_format:
+            # A size of 0 is only unknown if that of the whole file is, too.
+            unknown = chunk_size in UNKNOWN_SIZES
+            if unknown and (chunk_size or riff_size in UNKNOWN_SIZES):
+                chunk_size = size - start
+            if chunk_size > size - start:
                 raise _bad_wav(
-                    path, "has its samples before their format (no fmt chunk)"
+                    path,
+                    f"is cut off: its header promises {chunk_size} bytes of samples, "
+                    f"the file has {size - start}",
                 )
-            if chunk_size == 0 and 8 + riff_size == start:
-                return start, 0  # An honest 0, whatever bytes follow.
-            return start, _num_samples(file, start, chunk_size, size, path)
+            return start, chunk_size // BYTES_PER_SAMPLE
         position = _next_chunk(file, start + chunk_size, chunk_size, size)
     missing = "samples (no data chunk)" if have_format else "format (no fmt chunk)"
     raise _bad_wav(path, f"has no {missing}, or is cut off")
 
 
 def _read_chunk_header(file, position: int, size: int) -> tuple[bytes, int] | None:
+    """The name and the size of a chunk; None at the end of the file."""
     if position + 8 > size:
         return None
     file.seek(position)
     return struct.unpack("<4sI", file.read(8))
+
+
+def _next_chunk(file, end: int, chunk_size: int, size: int) -> int:
+    """The position after a chunk and its pad byte, if its size is odd.
+
+    Some programs omit the pad byte. So the position without it is taken if a chunk
+    seems to start there and none seems to start after a pad byte.
+    """
+    if chunk_size % 2 == 0:
+        return end
+    without_pad = _is_chunk(file, end, size) and not _is_chunk(file, end + 1, size)
+    return end if without_pad else end + 1
 
 
 def _is_chunk(file, position: int, size: int) -> bool:
@@ -122,21 +141,6 @@ def _is_chunk(file, position: int, size: int) -> bool:
     name, chunk_size = header
     printable = all(0x20 <= byte < 0x7F for byte in name)
     return name == b"data" or (printable and position + 8 + chunk_size <= size)
-
-
-def _next_chunk(file, end: int, chunk_size: int, size: int) -> int:
-    """Where the chunk after one that ends at `end` starts: behind a pad byte at odd
-    sizes.
-
-    Some programs leave the pad byte out, so the place without it is taken where only
-    there a chunk seems to start.
-    """
-    if chunk_size % 2 == 0:
-        return end
-    padded = end + 1
-    if not _is_chunk(file, padded, size) and _is_chunk(file, end, size):
-        return end
-    return padded
 
 
 def _check_format(chunk: bytes, path: str) -> None:
@@ -150,23 +154,8 @@ def _check_format(chunk: bytes, path: str) -> None:
     if code != FORMAT_PCM:
         raise _bad_wav(path, f"is {FORMAT_NAMES.get(code, f'of format {code:#06x}')}")
     if bits != 8 * BYTES_PER_SAMPLE:
-        raise _bad_wav(path, f"has {bits} bits a sample")
+        raise _bad_wav(path, f"has {bits} bits per sample")
     if rate != SAMPLE_RATE:
         raise _bad_wav(path, f"has a rate of {rate} Hz")
     if channels != 1:
         raise _bad_wav(path, f"has {channels} channels")
-
-
-def _num_samples(file, start: int, chunk_size: int, size: int, path: str) -> int:
-    available = size - start
-    if chunk_size in UNKNOWN_SIZES:
-        if chunk_size == 0 and _is_chunk(file, start, size):
-            return 0
-        chunk_size = available
-    if chunk_size > available:
-        raise _bad_wav(
-            path,
-            f"is cut off: its header promises {chunk_size} bytes of samples, "
-            f"the file holds {available}",
-        )
-    return chunk_size // BYTES_PER_SAMPLE

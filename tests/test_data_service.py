@@ -79,7 +79,7 @@ def test_a_clip_that_breaks_is_named(service, tmp_path):
         seed=1,
         data_service=inputs.DataService(service, "broken"),
     )
-    with pytest.raises(ValueError, match="gone.wav"):
+    with pytest.raises(OSError, match="gone.wav"):
         next(inputs.read_batches(stream))
 
 

@@ -1,7 +1,6 @@
 """Hyperparameters: defaults, derived sizes, parsing, and hparams.json."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -82,7 +81,6 @@ def test_overrides_have_their_types():
     ("text", "message"),
     [
         ("lrr=1", "no hyperparameter 'lrr'"),
-        ("batchsize=1", "did you mean batch_size"),
         ("lr", "name=value"),
         ("lr=1,lr=2", "twice"),
         ("lr=fast", "lr must be a number"),
@@ -90,7 +88,7 @@ def test_overrides_have_their_types():
         ("lr=-1", "lr must be 0 or more, but got -1.0"),
         ("batch_size=1.5", "batch_size must be a whole number"),
         ("batch_size=0", "batch_size must be above 0"),
-        ("batch_size=99999999999999999999", "at most 100000"),
+        ("batch_size=3001", "batch_size .* at most 3000, but got 3001"),
         ("decay_epochs=1e308", "at most 100000"),
         ("global_pool=median", "mean or max, but got median"),
         ("opt=rmsprop", "adam or sgd"),
@@ -98,9 +96,9 @@ def test_overrides_have_their_types():
         ("dropout=1.1", "from 0 to 1"),
         ("mel_max_hz=22051", "at most 22050"),
         ("mel_min_hz=8000,mel_max_hz=8000", "mel_min_hz must be below mel_max_hz"),
-        ("stft_hop_seconds=1e-9", "at least 1 sample"),
-        ("stft_hop_seconds=2e-311", "at least 1 sample"),
-        ("example_hop_seconds=0.001", "at least 1 frame"),
+        ("stft_hop_seconds=1e-9", "stft_hop_samples of at least 1"),
+        ("stft_hop_seconds=2e-311", "stft_hop_seconds"),
+        ("example_hop_seconds=0.001", "example_hop_frames of at least 1"),
         ("example_window_seconds=1e9", "at most 60"),
     ],
 )
@@ -109,11 +107,13 @@ def test_bad_hparams_are_named(text, message):
         hparams.parse_hparams(text)
 
 
-def _read(directory, overrides, read=run_record.trained_hparams):
-    names = ["Bark", "Meow"]
-    model_name = "mobilenet-v1"
-    return read(
-        directory, model_name=model_name, overrides=overrides, class_names=names
+def _read(directory, overrides, class_names=("Bark", "Meow"), **kwargs):
+    return run_record.trained_hparams(
+        directory,
+        model_name="mobilenet-v1",
+        overrides=overrides,
+        class_names=class_names,
+        **kwargs,
     )
 
 
@@ -134,7 +134,7 @@ def test_trained_values_are_taken(run_dir, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_the_command_line_wins_and_says_so(run_dir, capsys):
+def test_the_command_line_overrides_with_a_warning(run_dir, capsys):
     assert _read(run_dir, {"mel_bands": 32}) == Hparams(mel_bands=32, lr=0.01)
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1
@@ -146,32 +146,36 @@ def test_without_the_file_defaults_hold(tmp_path):
     assert _read(tmp_path, {"lr": 1.0}) == Hparams(lr=1.0)
 
 
-def test_another_class_map_is_an_error(run_dir):
-    problem = run_record.class_map_problem(run_dir, ["Bark", "Moo"])
-    assert "class 1 is Moo, but was Meow" in problem
-    problem = run_record.class_map_problem(run_dir, ["Bark", "Meow", "Moo"])
-    assert "2 classes were trained, 3 are given" in problem
-    assert run_record.class_map_problem(run_dir, ["Bark", "Meow"]) == ""
+@pytest.mark.parametrize(
+    ("class_names", "message"),
+    [
+        (["Bark", "Moo"], "--class_map_path: .*class 1 is Moo, not Meow"),
+        (["Bark", "Meow", "Moo"], "--class_map_path: .*3 classes, not 2"),
+    ],
+)
+def test_another_class_map_is_an_error(run_dir, class_names, message):
+    with pytest.raises(ValueError, match=message):
+        _read(run_dir, {}, class_names)
 
 
-def test_resuming_may_change_training_but_not_the_model(run_dir, capsys):
-    resumed = _read(run_dir, {"lr": 0.5, "mel_bands": 64}, run_record.resumed_hparams)
+def test_resuming_may_change_training_but_not_the_model(run_dir):
+    resumed = _read(run_dir, {"lr": 0.5, "mel_bands": 64}, resuming=True)
     assert resumed == Hparams(mel_bands=64, lr=0.5)
     for change in ({"mel_bands": 32}, {"global_pool": "max"}, {"bn": 0}):
         with pytest.raises(ValueError, match="cannot replace the"):
-            _read(run_dir, change, run_record.resumed_hparams)
+            _read(run_dir, change, resuming=True)
     assert set(hparams.MODEL_HPARAMS) < set(hparams.FIELDS)
 
 
-def test_weights_of_another_model_are_told(run_dir, tmp_path, capsys):
+def test_weights_of_another_model_are_reported(run_dir, tmp_path, capsys):
     run_record.warn_of_other_model(run_dir, Hparams(mel_bands=64, lr=9.0))
     run_record.warn_of_other_model(tmp_path / "none", Hparams())
     assert capsys.readouterr().err == ""
     run_record.warn_of_other_model(run_dir, Hparams())
-    assert "mel_bands is 96, but 64 where" in capsys.readouterr().err
+    assert "mel_bands is 96, but" in capsys.readouterr().err
 
 
-def test_other_clips_are_told_where_the_clips_are_known(run_dir, tmp_path, capsys):
+def test_other_clips_are_reported_if_the_clips_are_known(run_dir, tmp_path, capsys):
     for directory in (run_dir, tmp_path / "none"):
         run_record.warn_of_other_clips(directory, 7)
     run_record.write_hparams(
@@ -199,12 +203,6 @@ def test_a_damaged_file_is_an_error(tmp_path, text):
     (tmp_path / "hparams.json").write_text(text)
     with pytest.raises(ValueError, match="is damaged"):
         _read(tmp_path, {})
-
-
-def test_the_file_is_plain_json(run_dir):
-    record = json.loads((run_dir / "hparams.json").read_text())
-    assert record["hparams"]["mel_bands"] == 64
-    assert record["class_names"] == ["Bark", "Meow"]
 
 
 def test_write_whole_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def oracle(samples: np.ndarray, hparams: Hparams) -> np.ndarray:
     waveform = np.pad(waveform, (0, max(0, window - waveform.size)))
     starts = np.arange(1 + (waveform.size - window) // hop) * hop
     frames = waveform[starts[:, np.newaxis] + np.arange(window)]
-    period = window - window % 2  # Symmetric where the length is odd.
+    period = window - window % 2  # symmetric if the length is odd
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / period)
     magnitude = np.abs(np.fft.rfft(frames * hann, hparams.fft_length))
 
@@ -209,14 +209,6 @@ def test_each_example_comes_once_in_every_epoch(
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-@pytest.mark.parametrize("num_clips", [1, 2, 7, 50])
-def test_the_order_of_the_clips_changes_every_epoch(num_clips):
-    order = list(inputs.clip_order(num_clips, seed=3).repeat(3).as_numpy_iterator())
-    epochs = np.reshape(order, [3, num_clips])
-    np.testing.assert_array_equal(np.sort(epochs), [np.arange(num_clips)] * 3)
-    assert num_clips < 7 or not (epochs[0] == epochs[1]).all()
-
-
 def test_one_seed_gives_the_same_batches(tagged):
     def batches(seed):
         dataset = inputs.train_input(tagged, SMALL, seed=seed, deterministic=True)
@@ -251,24 +243,14 @@ def test_clip_input_keeps_order_and_fills_batches(tagged, monkeypatch):
     np.testing.assert_array_equal(positions, np.repeat(np.arange(7), per_clip))
 
 
-def test_what_fails_in_the_pipeline_besides_clips_is_an_oserror():
-    def fail(number: tf.Tensor) -> tf.Tensor:
-        with tf.control_dependencies([tf.debugging.Assert(False, ["some reason"])]):
-            return tf.identity(number)
-
-    stream = tf.data.Dataset.range(1).map(inputs.without_autograph(fail))
-    with pytest.raises(OSError, match="the input pipeline failed .*some reason"):
-        next(inputs.read_batches(stream))
-
-
 def test_a_clip_that_becomes_shorter_or_vanishes_is_named(tagged):
     with open(tagged.paths[3], "r+b") as file:
         file.truncate(1000)
-    with pytest.raises(ValueError, match="cut off") as error:
+    with pytest.raises(OSError, match="cut off") as error:
         list(inputs.read_batches(inputs.clip_input(tagged, SMALL)))
     assert tagged.paths[3] in str(error.value)
     tf.io.gfile.remove(tagged.paths[1])
-    with pytest.raises(ValueError, match="can no longer be read") as error:
+    with pytest.raises(OSError, match="can no longer be read") as error:
         list(inputs.read_batches(inputs.clip_input(tagged, SMALL)))
     assert tagged.paths[1] in str(error.value)
     batches = inputs.clip_input(tagged, SMALL, skip_unreadable=True)

@@ -160,7 +160,7 @@ def test_the_documentation_lists_every_hyperparameter():
         default = field.default
         shown = default if isinstance(default, str) else f"{default:g}"
         data = field.metadata
-        row = [f"`{shown}`", data["unit"], data["allowed"].text, data["meaning"]]
+        row = [f"`{shown}`", data["unit"], data["allowed"][0], data["meaning"]]
         expected[f"`{name}`"] = row
     assert listed == expected
 

@@ -17,14 +17,14 @@ UNKNOWN = 2**32 - 1  # the size that programs leave which write to a pipe
 
 
 def chunk(name: bytes, body: bytes, size: int | None = None, pad: bool = True) -> bytes:
-    """A RIFF chunk, with another size in its header where one is given."""
+    """A RIFF chunk; `size` replaces the size in its header."""
     length = len(body) if size is None else size
     padding = b"\0" if pad and len(body) % 2 else b""
     return name + struct.pack("<I", length) + body + padding
 
 
 def riff(*chunks: bytes, size: int | None = None, kind: bytes = b"RIFF") -> bytes:
-    """A RIFF/WAVE file of chunks, with another size where one is given."""
+    """A RIFF/WAVE file of chunks; `size` replaces the size in its header."""
     body = b"WAVE" + b"".join(chunks)
     return kind + struct.pack("<I", len(body) if size is None else size) + body
 
@@ -109,10 +109,10 @@ VALID_LENGTHS = {
 }
 # What is wrong is said in these words.
 INVALID = {
-    "8_bits": (riff(fmt(bits=8), DATA), "has 8 bits a sample"),
-    "24_bits": (riff(fmt(bits=24), DATA), "has 24 bits a sample"),
-    "32_bits": (riff(fmt(bits=32), DATA), "has 32 bits a sample"),
-    "24_bits_extensible": (riff(extensible(bits=24), DATA), "has 24 bits a sample"),
+    "8_bits": (riff(fmt(bits=8), DATA), "has 8 bits per sample"),
+    "24_bits": (riff(fmt(bits=24), DATA), "has 24 bits per sample"),
+    "32_bits": (riff(fmt(bits=32), DATA), "has 32 bits per sample"),
+    "24_bits_extensible": (riff(extensible(bits=24), DATA), "has 24 bits per sample"),
     "float": (riff(fmt(3, bits=32), DATA), "is floating point"),
     "float_extensible": (riff(extensible(3, bits=32), DATA), "is floating point"),
     "a_law": (riff(fmt(6, bits=8), DATA), "is A-law"),
@@ -134,7 +134,7 @@ INVALID = {
     "rifx": (riff(FMT, DATA, kind=b"RIFX"), "is of the kind RIFX, not RIFF"),
     "cut_off_samples": (
         riff(FMT, DATA)[:-2],
-        "is cut off: its header promises 14 bytes of samples, the file holds 12",
+        "is cut off: its header promises 14 bytes of samples, the file has 12",
     ),
     "lies_about_its_size": (
         riff(FMT, chunk(b"data", SAMPLES, size=2**31 - 2)),

@@ -1,4 +1,4 @@
-"""Damaged and random inputs: refused with a message, never a crash, a hang or a lie.
+"""Damaged and random inputs: read correctly, or refused with a message of one line.
 
 TAGGER_FUZZ_INPUTS sets how many are tried of each kind.
 """

@@ -1,12 +1,17 @@
-"""A disk that is full or read-only: one line, and nothing half-written.
+"""A full or read-only disk: an error of one line, and no half-written file.
 
-On small file systems in memory, which only root can mount; skipped elsewhere.
+The disks are small file systems in memory. Only root can mount them; the tests are
+skipped for other users.
 """
 
 import pathlib
+import resource
+import signal
 import subprocess
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import SMALL_HPARAMS, run_main
 
 from tagger import checkpoints
@@ -101,3 +106,26 @@ def test_read_only_folders_name_their_flags(dataset, trained, mount, capsys):
     ):
         assert run_main(flags) == 1
         assert last_line(capsys).startswith(f"error: {flag}: ")
+
+
+@pytest.fixture
+def small_files():
+    """Writes of more than 100 kB fail half-way, as on a full disk; no mount needed."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_failed_write_keeps_the_earlier_checkpoints(tmp_path, small_files):
+    small, large = (
+        {"x": tf.Variable(np.ones(size)), "global_step": tf.Variable(0)}
+        for size in (1000, 50000)
+    )
+    checkpoints.save(tmp_path, small, 1)
+    with pytest.raises(OSError, match=r"cannot write checkpoint model\.ckpt-2"):
+        checkpoints.save(tmp_path, large, 2)
+    assert [p.name for p in tmp_path.iterdir() if "2" in p.name] == []
+    checkpoints.restore(checkpoints.find_checkpoint(tmp_path, "--flag"), small)
