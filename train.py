@@ -1,7 +1,7 @@
-"""Trains the model on labelled clips. Called by runner.py in --mode train.
+"""Trains the model on labelled clips. Used by --mode train.
 
-Read from top to bottom: what is asked for (Options), the start (train), the loop
-(_loop). The step itself is in tagger/trainer.py.
+The order of this file is: options (`Options`), start (`train`), loop (`_loop`). The
+training step is in tagger/trainer.py.
 """
 
 import contextlib
@@ -34,15 +34,15 @@ from tagger.hparams import Hparams
 from tagger.progress import print_result, progress_bar
 from tagger.trainer import StepResult, Trainer
 
-DEFAULT_PASSES = 1000  # over the data, where --max_steps is 0
+DEFAULT_PASSES = 1000  # passes over the data, if --max_steps is 0
 ADVICE = "the last checkpoint is kept; a lower lr may help"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What `train` is asked to do: the flags of these names, which runner.py explains.
+    """What to train. Each field is the value of the flag with its name.
 
-    `hparams` has the values that were given, by name, each of its own type.
+    `hparams` contains only the values in --hparams, by name.
     """
 
     class_map_path: str
@@ -73,15 +73,15 @@ def define_trainer(
     mixed_precision: bool = False,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Trainer:
-    """Builds the network and what trains it.
+    """Builds a trainer with a new network, optimizer and loss.
 
     Args:
       num_classes: C.
-      hparams: of model and training.
-      epoch_num_batches: batches in an epoch; only lrdecay needs it.
-      model_name: as of --model.
+      hparams: hyperparameters of model and training.
+      epoch_num_batches: batches per epoch; only lrdecay needs it.
+      model_name: a name that --model allows.
       mixed_precision: see `model.define_model`.
-      strategy: of the devices; None: TensorFlow's default one, which has one replica.
+      strategy: see `Trainer`; None: TensorFlow's default one, which has one replica.
     """
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
@@ -97,14 +97,14 @@ def define_trainer(
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run consists of, once its inputs have been read.
+    """A training run whose inputs have been read.
 
     Attributes:
-      options: as given.
-      hparams: those of the run.
+      options: the options of `train`.
+      hparams: all hyperparameters of the run.
       class_names: C names.
       clips: the table of clips.
-      epoch_num_batches: batches in an epoch.
+      epoch_num_batches: batches per epoch.
       max_steps: the step to stop at.
     """
 
@@ -117,13 +117,13 @@ class Plan:
 
 
 def train(options: Options) -> int:
-    """Trains until max_steps, or until a signal.
+    """Trains until max_steps, or until a signal stops it.
 
     Returns:
       The number of the signal that stopped it, or 0.
 
     Raises:
-      ValueError, OSError: inputs or checkpoints that cannot be used; what to do about
+      ValueError, OSError: an input or a checkpoint cannot be used; the message names
         it.
       FloatingPointError: the loss or a weight is no longer finite.
     """
@@ -138,7 +138,7 @@ def train(options: Options) -> int:
         flag_prefix="train",
     )
     files.make_folder(options.train_dir, "--train_dir")
-    # The chief alone writes.
+    # Only the chief writes.
     lock = checkpoints.locked if workers.is_chief else contextlib.nullcontext
     with lock(options.train_dir):
         plan = _plan(options, class_names, clips)
@@ -157,7 +157,7 @@ def train(options: Options) -> int:
             trainer.checksums(),
             f"the workers start from different weights; --train_dir "
             f"({options.train_dir}) and --warmstart_checkpoint must be on a drive that "
-            f"all of them share",
+            f"all workers share",
         )
         if workers.is_chief:
             run_record.write_hparams(
@@ -171,7 +171,7 @@ def train(options: Options) -> int:
 
 
 def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
-    """Finds the hyperparameters, counts the steps where 0, and prints the plan."""
+    """Returns and prints the plan of a run; computes the counts that are 0."""
     hparams = Hparams(**options.hparams)
     if checkpoints.list_checkpoints(options.train_dir):
         hparams = run_record.trained_hparams(
@@ -205,10 +205,10 @@ def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
 
 
 def _check_workers(plan: Plan, workers: distribution.Distribution) -> None:
-    """Checks that the work can be shared, and that all workers were given the same.
+    """Checks that the work can be shared, and that all workers have the same inputs.
 
     Raises:
-      ValueError: it cannot, or they were not.
+      ValueError: the work cannot be shared, or the inputs differ.
     """
     batch_size, num_replicas = plan.hparams.batch_size, workers.num_replicas
     if batch_size % num_replicas:
@@ -218,10 +218,10 @@ def _check_workers(plan: Plan, workers: distribution.Distribution) -> None:
         )
     if len(plan.clips) < workers.num_workers:
         raise ValueError(
-            f"there must be a clip for each of the {workers.num_workers} workers, but "
-            f"got {len(plan.clips)}"
+            f"there must be at least one clip for each of the {workers.num_workers} "
+            f"workers, but got {len(plan.clips)}"
         )
-    # Only the places of files may differ.
+    # Only the paths of input files may differ.
     options = dataclasses.replace(
         plan.options, class_map_path="", train_clip_dir="", train_csv_path=""
     )
@@ -229,15 +229,15 @@ def _check_workers(plan: Plan, workers: distribution.Distribution) -> None:
     facts += [plan.clips.num_samples.tobytes(), plan.clips.labels.tobytes()]
     workers.check_equal(
         facts,
-        "the workers were not given the same flags and clips; all that train together "
-        "must be",
+        "the flags or clips of the workers differ; start all workers with the same "
+        "flags and clips",
     )
 
 
 def _set_seed(seed: int | None, workers: distribution.Distribution) -> int:
-    """Seeds all random numbers, on all workers with the same seed; returns the seed.
+    """Seeds all random numbers of all workers; returns the seed.
 
-    With a seed that is given, TensorFlow also has to use deterministic operations.
+    If a seed is given, TensorFlow also uses deterministic operations.
     """
     if seed is None:
         seed = random.randrange(hparams_lib.MAX_SEED)
@@ -249,12 +249,12 @@ def _set_seed(seed: int | None, workers: distribution.Distribution) -> int:
 
 
 def _start(trainer: Trainer, plan: Plan) -> None:
-    """Gives the variables the values to start from, and says which.
+    """Sets the initial values of the variables, and prints where they come from.
 
     In this order:
-    1. Resume from the newest whole checkpoint in train_dir.
-    2. Else warm-start from another run's weights.
-    3. Else start from scratch.
+    1. Resume from the newest complete checkpoint in train_dir.
+    2. Otherwise, warm-start from another run's weights.
+    3. Otherwise, start from scratch.
     """
     options = plan.options
     if checkpoints.list_checkpoints(options.train_dir):
@@ -277,17 +277,17 @@ def _start(trainer: Trainer, plan: Plan) -> None:
 def _batches(
     trainer: Trainer, plan: Plan, workers: distribution.Distribution, seed: int
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """The stream of what a step runs on; a run that resumes starts a new epoch."""
+    """The stream of inputs of the steps. A resumed run starts a new epoch."""
     service = None
     if plan.options.data_service:
-        # A new name per start, also with one --seed: each job is used up once.
+        # Each start needs a new name, because a job delivers its data only once.
         job = workers.chief_value(random.SystemRandom().randrange(hparams_lib.MAX_SEED))
         service = inputs.DataService(plan.options.data_service, f"train-{job}")
     batch_size = plan.hparams.batch_size // workers.num_replicas
     dataset = inputs.train_input(
         plan.clips,
         dataclasses.replace(plan.hparams, batch_size=batch_size),
-        # Not the order that it had before it stopped.
+        # A resumed run must not repeat its earlier order.
         seed=(seed + trainer.steps_done) % hparams_lib.MAX_SEED,
         deterministic=plan.options.seed is not None,
         shard=workers.worker,
@@ -303,7 +303,7 @@ def _loop(
     workers: distribution.Distribution,
     batches: Iterator[tuple[tf.Tensor, tf.Tensor]],
 ) -> int:
-    """Steps, prints, summarises and saves; returns the signal that stopped it, or 0."""
+    """Trains, prints, summarises, saves; returns the signal that stopped it, or 0."""
     options, step = plan.options, trainer.steps_done
     if step >= plan.max_steps:
         print(f"already at step {step} of {plan.max_steps}", file=sys.stderr)
@@ -326,7 +326,7 @@ def _loop(
         if workers.is_chief:
             summaries.write_hparams(plan.hparams, options.train_dir)
             summaries.write_examples(
-                *workers.first_of(batch), plan.class_names, plan.hparams, step=step
+                *workers.first_values(batch), plan.class_names, plan.hparams, step=step
             )
         timed_step, timed_at = step, time.monotonic()
         last = False
@@ -348,14 +348,14 @@ def _loop(
                 print_result(f"{line}, {rate:.1f} examples/s")
             elif not sys.stdout.isatty():
                 print_result(line)
-            # A stop that one worker is asked for is a stop of all.
+            # All workers stop if one of them is asked to stop.
             last = step == plan.max_steps or float(result.stop_requests) > 0
             if last or step % options.checkpoint_steps == 0:
                 _save(trainer, plan, workers)
                 writer.flush()
             if not last:
                 batch = next(batches)
-    workers.wait_for_all()  # No worker exits before the checkpoint is whole.
+    workers.wait_for_all()  # No worker exits before the checkpoint is complete.
     return _finish(plan, step, stop.received)
 
 
@@ -366,13 +366,13 @@ def _write_summary(result: StepResult, rate: float, step: int) -> None:
 
 
 def _save(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> None:
-    """Saves a checkpoint, on the chief.
+    """Saves a checkpoint. Only the chief writes it.
 
     Raises:
       FloatingPointError: a weight is not finite.
     """
     if workers.num_replicas > 1:
-        trainer.average_moving()
+        trainer.sync_averages()
     if name := checkpoints.first_not_finite(trainer.variables):
         raise FloatingPointError(
             f"step {trainer.steps_done}: {name} is no longer finite; {ADVICE}"
@@ -384,7 +384,7 @@ def _save(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> N
 
 
 def _finish(plan: Plan, step: int, received: int | None) -> int:
-    """Says why training ended; returns the signal that stopped it, or 0."""
+    """Prints why training ended; returns the signal that stopped it, or 0."""
     options = plan.options
     reason, stopped_by = "done", 0
     if step < plan.max_steps:

@@ -1,11 +1,11 @@
 """Checkpoints: names, files, saving, restoring and warm starts.
 
 The format is that of TensorFlow 1's Saver, as in the baseline: `model.ckpt-N` stores
-each variable under its own name. So checkpoints pass between the original and this
-program without conversion. No other module knows how checkpoints are named or stored.
+each variable under its own name. The original and this program can therefore use each
+other's checkpoints. Only this module contains the names and the format of checkpoints.
 
-A checkpoint is whole if its index file exists. Both files are written in a temporary
-folder, flushed to disk and renamed, the index last.
+A checkpoint is complete if its index file exists. Both files are written to a temporary
+folder and flushed to disk. Then they are renamed, the index last.
 """
 
 import contextlib
@@ -36,17 +36,17 @@ GLOBAL_STEP = "global_step"
 ADAM_MOMENTS = {"Adam": "momentum", "Adam_1": "velocity"}
 ADAM_POWERS = {"beta1_power": "beta_1", "beta2_power": "beta_2"}
 
-# As in the original: the newest 10,000 are kept, and one per 15 minutes of older ones.
+# As in the original: the newest 10,000 are kept, and of the others one per 15 minutes.
 MAX_TO_KEEP = 10000
 KEEP_EVERY_SECONDS = 15 * 60
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is not there, cannot be read, or does not fit the network."""
+    """A checkpoint is missing, cannot be read, or does not fit the network."""
 
 
 class UnreadableError(CheckpointError):
-    """A checkpoint that has vanished or is damaged."""
+    """A checkpoint was deleted or is damaged."""
 
 
 def checkpoint_step(prefix: str) -> int:
@@ -58,9 +58,9 @@ def checkpoint_step(prefix: str) -> int:
 
 
 def list_checkpoints(directory: str) -> list[str]:
-    """The prefixes of the whole checkpoints in a folder, oldest first.
+    """The prefixes of the complete checkpoints in a folder, in the order of steps.
 
-    There are none if the folder does not exist.
+    The list is empty if the folder does not exist.
     """
     try:
         names = set(os.listdir(directory))
@@ -76,7 +76,7 @@ def list_checkpoints(directory: str) -> list[str]:
 
 
 def time_written(prefix: str) -> float:
-    """The time of writing in seconds since 1970; 0 if there is no such checkpoint."""
+    """When a checkpoint was written, in seconds since 1970; 0 if it does not exist."""
     try:
         return os.path.getmtime(prefix + INDEX_SUFFIX)
     except FileNotFoundError:
@@ -84,15 +84,15 @@ def time_written(prefix: str) -> float:
 
 
 def find_checkpoint(path: str, flag: str) -> str:
-    """The checkpoint a user means: a `model.ckpt-N`, or the newest of a folder.
+    """The prefix of a given checkpoint `model.ckpt-N`, or of the newest in a folder.
 
     Raises:
-      CheckpointError: there is none; the message names the flag.
+      CheckpointError: there is no checkpoint; the message names the flag.
     """
     if os.path.isdir(path):
         prefixes = list_checkpoints(path)
         if not prefixes:
-            raise CheckpointError(f"{flag}: there is no whole checkpoint in {path}")
+            raise CheckpointError(f"{flag}: there is no complete checkpoint in {path}")
         return prefixes[-1]
     prefix = path.removesuffix(INDEX_SUFFIX)
     if not os.path.isfile(prefix + INDEX_SUFFIX):
@@ -106,7 +106,7 @@ def find_checkpoint(path: str, flag: str) -> str:
 def locked(directory: str) -> Iterator[None]:
     """Locks a train_dir until the end of the block or of the process.
 
-    What killed processes have left half-written is deleted.
+    Deletes unfinished files of killed processes.
 
     Raises:
       CheckpointError: another process has locked it.
@@ -150,12 +150,12 @@ def optimizer_variables(
 def save_training(
     directory: str, network: keras.Model, optimizer: keras.optimizers.Optimizer
 ) -> str:
-    """Saves a checkpoint from which training resumes; see `save`."""
+    """Saves a checkpoint to resume training from; see `save`."""
     step = int(optimizer.iterations.numpy())
     values = network_variables(network) | optimizer_variables(network, optimizer)
     values[GLOBAL_STEP] = np.int64(step)
     if isinstance(optimizer, keras.optimizers.Adam):
-        # In TensorFlow 1 the power is beta before the first step.
+        # In TensorFlow 1, the power before the first step is beta, not 1.
         for name, beta in ADAM_POWERS.items():
             values[name] = np.float32(getattr(optimizer, beta) ** (step + 1))
     return save(directory, values, step)
@@ -167,11 +167,11 @@ def restore_training(
     """Restores the weights, the optimizer's state and the step.
 
     Returns:
-      The names of the optimizer's variables that the checkpoint lacks. They are
-      unchanged.
+      The names of the optimizer's variables that are not in the checkpoint. These
+      variables are unchanged.
 
     Raises:
-      CheckpointError: as `restore`.
+      CheckpointError: see `restore`.
     """
     stored = shapes(prefix)
     state = optimizer_variables(network, optimizer)
@@ -186,15 +186,15 @@ def save(directory: str, values: Mapping[str, Any], step: int) -> str:
 
     Args:
       directory: an existing folder.
-      values: variables or arrays by name, the whole content of the checkpoint.
+      values: all variables or arrays of the checkpoint, by name.
       step: N.
 
     Returns:
       The prefix of the checkpoint.
 
     Raises:
-      OSError: it cannot be written, for example on a full disk. Earlier checkpoints
-        are unchanged.
+      OSError: the checkpoint cannot be written, for example because the disk is full.
+        Earlier checkpoints are unchanged.
     """
     name = f"{NAME}-{step}"
     temporary = os.path.join(directory, f"{SAVING_PREFIX}{step}-{os.getpid()}")
@@ -232,7 +232,7 @@ def first_not_finite(variables: Mapping[str, keras.Variable]) -> str:
 
 
 def _write_state(directory: str) -> None:
-    """Lists the checkpoints for TensorFlow, as relative paths: the folder can move."""
+    """Lists the checkpoints for TensorFlow, as relative paths, so folders can move."""
     names = [os.path.basename(prefix) for prefix in list_checkpoints(directory)]
     lines = [f'model_checkpoint_path: "{names[-1]}"']
     lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
@@ -240,14 +240,14 @@ def _write_state(directory: str) -> None:
 
 
 def _delete_old(directory: str) -> None:
-    """Deletes checkpoints as MAX_TO_KEEP and KEEP_EVERY_SECONDS say."""
+    """Deletes old checkpoints; see MAX_TO_KEEP and KEEP_EVERY_SECONDS."""
     last_kept = -np.inf
     for prefix in list_checkpoints(directory)[:-MAX_TO_KEEP]:
         written = time_written(prefix)
         if written - last_kept >= KEEP_EVERY_SECONDS:
             last_kept = written
             continue
-        # Without its index it is no longer a checkpoint.
+        # Without the index, the rest is not a checkpoint.
         for suffix in (INDEX_SUFFIX, DATA_SUFFIX):
             pathlib.Path(prefix + suffix).unlink(missing_ok=True)
 
@@ -263,7 +263,7 @@ def _delete_unfinished(directory: str) -> None:
 
 @contextlib.contextmanager
 def _open(prefix: str) -> Iterator[Any]:
-    """A reader of a checkpoint. Its errors become UnreadableError."""
+    """Opens a reader of a checkpoint. Its errors become UnreadableError."""
     try:
         yield tf.train.load_checkpoint(prefix)
     except (tf.errors.OpError, OSError, LookupError, RuntimeError, ValueError) as error:
@@ -280,10 +280,10 @@ def shapes(prefix: str) -> dict[str, tuple[int, ...]]:
 
 
 def restore(prefix: str, variables: Mapping[str, keras.Variable]) -> None:
-    """Restores variables, by name, from a checkpoint: all of them or none.
+    """Restores variables by name from a checkpoint: all of them, or none.
 
     Raises:
-      CheckpointError: it cannot be read, or lacks a variable, or one has another shape.
+      CheckpointError: it cannot be read, or a variable is missing or has another shape.
     """
     stored = shapes(prefix)
     missing = [name for name in variables if name not in stored]
@@ -306,26 +306,26 @@ def restore(prefix: str, variables: Mapping[str, keras.Variable]) -> None:
 
 
 class WarmStart(NamedTuple):
-    """The trainable variables that a warm start restores, and those that it leaves.
+    """The trainable variables that a warm start restores, and those that it skips.
 
     Attributes:
       restored: names of the variables to restore.
-      left: names of the other variables, by the reason why they are left.
+      skipped: names of the other variables, by the reason.
     """
 
     restored: list[str]
-    left: dict[str, list[str]]
+    skipped: dict[str, list[str]]
 
     def report(self, prefix: str) -> str:
-        """A few lines with the variables that are restored and left, and why."""
-        total = len(self.restored) + sum(map(len, self.left.values()))
+        """Lines with the variables that are restored or skipped, and the reasons."""
+        total = len(self.restored) + sum(map(len, self.skipped.values()))
         lines = [
             f"warm start from {prefix}: {len(self.restored)} of {total} trainable "
-            f"variables restored; moving averages, optimizer state and step start anew",
-            f"  restored: {', '.join(self.restored) if self.left else 'all'}",
+            f"variables restored; moving averages, optimizer state and step are reset",
+            f"  restored: {', '.join(self.restored) if self.skipped else 'all'}",
         ]
-        for reason, names in self.left.items():
-            lines.append(f"  left, {reason}: {', '.join(names)}")
+        for reason, names in self.skipped.items():
+            lines.append(f"  skipped, {reason}: {', '.join(names)}")
         return "\n".join(lines)
 
 
@@ -336,51 +336,51 @@ def plan_warm_start(
     include_scopes: Sequence[str],
     exclude_scopes: Sequence[str],
 ) -> WarmStart:
-    """Chooses the variables of a warm start from names and shapes.
+    """Selects the variables of a warm start by names and shapes.
 
     Args:
       trainable_shapes: shapes of the network's trainable variables by name.
       checkpoint_shapes: shapes of the variables in the checkpoint by name.
       include_scopes: regular expressions that match from the start of a name; empty:
         all variables.
-      exclude_scopes: the same, applied after the includes; empty: no variables.
+      exclude_scopes: the same, for included variables to skip; empty: none.
 
     Raises:
-      ValueError: a scope matches no variable, a shape differs, or no variable is left
+      ValueError: a scope matches no variable, a shape differs, or there is no variable
         to restore; the message names the flag to change.
     """
     included = _matching(
         trainable_shapes, include_scopes or [""], "--warmstart_include_scopes"
     )
     excluded = _matching(trainable_shapes, exclude_scopes, "--warmstart_exclude_scopes")
-    restored, left = [], {}
+    restored, skipped = [], {}
     for name, shape in trainable_shapes.items():
         if name not in included:
-            left.setdefault("not in --warmstart_include_scopes", []).append(name)
+            skipped.setdefault("not in --warmstart_include_scopes", []).append(name)
         elif name in excluded:
-            left.setdefault("in --warmstart_exclude_scopes", []).append(name)
+            skipped.setdefault("in --warmstart_exclude_scopes", []).append(name)
         elif name not in checkpoint_shapes:
-            left.setdefault("not in the checkpoint", []).append(name)
+            skipped.setdefault("not in the checkpoint", []).append(name)
         elif checkpoint_shapes[name] != shape:
             scopes = [*exclude_scopes, name.split("/")[0] + "/"]
             raise ValueError(
                 f"warm start: {name} has shape {list(checkpoint_shapes[name])} in the "
-                f"checkpoint, but {list(shape)} in the network; leave it out with "
+                f"checkpoint, but {list(shape)} in the network; skip it with "
                 f"--warmstart_exclude_scopes={','.join(scopes)}"
             )
         else:
             restored.append(name)
     if not restored:
         raise ValueError(
-            "warm start: nothing to restore, all variables are left; check "
-            "--warmstart_include_scopes, --warmstart_exclude_scopes and that "
-            "--warmstart_checkpoint is of this model"
+            "warm start: nothing to restore, all variables are skipped; check "
+            "--warmstart_include_scopes and --warmstart_exclude_scopes, and that "
+            "--warmstart_checkpoint has this model"
         )
-    return WarmStart(restored, left)
+    return WarmStart(restored, skipped)
 
 
 def _matching(names: Iterable[str], scopes: Sequence[str], flag: str) -> set[str]:
-    """The names that one of the scopes matches from the start."""
+    """The names that at least one of the scopes matches from the start."""
     matching = set()
     for scope in scopes:
         try:

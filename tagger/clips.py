@@ -76,7 +76,7 @@ class Clips:
         )
 
     def checksum(self, class_names: Sequence[str]) -> int:
-        """CRC-32 of names, lengths, labels and classes, in any order of the clips."""
+        """CRC-32 of names, lengths, labels and classes; ignores the order of clips."""
         names = [os.path.basename(path) for path in self.paths]
         order = sorted(range(len(names)), key=names.__getitem__)
         names, num_samples = sorted(names), self.num_samples[order].tolist()
@@ -90,7 +90,7 @@ def read_class_map(path: str) -> list[str]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      InputProblems: the file is not a class map; lists all its bad lines.
+      InputProblems: the file is not a class map; the message lists all bad lines.
     """
     names, problems = [], []
     for line, fields in _records(_read_file(path, "--class_map_path"), path):
@@ -122,16 +122,16 @@ def read_rows(
     or the older `fname,aso_ids,label`. Further columns are kept, but not used.
 
     Args:
-      path: of the CSV.
-      flag: that gave the path, for messages.
-      contents: of the CSV, if they are not to be read from the path.
+      path: path of the CSV.
+      flag: name of the flag with the path, for messages.
+      contents: contents of the CSV; None: they are read from the path.
 
     Returns:
       The header, and the rows.
 
     Raises:
       FileNotFoundError: there is no such file; the message names the flag.
-      InputProblems: the file is not such a CSV; lists all its bad lines.
+      InputProblems: the file is not such a CSV; the message lists all bad lines.
     """
     contents = _read_file(path, flag) if contents is None else contents
     header, rows, problems = _parse_rows(contents, path)
@@ -222,14 +222,14 @@ def read_clips(
       csv_path: CSV of clips and labels.
       clip_dir: folder that the names in the CSV are relative to.
       class_map_path: class map with all the labels.
-      train_dir: folder of checkpoints. If there are any, the class map must be theirs.
+      train_dir: folder of checkpoints; its hparams.json must have the same classes.
       flag_prefix: "train" or "eval", for the names of flags in messages.
 
     Returns:
       The C class names, and the table of clips in the order of the CSV.
 
     Raises:
-      InputProblems: with all problems of all these files.
+      InputProblems: a file cannot be used; lists all problems of all files.
     """
     problems, class_names, rows = [], [], []
     with _collected(problems):
@@ -258,7 +258,7 @@ def read_clips(
 
 
 def _check_folder(clip_dir: str, paths: Sequence[str], flag: str) -> None:
-    """Checks that a folder exists and has at least one of the clips."""
+    """Checks that a folder exists and contains at least one of the clips."""
     if not os.path.isdir(clip_dir):
         raise FileNotFoundError(f"{flag}: there is no folder {clip_dir}")
     if paths and not any(map(os.path.exists, paths)):
@@ -269,7 +269,7 @@ def _check_folder(clip_dir: str, paths: Sequence[str], flag: str) -> None:
 
 @contextlib.contextmanager
 def _collected(problems: list[str]) -> Iterator[None]:
-    """Adds the error of its body to the problems."""
+    """Adds an error of the block to the problems."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -279,14 +279,14 @@ def _collected(problems: list[str]) -> Iterator[None]:
 def _label_problems(
     rows: Sequence[Row], class_names: Sequence[str], csv_path: str, class_map_path: str
 ) -> list[str]:
-    """A problem for each label that is not in the class map, at its first line."""
+    """One problem for each label that is not in the class map, with its first line."""
     unknown = {}
     for row in rows:
         for label in set(row.labels).difference(class_names):
             unknown.setdefault(label, []).append(row)
     return [
         f"{csv_path}:{found[0].line}: label {label} of {found[0].fname} is not in the "
-        f"class map {class_map_path} ({counted(len(found), 'clip')} with it)"
+        f"class map {class_map_path} ({counted(len(found), 'clip')} in all)"
         for label, found in unknown.items()
     ]
 
@@ -294,6 +294,6 @@ def _label_problems(
 def make_clips(
     paths: Sequence[str], headers: Sequence[tuple[int, int]], labels: np.ndarray
 ) -> Clips:
-    """Puts N paths, headers (offset in bytes, samples) and labels [N, C] in a table."""
+    """Makes a table of N paths, headers (offset in bytes, samples) and labels."""
     table = np.array(headers, np.int64).reshape(-1, 2)
     return Clips(list(paths), table[:, 0], table[:, 1], labels)

@@ -1,9 +1,9 @@
-"""The devices and processes that train together, and what they agree on.
+"""The devices and processes that train together, and the values that they exchange.
 
-By TensorFlow's own strategies: MirroredStrategy for several devices of a process,
+This uses TensorFlow's MirroredStrategy for several devices of one process, and its
 MultiWorkerMirroredStrategy for the processes that TF_CONFIG lists. A replica is a
-device with its own copy of all variables. A worker is a process. Worker 0 is the chief,
-which alone writes files.
+device with its own copy of all variables. A worker is a process. Worker 0 is the chief.
+Only the chief writes files.
 """
 
 import functools
@@ -25,11 +25,11 @@ CLUSTER_EXAMPLE = (
     '"task": {"type": "worker", "index": 0}}'
 )
 CLUSTER_JOBS = ("chief", "worker")
-CONNECT_SECONDS = 10  # to wait for the answer of a data service
+CONNECT_SECONDS = 10  # to wait for a connection to a data service
 
 
 def num_cpu_cores() -> int:
-    """The CPU cores that this process may use; on macOS, all that there are."""
+    """The number of CPU cores that this process may use; on macOS, of all cores."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -48,14 +48,14 @@ def describe_platform() -> str:
 
 
 def read_cluster() -> tuple[int, int]:
-    """Reads TF_CONFIG: the number of this worker, and how many workers there are.
+    """Reads TF_CONFIG.
 
     Returns:
-      (0, 1) without TF_CONFIG. The chief is worker 0.
+      The index of this worker, and the number of workers: (0, 1) without TF_CONFIG. The
+      chief has index 0.
 
     Raises:
-      ValueError: it is not as TensorFlow documents it, or the task is neither chief nor
-        worker.
+      ValueError: TF_CONFIG is invalid, or the task is neither chief nor worker.
     """
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     try:
@@ -69,20 +69,20 @@ def read_cluster() -> tuple[int, int]:
         return addresses.index(own_address), len(addresses)
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise ValueError(
-            f"{CLUSTER_VARIABLE} must be such as {CLUSTER_EXAMPLE}, with the jobs "
+            f"{CLUSTER_VARIABLE} must be like {CLUSTER_EXAMPLE}, with the jobs "
             f"{' and '.join(CLUSTER_JOBS)}, but reading it gave "
             f"{type(error).__name__}: {error}"
         ) from None
 
 
 def check_reachable(address: str) -> None:
-    """Checks that a data service answers; TensorFlow would wait for it without end.
+    """Checks that a data service answers. TensorFlow would wait for it without limit.
 
     Args:
       address: grpc://host:port of its dispatcher.
 
     Raises:
-      OSError: it does not answer.
+      OSError: the data service does not answer.
     """
     host, _, port = address.removeprefix("grpc://").rpartition(":")
     try:
@@ -95,15 +95,15 @@ def check_reachable(address: str) -> None:
 
 
 class Distribution:
-    """The devices that train together, over all workers.
+    """The devices of all workers, which train together.
 
     Args:
-      devices: names such as GPU:0 to train on; none: all GPUs, or else the CPU.
+      devices: names such as GPU:0; empty: all GPUs, or the CPU if there is no GPU.
 
     Attributes:
-      strategy: TensorFlow's; its default one where there is one replica.
-      worker: the number of this worker.
-      num_workers: how many workers there are.
+      strategy: a strategy of TensorFlow; its default one if there is one replica.
+      worker: the index of this worker.
+      num_workers: the number of workers.
 
     Raises:
       ValueError: a device does not exist, or TF_CONFIG cannot be used.
@@ -111,14 +111,14 @@ class Distribution:
 
     def __init__(self, devices: Sequence[str] = ()):
         self.worker, self.num_workers = read_cluster()
-        _show_only(devices)
+        _set_visible(devices)
         if self.num_workers > 1:
             print(
                 f"worker {self.worker} of {self.num_workers}: waiting for the others",
                 file=sys.stderr,
                 flush=True,
             )
-            # SIGINT ends the wait; TensorFlow takes SIGTERM for itself, for later.
+            # SIGINT ends the wait. SIGTERM does not, because TensorFlow handles it.
             with signals.end_at_once():
                 self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
         elif len(names := _gpu_names() or devices) > 1:
@@ -136,26 +136,26 @@ class Distribution:
 
     @property
     def num_replicas(self) -> int:
-        """Devices over all workers."""
+        """The number of devices of all workers."""
         return self.strategy.num_replicas_in_sync
 
     def chief_value(self, value: int) -> int:
-        """The chief's value of a number below 2**53, on every worker."""
+        """Returns the value of the chief, on every worker. It must be below 2**53."""
         if self.num_workers == 1:
             return value
         with self.strategy.scope():
             # A variable starts with the chief's value on every worker.
             return int(tf.Variable(value, dtype=tf.float64).numpy())
 
-    def check_equal(self, facts: Any, complaint: str) -> None:
-        """Compares facts by their text; every worker must call it.
+    def check_equal(self, facts: Any, message: str) -> None:
+        """Checks that the facts are equal on all workers; every worker must call it.
 
         Raises:
-          ValueError: with the complaint, on every worker, where the facts differ.
+          ValueError: their text differs; every worker raises it, with the message.
         """
         checksum = zlib.crc32(repr(facts).encode())
         if self.num_workers > 1 and self._mean_float(checksum) != checksum:
-            raise ValueError(complaint)
+            raise ValueError(message)
 
     def wait_for_all(self) -> None:
         """Returns when every worker has called it."""
@@ -163,7 +163,7 @@ class Distribution:
             self._mean_float(0)
 
     def batches(self, stream: Iterator[Any]) -> Iterator[Any]:
-        """Yields what a step runs on: a batch of the stream for each local replica.
+        """Yields the input of each step: a batch of the stream for each local replica.
 
         Args:
           stream: batches for one replica, features float32 [E, T, F] and labels float32
@@ -177,8 +177,8 @@ class Distribution:
                 lambda _: next(stream)
             )
 
-    def first_of(self, values: Sequence[Any]) -> list[tf.Tensor]:
-        """The values of the first local replica, from what a step ran on."""
+    def first_values(self, values: Sequence[Any]) -> list[tf.Tensor]:
+        """The values of the first local replica, from the input of a step."""
         return [self.strategy.experimental_local_results(v)[0] for v in values]
 
     def _mean_float(self, value: float) -> float:
@@ -197,7 +197,7 @@ class Distribution:
 
 @functools.cache
 def _mirrored(names: tuple[str, ...]) -> tf.distribute.Strategy:
-    """The only one of the process: two would mix up their collective operations."""
+    """The strategy of this process. Two would mix up their collective operations."""
     return tf.distribute.MirroredStrategy(names)
 
 
@@ -209,10 +209,10 @@ def _gpu_names() -> list[str]:
     ]
 
 
-def _show_only(devices: Sequence[str]) -> None:
+def _set_visible(devices: Sequence[str]) -> None:
     """Hides the GPUs that are not among the devices, and splits the CPU for CPU:1.
 
-    TensorFlow knows one CPU. Its parts show on any machine how several devices train.
+    TensorFlow has one CPU device. By its parts, any machine can test several devices.
     """
     indices: dict[str, list[int]] = {"CPU": [], "GPU": []}
     for device in devices:

@@ -1,4 +1,4 @@
-"""Atomic writing of files, locks and folders."""
+"""Atomic file writing, file locks, and making folders."""
 
 import errno
 import fcntl
@@ -29,7 +29,7 @@ def make_folder(path: str, flag: str) -> None:
 
 
 def write_whole(path: pathlib.Path, contents: str | bytes) -> None:
-    """Writes a file, text as UTF-8, so that it is never incomplete, even if killed.
+    """Writes a file atomically, even if the process is killed. Text becomes UTF-8.
 
     Raises:
       OSError: it cannot be written; the message names the file.
@@ -61,7 +61,7 @@ def _write_and_rename(path: pathlib.Path, contents: str | bytes) -> None:
 
 
 def lock(file: IO, kind: int) -> None:
-    """Locks an open file with fcntl.flock; if there are no locks, prints a warning."""
+    """Locks an open file with fcntl.flock; warns if the file system has no locks."""
     try:
         fcntl.flock(file, kind)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The hyperparameters: default, unit, range, meaning and the value that turns it off.
+"""The hyperparameters, with their defaults, units, ranges, meanings and off values.
 
 Names, defaults and order are those of the DCASE 2019 Task 2 baseline (`parse_hparams`
 in its model.py). This module needs no TensorFlow.
@@ -18,7 +18,7 @@ MODEL_NAMES = ("mobilenet-v1",)
 # examples of the default size, that happens above 3,495 examples.
 MAX_BATCH_SIZE = 3000
 
-# Allowed values: the words for documentation and messages, and the test.
+# Allowed values: their description for documentation and messages, and their test.
 Allowed = tuple[str, Callable[[Any], bool]]
 POSITIVE: Allowed = ("above 0", lambda value: value > 0)
 NOT_NEGATIVE: Allowed = ("0 or more", lambda value: value >= 0)
@@ -70,7 +70,7 @@ class Hparams:
         1.0, "s", _up_to(60), "Length of an example"
     )
     example_hop_seconds: float = _hparam(
-        0.5, "s", _up_to(60), "From the start of one example to the next"
+        0.5, "s", _up_to(60), "Hop from the start of one example to the next"
     )
     batch_size: int = _hparam(
         64, "examples", _up_to(MAX_BATCH_SIZE), "Examples in a batch"
@@ -79,22 +79,22 @@ class Hparams:
         "mean", "", _one_of("mean", "max"), "Pooling over time and frequency"
     )
     dropout: float = _hparam(
-        0.0, "", FRACTION, "Probability to KEEP an activation; 0: no dropout layer"
+        0.0, "", FRACTION, "Probability of KEEPING an activation; 0: no dropout layer"
     )
     lsmooth: float = _hparam(0.0, "", FRACTION, "Label smoothing towards 0.5; 0: none")
     weights_init_stddev: float = _hparam(
         0.0,
         "",
         NOT_NEGATIVE,
-        "Deviation of the truncated normal that weights start from; 0: Xavier uniform",
+        "Standard deviation of the initial weights; 0: Xavier uniform",
     )
-    bn: int = _hparam(1, "", SWITCH, "Batch norm after every convolution; 0: biases")
+    bn: int = _hparam(1, "", SWITCH, "1: batch norm after convolutions; 0: biases")
     bndecay: float = _hparam(
         0.9997, "per step", FRACTION, "Decay of batch norm's moving averages"
     )
     bneps: float = _hparam(0.001, "", POSITIVE, "Batch norm's epsilon")
     warmstart: int = _hparam(
-        0, "", SWITCH, "Start from the weights of --warmstart_checkpoint"
+        0, "", SWITCH, "1: start from the weights of --warmstart_checkpoint"
     )
     opt: str = _hparam("adam", "", _one_of("adam", "sgd"), "Optimizer")
     lr: float = _hparam(1e-4, "", NOT_NEGATIVE, "Learning rate")
@@ -103,13 +103,13 @@ class Hparams:
         0.0,
         "",
         FRACTION,
-        "Factor on the learning rate every decay_epochs; 0: constant rate",
+        "Factor of the learning rate after every decay_epochs; 0: constant rate",
     )
     decay_epochs: float = _hparam(
         2.5,
         "epochs",
         _up_to(100000),
-        "Epochs from one decay of the learning rate to the next",
+        "Epochs between two decays of the learning rate",
     )
 
     def __post_init__(self):
@@ -159,7 +159,7 @@ class Hparams:
         return round(self.example_hop_seconds / self.stft_hop_seconds)
 
     def num_frames(self, num_samples: np.ndarray | int) -> np.ndarray | int:
-        """STFT frames of clips of num_samples samples; at least 1, by padding."""
+        """STFT frames of clips of num_samples samples; padding gives at least 1."""
         beyond_first = np.maximum(num_samples - self.stft_window_samples, 0)
         return 1 + beyond_first // self.stft_hop_samples
 
@@ -169,7 +169,7 @@ class Hparams:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Hparams)}
-# They determine what a trained network computes. The others only matter in training.
+# These determine what a trained network computes. The others matter only in training.
 MODEL_HPARAMS = (
     "stft_window_seconds",
     "stft_hop_seconds",
@@ -193,11 +193,11 @@ def _check_value(field: dataclasses.Field, value: Any) -> None:
 
 
 def parse_overrides(text: str) -> dict[str, Any]:
-    """Parses `name=value,name=value` into the values, each of its own type.
+    """Parses `name=value,name=value`; returns values of the right types, by name.
 
     Raises:
-      ValueError: an unknown name, one given twice, a wrong type or a value out of
-        range.
+      ValueError: a name is unknown or given twice, or a value has the wrong type or is
+        out of range.
     """
     overrides = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):
@@ -206,7 +206,7 @@ def parse_overrides(text: str) -> dict[str, Any]:
             raise ValueError(f"--hparams takes name=value pairs, but got '{pair}'")
         if name not in FIELDS:
             raise ValueError(
-                f"--hparams: there is no hyperparameter '{name}'; there are "
+                f"--hparams: there is no hyperparameter '{name}'; the names are "
                 f"{', '.join(FIELDS)}"
             )
         if name in overrides:
@@ -224,7 +224,7 @@ def parse_overrides(text: str) -> dict[str, Any]:
 
 
 def parse_hparams(text: str) -> Hparams:
-    """The defaults, replaced by the `name=value` pairs of a --hparams flag."""
+    """The defaults, overridden by the `name=value` pairs of a --hparams flag."""
     return Hparams(**parse_overrides(text))
 
 

@@ -1,6 +1,6 @@
-"""The layers of the network, which compute what the original's do.
+"""The layers of the network. They compute the same as the layers of the original.
 
-Each has a name that is the original's scope, and variables with the original's names.
+Layers and variables have the names of the original's scopes and variables.
 
 Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-KERNEL_SIZE = 3  # height and width of all convolutions but the pointwise ones
+KERNEL_SIZE = 3  # height and width of all convolutions except pointwise ones
 serializable = keras.saving.register_keras_serializable(package="audio_tagger")
 
 
@@ -27,8 +27,8 @@ def _initializer(stddev: float) -> keras.Initializer:
 class Convolution(keras.layers.Layer):
     """A convolution, then batch norm or biases, then ReLU.
 
-    This is one layer, so that its name is the original's scope, and so that batch norm
-    can be multiplied into the kernel in inference, which saves time.
+    These are one layer, so that its name is the original's scope. In inference, batch
+    norm is multiplied into the kernel, which saves time.
 
     Args:
       depth: output channels; a depthwise convolution keeps the channels of its input.
@@ -36,7 +36,7 @@ class Convolution(keras.layers.Layer):
       kernel_size: height and width.
       stride: in both directions.
       batch_norm: whether to use batch norm; otherwise biases.
-      decay, epsilon: of `BatchNorm`.
+      decay, epsilon: see `BatchNorm`.
       init_stddev: standard deviation of the initial weights; 0: Xavier uniform.
     """
 
@@ -94,7 +94,7 @@ class Convolution(keras.layers.Layer):
             )
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
-        """[E, T, F, channels] to [E, T/stride, F/stride, depth], rounded up."""
+        """Returns [E, T/stride, F/stride, depth], rounded up."""
         examples, height, width, channels = input_shape
         height, width = -(-height // self.stride), -(-width // self.stride)
         return examples, height, width, self.depth or channels
@@ -132,14 +132,14 @@ class Convolution(keras.layers.Layer):
 
 
 class BatchNorm(keras.layers.Layer):
-    """Batch norm (Ioffe & Szegedy 2015) by TensorFlow's fused operation.
+    """Batch norm (Ioffe & Szegedy 2015) with TensorFlow's fused operation.
 
     keras.layers.BatchNormalization does not use this operation, which is faster on a
-    CPU, and it keeps the biased variance. As in the original, the moving variance here
-    is that of the unbiased variances of the batches, which the operation returns.
+    CPU, and it averages the biased variance. As in the original, this layer averages
+    the unbiased variances of the batches, which the operation returns.
 
     Args:
-      decay: of the moving averages, per step.
+      decay: decay of the moving averages, per step.
       epsilon: added to the variance.
     """
 
@@ -178,14 +178,14 @@ class BatchNorm(keras.layers.Layer):
         return outputs
 
     def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """The scale and the shift per channel that the moving averages give."""
+        """The scale and the shift of each channel, from the moving averages."""
         scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
         return scale, self.beta - self.moving_mean * scale
 
 
 @serializable
 class FullyConnected(keras.layers.Layer):
-    """keras.layers.Dense with the names weights and biases for its variables.
+    """Like keras.layers.Dense, but its variables are named weights and biases.
 
     Args:
       units: C.
@@ -214,5 +214,5 @@ class FullyConnected(keras.layers.Layer):
         )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """[E, features] to [E, C]."""
+        """Maps [E, features] to [E, C]."""
         return tf.nn.bias_add(tf.matmul(inputs, self.kernel), self.biases)

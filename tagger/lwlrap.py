@@ -1,15 +1,15 @@
 """Label-weighted label-ranking average precision (lwlrap), the metric of the challenge.
 
-Each label of each clip has a precision: that of the ranked list of classes down to the
-label. lwlrap is the mean of these over all labels of all clips. It is also the mean of
-the per-class values, weighted by the number of labels of each class. NumPy only.
+Each label of each clip has a precision: the share of labels among the classes that rank
+as high or higher. lwlrap is the mean precision over all labels of all clips. It is also
+the mean of the per-class values, weighted by the number of labels of each class.
 
 Source: the DCASE 2019 Task 2 description and the baseline's evaluation.py. Equal to
 sklearn.metrics.label_ranking_average_precision_score with the number of labels as the
 sample weight, if no scores tie and every clip has a label.
 
-Ties: the sort of the original is unstable, so its result depends on the processor. Here
-a stable ascending sort is reversed: of equal scores the class with the higher index
+Ties: the original's sort is unstable, so its result depends on the processor. Here, a
+stable ascending sort is reversed: among equal scores, the class with the higher index
 ranks first. Clips without labels have no effect.
 """
 
@@ -29,7 +29,7 @@ def positive_class_precisions(
 
     Returns:
       The class of each label, int [labels], and its precision, float64 [labels] in
-      (0, 1]: the share of labels among the classes ranked as high or higher.
+      (0, 1]: the share of labels among the classes that rank as high or higher.
     """
     ranking = np.argsort(scores, axis=1, kind="stable")[:, ::-1]
     hits = np.take_along_axis(np.asarray(truth) != 0, ranking, axis=1)

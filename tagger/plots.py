@@ -1,6 +1,6 @@
 """Draws examples as log mel spectrograms.
 
-Uses Matplotlib without pyplot, which would look for a display.
+Uses Matplotlib without pyplot, because pyplot would look for a display.
 Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
 
@@ -38,7 +38,7 @@ def examples_picture(
       features: float32 [E, T, F], natural logarithm of magnitude plus mel_log_offset.
       labels: float32 [E, C], nonzero for the classes of each example.
       class_names: C names.
-      hparams: determine the seconds and the frequencies on the axes.
+      hparams: hyperparameters of the features, for the axes.
 
     Returns:
       A PNG file.

@@ -1,7 +1,7 @@
-"""How every program of this project starts and ends: flags, TensorFlow, errors.
+"""The start and the end of every program: flags, TensorFlow, errors.
 
-Flags are absl's: `--help` lists a program's own, `--helpfull` all, and `--flagfile`
-reads them from a file.
+All programs use absl flags: `--help` lists those of the program, `--helpfull` lists
+all, and `--flagfile` reads flags from a file.
 """
 
 import functools
@@ -22,9 +22,9 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     each line after "error: ", and the exit status is 1.
 
     Args:
-      main: takes the program's name and the arguments that are no flags, and returns
-        the exit status.
-      argv: the command line; None: that of the process.
+      main: takes the name of the program and the arguments that are not flags, and
+        returns the exit status.
+      argv: the command line; None: the command line of this process.
 
     Raises:
       SystemExit: always.
@@ -34,10 +34,10 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
 
 def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
     if not flags.FLAGS["verbosity"].present:
-        # absl's own default, INFO, lists every detail of what TensorFlow saves.
+        # The default of absl is INFO, which logs every detail of what is saved.
         logging.set_verbosity(logging.WARNING)
     try:
-        with signals.handler(signals.leave, [signal.SIGTERM]):
+        with signals.handler(signals.exit_now, [signal.SIGTERM]):
             return main(argv)
     except (ValueError, FloatingPointError, OSError) as error:
         for line in str(error).splitlines():
@@ -49,10 +49,10 @@ def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
 
 
 def check_no_arguments(argv: Sequence[str]) -> None:
-    """Checks that nothing but flags was given, for programs that take nothing else.
+    """Checks that all arguments are flags.
 
     Raises:
-      ValueError: there are other arguments; the message has the first.
+      ValueError: there are other arguments; the message names the first.
     """
     if argv[1:]:
         raise ValueError(
@@ -62,11 +62,11 @@ def check_no_arguments(argv: Sequence[str]) -> None:
 
 
 def set_environment() -> None:
-    """Sets what TensorFlow reads when it is imported; what the user has set stays.
+    """Sets the variables that TensorFlow and Keras read when they are imported.
 
-    oneDNN, which TensorFlow switches on by itself on some processors only, makes a
-    training step on a CPU about twice as fast. Warnings are shown: they say why
-    TensorFlow does not use a GPU.
+    TF_* variables that the user has set are unchanged. oneDNN makes a training step on
+    a CPU about twice as fast; TensorFlow enables it by default only on some processors.
+    Warnings are shown, because they explain why TensorFlow does not use a GPU.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -74,9 +74,9 @@ def set_environment() -> None:
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow with the settings above, and lets processes share a GPU.
+    """Imports TensorFlow with these settings, and lets processes share a GPU.
 
-    A trainer and an evaluator may, so each takes memory only as it needs it.
+    Each process takes only the GPU memory that it needs.
     """
     set_environment()
     import tensorflow as tf

@@ -1,4 +1,4 @@
-"""What a person sees on a terminal: a bar on stderr, results on stdout."""
+"""Terminal output: a progress bar on stderr, results on stdout."""
 
 import sys
 
@@ -10,14 +10,14 @@ DELAY_SECONDS = 1  # Work that takes less time shows no bar.
 def progress_bar(
     total: int, *, what: str, unit: str, done: int = 0, keep: bool = False
 ) -> tqdm.tqdm:
-    """A bar with speed and time left, for a `with` block; in a pipe there is none.
+    """A bar with speed and remaining time, for a `with` block; hidden in a pipe.
 
     Args:
       total: number of units.
-      what: what is being done, the bar's title.
-      unit: what is counted, in the singular.
-      done: units that were done before.
-      keep: whether the bar appears at once, and stays when it is closed.
+      what: title of the bar.
+      unit: name of the unit, in the singular.
+      done: number of units that are already done.
+      keep: whether the bar appears at once and remains after it is closed.
     """
     return tqdm.tqdm(
         total=total,
@@ -27,16 +27,16 @@ def progress_bar(
         leave=keep,
         delay=0 if keep else DELAY_SECONDS,
         dynamic_ncols=True,
-        disable=None,  # where stderr is no terminal
+        disable=None,  # disabled if stderr is not a terminal
     )
 
 
 def print_result(text: str) -> None:
-    """Prints to stdout at once, above a bar on the same terminal."""
+    """Prints text to stdout and flushes it; a bar on the terminal moves below it."""
     tqdm.tqdm.write(text)
     sys.stdout.flush()
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things, such as 1 clip or 2 clips."""
+    """The number with its noun, such as "1 clip" or "2 clips"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -19,7 +19,7 @@ HPARAMS_FILE = "hparams.json"
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """What `hparams.json` contains; clips_crc32 is `Clips.checksum`, if known."""
+    """The contents of `hparams.json`; clips_crc32 is `Clips.checksum`, if known."""
 
     model: str
     hparams: Hparams
@@ -35,15 +35,14 @@ def write_hparams(
     class_names: Sequence[str],
     clips_crc32: int | None = None,
 ) -> None:
-    """Writes what a training run uses to `hparams.json`, whole or not at all.
+    """Writes the record of a training run to `hparams.json`, atomically.
 
-    A warning on stderr says if the clips differ from those of an earlier record.
+    Prints a warning to stderr if the clips differ from those of an earlier record.
     """
     earlier = read_record(directory)
     if earlier is not None and earlier.clips_crc32 not in (None, clips_crc32):
         print(
-            f"warning: training in {directory} continues with other clips or labels "
-            f"than before",
+            f"warning: training in {directory} resumes with different clips or labels",
             file=sys.stderr,
         )
     record = RunRecord(model_name, hparams, list(class_names), clips_crc32)
@@ -75,23 +74,23 @@ def trained_hparams(
     class_names: Sequence[str],
     resuming: bool = False,
 ) -> Hparams:
-    """The hyperparameters for using the checkpoints in a directory.
+    """The hyperparameters to use with the checkpoints in a directory.
 
-    They are those of training, from the `hparams.json` beside the checkpoints, or the
-    defaults if there is no such file, as with checkpoints of the original. The values
-    of the command line override them, with a warning on stderr.
+    They come from the `hparams.json` beside the checkpoints. Checkpoints of the
+    original have no such file, and get the defaults. Values from the command line
+    override both. A warning on stderr reports those that differ from the file.
 
     Args:
       directory: the folder of the checkpoints.
-      model_name: as of --model.
-      overrides: the values of --hparams.
-      class_names: C names, of the class map in use.
-      resuming: whether training continues, so that the overrides must not change what
-        the network computes.
+      model_name: the value of --model.
+      overrides: the values in --hparams, by name.
+      class_names: the C names of the class map in use.
+      resuming: whether training resumes. If so, the overrides must not change what the
+        network computes.
 
     Raises:
-      ValueError: the file is damaged, or of another model or other classes, or an
-        override is not possible.
+      ValueError: the file is damaged, has another model or other classes, or an
+        override is not allowed.
     """
     path = pathlib.Path(directory) / HPARAMS_FILE
     record = read_record(directory)
@@ -99,7 +98,7 @@ def trained_hparams(
         print(f"note: there is no {path}; using the defaults", file=sys.stderr)
         return Hparams(**overrides)
     if record.model != model_name:
-        raise ValueError(f"{path} is of a model {record.model}, not {model_name}")
+        raise ValueError(f"{path} has the model {record.model}, not {model_name}")
     check_class_map(directory, class_names)
     for name, value in overrides.items():
         trained = getattr(record.hparams, name)
@@ -141,13 +140,13 @@ def check_class_map(directory: str, class_names: Sequence[str]) -> None:
 
 
 def warn_of_other_model(directory: str, hparams: Hparams) -> None:
-    """Warns if a warm start takes weights that had other features or pooling."""
+    """Warns if a warm start's weights had other features, pooling or batch norm."""
     record = read_record(directory)
     for name in MODEL_HPARAMS if record else ():
         value, trained = getattr(hparams, name), getattr(record.hparams, name)
         if value != trained:
             print(
-                f"warning: {name} is {value}, but {trained} in the training that the "
-                f"weights of the warm start come from",
+                f"warning: {name} is {value}, but the weights of the warm start were "
+                f"trained with {trained}",
                 file=sys.stderr,
             )

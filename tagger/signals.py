@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM: how programs stop on them.
+"""Handlers of SIGINT and SIGTERM, which stop programs.
 
-A signal that is ignored when a program starts stays ignored: shells start jobs in the
-background with SIGINT ignored.
+A signal that is ignored when a program starts stays ignored, because shells start
+background jobs with SIGINT ignored.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ def handler(
     handle: Callable[[int, Any], None] | signal.Handlers,
     numbers: Sequence[int] = STOP_SIGNALS,
 ) -> Iterator[None]:
-    """Handles signals within the block, where they are not ignored."""
+    """Handles signals within the block, except those that are ignored."""
     previous = {number: signal.getsignal(number) for number in numbers}
     for number, before in previous.items():
         if before != signal.SIG_IGN:
@@ -38,30 +38,30 @@ def handler(
 def end_at_once() -> contextlib.AbstractContextManager[None]:
     """Lets both signals end the process while TensorFlow waits in C++.
 
-    Python's own handlers would run only after that.
+    Python's own handlers would run only after the wait.
     """
     return handler(signal.SIG_DFL)
 
 
-def leave(number: int, frame: Any = None) -> None:
+def exit_now(number: int, frame: Any = None) -> None:
     """A handler that ends the process at once.
 
-    It raises no exception: one raised inside of TensorFlow's calls can crash it.
+    It raises no exception, because an exception inside TensorFlow can crash it.
     """
     os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
     os._exit(exit_status(number))
 
 
 class StopRequest:
-    """Within its block, notes the signals so that a loop can save and stop.
+    """Records signals within its block, so that a loop can save and stop.
 
     Attributes:
-      received: the number of the signal that came, or None.
+      received: the number of the last signal, or None.
     """
 
     def __init__(self):
         self.received: int | None = None
-        self._handler = handler(self._note)
+        self._handler = handler(self._record)
 
     def __enter__(self):
         self._handler.__enter__()
@@ -70,9 +70,9 @@ class StopRequest:
     def __exit__(self, *exception):
         self._handler.__exit__(*exception)
         if self.received:
-            # The program is about to exit; a second Ctrl-C would not make it faster.
+            # The program is about to exit. Another signal must not interrupt this.
             for number in STOP_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _record(self, number: int, frame: Any) -> None:
         self.received = number

@@ -1,4 +1,4 @@
-"""What TensorBoard shows besides scalars: hyperparameters and pictures.
+"""Writes hyperparameters and pictures for TensorBoard.
 
 Each function uses the default writer of tf.summary.
 
@@ -37,14 +37,14 @@ def write_examples(
     *,
     step: int,
 ) -> None:
-    """Draws the first examples of a batch for the Images tab, as `first_batch`.
+    """Writes a picture of some examples, `first_batch`, for the Images tab.
 
     Args:
       features: float32 [E, T, F], log mel examples.
-      labels: float32 [E, C], not 0 for the classes of each example.
+      labels: float32 [E, C], nonzero for the classes of each example.
       class_names: C names.
-      hparams: of the features.
-      step: that the batch is for.
+      hparams: hyperparameters of the features.
+      step: the training step of the picture.
     """
     png = plots.examples_picture(
         features[:PICTURE_EXAMPLES].numpy(),

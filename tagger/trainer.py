@@ -1,4 +1,4 @@
-"""The training step, on one device or on all that train together.
+"""The training step, on one or several devices.
 
 Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
@@ -17,12 +17,12 @@ MEAN = tf.distribute.ReduceOp.MEAN
 
 
 class StepResult(NamedTuple):
-    """What a training step returns, float32 scalars.
+    """The result of a training step, as float32 scalars.
 
     Attributes:
-      loss: before the step, the mean over all replicas.
-      learning_rate: of the step.
-      stop_requests: the share of replicas that were asked to stop.
+      loss: the loss before the step, averaged over all replicas.
+      learning_rate: the learning rate of the step.
+      stop_requests: the fraction of replicas that were asked to stop.
     """
 
     loss: tf.Tensor
@@ -33,16 +33,16 @@ class StepResult(NamedTuple):
 class Trainer:
     """A network, its optimizer, and the training step.
 
-    Each replica of the strategy has its own copy of the variables. A step takes the
-    mean of their gradients, so that the copies stay equal. Only the moving averages of
-    batch norm follow each replica's own part of the batch.
+    Each replica of the strategy has its own copy of the variables. A step averages the
+    gradients of all replicas, so the copies stay equal. Only the moving averages of
+    batch norm differ: each replica computes them from its own part of the batch.
 
     Args:
-      network: from log mel examples [E, T, F] to logits [E, C], created in the scope of
+      network: maps log mel examples [E, T, F] to logits [E, C]; created in the scope of
         the strategy.
-      optimizer: likewise; it is built here.
-      loss: of labels [E, C] and logits [E, C].
-      strategy: of the devices; the default one has a single replica.
+      optimizer: created in the same scope; it is built here.
+      loss: a function of labels [E, C] and logits [E, C].
+      strategy: has one or several replicas; the default strategy has one.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Trainer:
         self.train_step = tf.function(
             self._train_step, reduce_retracing=True, autograph=False
         )
-        self.average_moving = tf.function(self._average_moving, autograph=False)
+        self.sync_averages = tf.function(self._sync_averages, autograph=False)
 
     @property
     def steps_done(self) -> int:
-        """The step that the weights are of."""
+        """The number of steps that the weights were trained for."""
         return int(self.optimizer.iterations.numpy())
 
     @property
@@ -77,13 +77,13 @@ class Trainer:
         }
 
     def checksums(self) -> list[int]:
-        """CRC-32 of each variable, which are the same on workers that start alike."""
+        """The CRC-32 of each variable. Workers with equal variables have equal ones."""
         return [zlib.crc32(v.numpy().tobytes()) for v in self.variables.values()]
 
     def resume(self, train_dir: str) -> str:
         """Restores the newest checkpoint that can be read; returns its prefix.
 
-        Each damaged one before it is reported on stderr.
+        Newer checkpoints that are damaged are reported on stderr.
 
         Raises:
           CheckpointError: none can be read, or one does not fit the network.
@@ -97,13 +97,12 @@ class Trainer:
             except checkpoints.UnreadableError as error:
                 if prefix == prefixes[0]:
                     raise
-                print(f"warning: {error}; trying the one before", file=sys.stderr)
+                print(f"warning: {error}; trying the previous one", file=sys.stderr)
                 continue
             if missing:
                 print(
                     f"warning: {prefix} lacks {len(missing)} variables of the "
-                    f"optimizer, which start at 0; the first steps may be larger than "
-                    f"lr says",
+                    f"optimizer, which start at 0; the first steps may be too large",
                     file=sys.stderr,
                 )
             return prefix
@@ -116,14 +115,14 @@ class Trainer:
         include_scopes: Sequence[str] = (),
         exclude_scopes: Sequence[str] = (),
     ) -> checkpoints.WarmStart:
-        """Takes the trainable variables that the scopes choose from a checkpoint.
+        """Restores the trainable variables that the scopes select from a checkpoint.
 
         Args:
           prefix: the checkpoint.
           include_scopes, exclude_scopes: see `checkpoints.plan_warm_start`.
 
         Returns:
-          What was restored, and why the rest was not.
+          The names of the restored variables, and of the others with the reason.
 
         Raises:
           ValueError: the checkpoint or a scope cannot be used.
@@ -144,17 +143,17 @@ class Trainer:
         labels: tf.Tensor,
         stop_request: tf.Tensor | float = 0.0,
     ) -> StepResult:
-        """Takes a step on a batch per replica.
+        """Runs one step, with one batch for each replica.
 
         Args:
-          features: float32 [E, T, F], per replica.
-          labels: float32 [E, C], per replica.
-          stop_request: float32, 1 where this worker was asked to stop, else 0.
+          features: float32 [E, T, F], for each replica.
+          labels: float32 [E, C], for each replica.
+          stop_request: float32, 1 if this worker was asked to stop, else 0.
         """
         results = self.strategy.run(
             self._replica_step, args=(features, labels, stop_request)
         )
-        # They are the same on every replica.
+        # The results are equal on all replicas.
         return StepResult(
             *(self.strategy.experimental_local_results(r)[0] for r in results)
         )
@@ -162,7 +161,7 @@ class Trainer:
     def _replica_step(
         self, features: tf.Tensor, labels: tf.Tensor, stop_request: tf.Tensor | float
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """What a replica does in a step, on its part of the batch."""
+        """Runs a step of one replica; returns loss, learning rate and stop requests."""
         replica = tf.distribute.get_replica_context()
         trainable = self.network.trainable_weights
         with tf.GradientTape() as tape:
@@ -170,16 +169,16 @@ class Trainer:
             share = loss / replica.num_replicas_in_sync
         gradients = tape.gradient(share, trainable)
         rate = tf.identity(self.optimizer.learning_rate)
-        self.optimizer.apply(gradients, trainable)  # Keras adds up the replicas'.
-        # One exchange for both.
+        self.optimizer.apply(gradients, trainable)  # Keras sums over replicas.
+        # A single exchange averages both values.
         means = replica.all_reduce(MEAN, tf.stack([loss, stop_request]))
         return means[0], rate, means[1]
 
-    def _average_moving(self) -> None:
-        """Gives every replica the mean of all replicas' moving averages."""
+    def _sync_averages(self) -> None:
+        """Sets the moving averages of each replica to their mean over all replicas."""
 
         def average() -> None:
-            """What a replica does for it."""
+            """Runs on each replica."""
             replica = tf.distribute.get_replica_context()
             means = replica.all_reduce(MEAN, [tf.identity(v) for v in moving])
             for variable, mean in zip(moving, means, strict=True):

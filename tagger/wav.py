@@ -25,7 +25,7 @@ EXPECTED_WAV = "expected a 16-bit PCM WAV file, 44.1 kHz, mono"
 
 
 def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | ValueError]:
-    """Reads headers in parallel; an unusable file gives a ValueError in its place."""
+    """Reads headers in parallel; the result has a ValueError for an unusable file."""
 
     def read_one(path: str) -> tuple[int, int] | ValueError:
         try:
@@ -97,14 +97,14 @@ def _find_samples(file, size: int, path: str) -> tuple[int, int]:
         elif name == b"data" and not have_format:
             raise _bad_wav(path, "has its samples before their format (no fmt chunk)")
         elif name == b"data":
-            # A size of 0 is only unknown if that of the whole file is, too.
+            # A size of 0 means unknown only if the RIFF size is unknown, too.
             unknown = chunk_size in UNKNOWN_SIZES
             if unknown and (chunk_size or riff_size in UNKNOWN_SIZES):
                 chunk_size = size - start
             if chunk_size > size - start:
                 raise _bad_wav(
                     path,
-                    f"is cut off: its header promises {chunk_size} bytes of samples, "
+                    f"is cut off: its header says {chunk_size} bytes of samples, but "
                     f"the file has {size - start}",
                 )
             return start, chunk_size // BYTES_PER_SAMPLE
@@ -122,10 +122,10 @@ def _read_chunk_header(file, position: int, size: int) -> tuple[bytes, int] | No
 
 
 def _next_chunk(file, end: int, chunk_size: int, size: int) -> int:
-    """The position after a chunk and its pad byte, if its size is odd.
+    """The position after a chunk and, if its size is odd, its pad byte.
 
-    Some programs omit the pad byte. So the position without it is taken if a chunk
-    seems to start there and none seems to start after a pad byte.
+    Some programs omit the pad byte. The position without it is returned if a chunk
+    seems to start there, and none seems to start after a pad byte.
     """
     if chunk_size % 2 == 0:
         return end

@@ -128,7 +128,7 @@ def test_checkpoints_are_listed_by_number_and_only_if_whole(tmp_path):
 
 
 def test_find_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match="--flag: there is no whole checkpoint"):
+    with pytest.raises(CheckpointError, match="--flag: there is no complete"):
         checkpoints.find_checkpoint(str(tmp_path), "--flag")
     with pytest.raises(CheckpointError, match="--flag: there is no checkpoint"):
         checkpoints.find_checkpoint(str(tmp_path / "model.ckpt-1"), "--flag")
@@ -236,8 +236,8 @@ def test_scopes_choose_variables(include, exclude, restored):
         SHAPES, SHAPES, include_scopes=include, exclude_scopes=exclude
     )
     assert plan.restored == restored
-    left = sum(plan.left.values(), [])
-    assert set(left) == set(SHAPES) - set(restored)
+    skipped = sum(plan.skipped.values(), [])
+    assert set(skipped) == set(SHAPES) - set(restored)
 
 
 OTHER_CLASSES = SHAPES | {"fully_connected/weights": (64, 80)}
@@ -283,9 +283,9 @@ def test_the_report_says_what_was_left_and_why():
     assert lines == [
         "  restored: Conv/weights, Conv_10/weights, fully_connected/weights, "
         "fully_connected/biases",
-        "  left, not in the checkpoint: Conv/BatchNorm/gamma",
-        "  left, in --warmstart_exclude_scopes: Conv_1/weights",
-        "  left, not in --warmstart_include_scopes: "
+        "  skipped, not in the checkpoint: Conv/BatchNorm/gamma",
+        "  skipped, in --warmstart_exclude_scopes: Conv_1/weights",
+        "  skipped, not in --warmstart_include_scopes: "
         "SeparableConv2d_1/depthwise_weights",
     ]
 

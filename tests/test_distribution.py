@@ -109,7 +109,7 @@ def test_with_batch_norm_curves_lie_together_and_moving_averages_are_averaged(
     moving = two.variables["Conv/BatchNorm/moving_variance"].value
     before = [copy.numpy() for copy in local(moving)]
     assert not np.array_equal(*before)
-    two.average_moving()
+    two.sync_averages()
     after = [copy.numpy() for copy in local(moving)]
     np.testing.assert_array_equal(*after)
     np.testing.assert_allclose(after[0], np.mean(before, axis=0), rtol=1e-6)

@@ -187,7 +187,7 @@ def test_other_clips_are_reported_if_the_clips_are_known(run_dir, capsys):
         return capsys.readouterr().err
 
     assert write(7) == write(7) == ""
-    assert "other clips or labels" in write(8)
+    assert "different clips or labels" in write(8)
 
 
 def test_another_model_is_an_error(run_dir):

@@ -109,7 +109,7 @@ def test_a_run_resumes_with_the_hyperparameters_it_began_with(
     output = capsys.readouterr()
     assert f"resuming from {run}/model.ckpt-5" in output.err
     assert "lr=0.0001 from the command line is used, not the 0.001" in output.err
-    assert "other clips" not in output.err
+    assert "different clips" not in output.err
     assert list(losses_of(output.out)) == [6, 7]
     assert checkpoints.list_checkpoints(run)[-1].endswith("model.ckpt-7")
     record = json.loads((run / "hparams.json").read_text())
@@ -141,7 +141,7 @@ def test_a_run_that_resumes_with_other_clips_is_warned_of_once(
     flags = dataset.train_flags(run, train_csv_path=some, max_steps=5)
     for expected in (1, 0):
         assert run_main(flags) == 0
-        warnings = capsys.readouterr().err.count("continues with other clips or labels")
+        warnings = capsys.readouterr().err.count("different clips or labels")
         assert warnings == expected
 
 
@@ -239,7 +239,7 @@ def test_a_clip_that_is_cut_off_later_stops_with_its_name(
     flags = dataset.train_flags(run, hparams=SMALL_HPARAMS, train_clip_dir=clip_dir)
     assert run_main(flags) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "clip is cut off since its header was read" in error
+    assert "clip was cut off after its header was read" in error
     assert "07.wav" in error
     assert len(checkpoints.list_checkpoints(run)) == 1
 

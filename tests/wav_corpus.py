@@ -134,11 +134,11 @@ INVALID = {
     "rifx": (riff(FMT, DATA, kind=b"RIFX"), "is of the kind RIFX, not RIFF"),
     "cut_off_samples": (
         riff(FMT, DATA)[:-2],
-        "is cut off: its header promises 14 bytes of samples, the file has 12",
+        "is cut off: its header says 14 bytes of samples, but the file has 12",
     ),
     "lies_about_its_size": (
         riff(FMT, chunk(b"data", SAMPLES, size=2**31 - 2)),
-        "is cut off: its header promises 2147483646 bytes",
+        "is cut off: its header says 2147483646 bytes",
     ),
     "cut_off_in_format": (riff(FMT, DATA)[:30], "fmt chunk of only 10 bytes"),
     "cut_off_in_riff": (b"RI", "is not a WAV file"),

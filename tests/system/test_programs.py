@@ -47,7 +47,7 @@ def test_a_program_leaves_at_once_with_the_status_of_shells(tmp_path, number):
     program = tmp_path / "program.py"
     program.write_text(
         "import signal\nfrom tagger import signals\n"
-        f"with signals.handler(signals.leave): signal.raise_signal({int(number)})\n"
+        f"with signals.handler(signals.exit_now): signal.raise_signal({int(number)})\n"
     )
     done = run_program(program, capture_output=True, text=True)
     assert done.returncode == 128 + number
