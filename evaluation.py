@@ -1,4 +1,4 @@
-"""Evaluates checkpoints by lwlrap while training writes them. Used by --mode eval."""
+"""Computes the lwlrap of checkpoints, also during training. Used by --mode eval."""
 
 import csv
 import dataclasses
@@ -31,7 +31,7 @@ POLL_SECONDS = 2
 TABLE_FILE = "lwlrap.csv"
 TABLE_LOCK_FILE = ".lwlrap.lock"
 CONTENTS_FILE = "evaluated.json"  # describes the clips that were evaluated
-MIN_SCORE_RANGE = 1e-3  # If no class exceeds it over all clips, a note is printed.
+MIN_SCORE_RANGE = 1e-3  # A note is printed if the range of every class is smaller.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Options:
     model: str = "mobilenet-v1"
     hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # overrides
     eval_every_k: int = 1
-    eval_shard: tuple[int, int] = (0, 1)  # index of this evaluator, number of them
+    eval_shard: tuple[int, int] = (0, 1)  # index of this part, number of parts
     eval_timeout_secs: float = 600  # 0: do not wait; negative: wait without limit
     mixed_precision: bool = False
 
@@ -86,7 +86,7 @@ def evaluate(options: Options) -> None:
         _report_best(options.eval_dir, class_names)
     if not checkpoints.list_checkpoints(options.train_dir):
         raise ValueError(
-            f"--train_dir: there is no whole checkpoint in {options.train_dir}"
+            f"--train_dir: there is no complete checkpoint in {options.train_dir}"
         )
 
 
@@ -103,12 +103,12 @@ def _report_empty_classes(clips: Clips, class_names: Sequence[str]) -> None:
 def _check_same_clips(
     options: Options, clips: Clips, class_names: Sequence[str]
 ) -> None:
-    """Checks that all results in eval_dir are of the same clips, labels and classes.
+    """Checks that all results in eval_dir are for these clips, labels and classes.
 
     The first evaluator writes what it evaluates to `evaluated.json`.
 
     Raises:
-      ValueError: eval_dir has results of other clips, labels or classes.
+      ValueError: eval_dir has results for other clips, labels or classes.
     """
     path = pathlib.Path(options.eval_dir) / CONTENTS_FILE
     train_dir = os.path.realpath(options.train_dir)
@@ -120,20 +120,20 @@ def _check_same_clips(
     earlier = json.loads(path.read_text(encoding="utf-8"))
     if earlier.get("clips_crc32") != checksum:
         raise ValueError(
-            f"--eval_dir: {options.eval_dir} has results of other clips, labels or "
+            f"--eval_dir: {options.eval_dir} has results for other clips, labels or "
             f"classes; choose another folder"
         )
     if earlier.get("train_dir") != train_dir:
         print(
-            f"warning: {options.eval_dir} has results of checkpoints in "
-            f"{earlier.get('train_dir')}; steps that have a result are not evaluated "
-            f"again (choose another --eval_dir, unless that folder was moved)",
+            f"warning: {options.eval_dir} has results for checkpoints in "
+            f"{earlier.get('train_dir')}; steps that have a result are skipped (choose "
+            f"another --eval_dir, unless that folder was moved)",
             file=sys.stderr,
         )
 
 
 def _new_checkpoints(options: Options) -> Iterator[str]:
-    """Yields each checkpoint of this evaluator without a marker, and waits for more.
+    """Yields the checkpoints of this evaluator without a marker, and waits for more.
 
     A checkpoint that could not be read has no marker. It is yielded again only after
     its file has changed.
@@ -257,7 +257,7 @@ class _Evaluator:
         return scores
 
     def _lwlrap(self, scores: np.ndarray) -> Lwlrap:
-        """lwlrap of the first clips, as many as there are scores."""
+        """The lwlrap of the first len(scores) clips."""
         lwlrap = Lwlrap(self._class_names)
         lwlrap.accumulate(self._clips.labels[: len(scores)], scores)
         return lwlrap
@@ -269,9 +269,9 @@ def _marker_path(eval_dir: str, step: int) -> pathlib.Path:
 
 
 def _read_markers(eval_dir: str, class_names: Sequence[str]) -> dict[int, list[str]]:
-    """The decimals in all `eval-N.txt`, by step: overall, then one for each class.
+    """The values in all `eval-N.txt`, by step: overall, then one for each class.
 
-    These include the results of other evaluators. Other files are ignored.
+    The results of other evaluators are included. Other files are ignored.
     """
     markers = {}
     for path in pathlib.Path(eval_dir).iterdir():
@@ -302,7 +302,7 @@ def _write_table(eval_dir: str, class_names: Sequence[str]) -> None:
 
 
 def _report_best(eval_dir: str, class_names: Sequence[str]) -> None:
-    """Prints the step with the highest overall lwlrap, of equal ones the latest."""
+    """Prints the step with the highest overall lwlrap, or the latest of equal ones."""
     markers = _read_markers(eval_dir, class_names)
     if markers:
         best = max(markers, key=lambda step: (float(markers[step][0]), step))

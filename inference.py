@@ -67,7 +67,7 @@ def predict(options: Options) -> list[str]:
         mean += _score(options, prefix, clips, class_names) / len(prefixes)
     for row in np.flatnonzero(np.isnan(mean).any(axis=1)):
         path = clips.paths[row]
-        problems[path] = f"{path}: cannot be read any more"
+        problems[path] = f"{path}: can no longer be read"
     scores = dict(zip(clips.paths, np.clip(np.nan_to_num(mean), 0, 1), strict=True))
     zeros = np.zeros(len(class_names))
     rows = [scores.get(path, zeros) for path in paths]
@@ -123,7 +123,7 @@ def _score(
     """The scores that a checkpoint gives to N clips.
 
     Returns:
-      float64 [N, C] in [0, 1]; NaN for a clip that cannot be read any more.
+      float64 [N, C] in [0, 1]; NaN for a clip that can no longer be read.
 
     Raises:
       FloatingPointError: a score is not finite.
@@ -155,7 +155,7 @@ def _write_predictions(
     class_names: Sequence[str],
     scores: Sequence[np.ndarray],
 ) -> None:
-    """Writes N rows of C scores, as decimals that read back exactly."""
+    """Writes N rows of C scores, with enough digits to restore their exact values."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["fname", *class_names])

@@ -1,8 +1,8 @@
 """The input pipeline: from WAV files to log mel examples and labels.
 
 As in the baseline's inputs.py, TensorFlow computes the features on the fly inside
-tf.data. The file follows the data: file -> waveform -> log mel spectrogram -> examples
--> batches.
+tf.data. The functions are in the order of the data: file -> waveform -> log mel
+spectrogram -> examples -> batches.
 
 Letters for shapes: N clips, E examples, T frames, F mel bands, C classes, S samples.
 """
@@ -20,21 +20,21 @@ from tagger.hparams import SAMPLE_RATE, Hparams
 from tagger.wav import BYTES_PER_SAMPLE, read_wav_header
 
 INT16_SCALE = 1 / 32768  # int16 samples to [-1, 1), as tf.audio.decode_wav does.
-# Examples in the buffer that shuffles them across clips: 768 MB at 38.4 kB each.
+# Size of the buffer that shuffles examples across clips: 768 MB at 38.4 kB each.
 EXAMPLE_SHUFFLE_BUFFER = 20000
 PREFETCH_BATCHES = 4
 SCORING_BATCH = 64  # examples per batch in evaluation and inference
-READ_AHEAD_CLIPS = 16  # Files are read in parallel, because disks may answer slowly.
-# One clip per core. tf.data.AUTOTUNE starts with a single one and adapts slowly.
+READ_AHEAD_CLIPS = 16  # Files are read in parallel, because disks may be slow.
+# One clip per core. tf.data.AUTOTUNE would start with one clip and adapt slowly.
 PARALLEL_CLIPS = num_cpu_cores()
-# Types of the FFT. A float32 FFT has errors of 1e-7 of its largest bin. In the log mel
-# of a quiet band beside a pure tone this can be 0.01. Training uses it for speed.
-# Scores use the exact FFT, so that all programs that compute them agree.
+# Types of the FFT. A float32 FFT has errors of 1e-7 of its largest bin. They can change
+# the log mel of a quiet band by 0.01 if the clip is a pure tone. Training uses float32
+# for speed. Scoring uses float64, so that the scores of all programs agree.
 FAST_FFT, EXACT_FFT = tf.float32, tf.float64
 COMPLEX_TYPES = {tf.float32: tf.complex64, tf.float64: tf.complex128}
 ENDLESS = np.iinfo(np.int64).max  # length of the stream from a data service
-CACHE_BYTES = 2 * 2**30  # Smaller sets of features are kept in memory between passes.
-# The functions here have no Python control flow on tensors. Searching for it takes 1 s.
+CACHE_BYTES = 2 * 2**30  # Features up to this size are kept in memory between passes.
+# AutoGraph would take 1 s to search these functions for control flow. There is none.
 without_autograph = tf.autograph.experimental.do_not_convert
 
 
@@ -42,8 +42,8 @@ class DataService(NamedTuple):
     """A tf.data service that computes features.
 
     Attributes:
-      address: of its dispatcher, grpc://host:port.
-      job: a name, new for each start of a training and equal on all its workers.
+      address: address of its dispatcher, grpc://host:port.
+      job: name of the job: new for each start of a training, equal on all its workers.
     """
 
     address: str
@@ -72,13 +72,13 @@ def clip_to_waveform(
 def _contents_to_waveform(
     contents: tf.Tensor, path: tf.Tensor, data_offset: tf.Tensor, num_samples: tf.Tensor
 ) -> tf.Tensor:
-    """As `clip_to_waveform`, from the bytes of a file; the path is for the error."""
+    """Like `clip_to_waveform`, but from the bytes of a file. The error has the path."""
     num_bytes = BYTES_PER_SAMPLE * num_samples
-    whole = tf.debugging.Assert(
+    is_complete = tf.debugging.Assert(
         tf.cast(tf.strings.length(contents), tf.int64) >= data_offset + num_bytes,
-        ["clip is cut off since its header was read:", path],
+        ["clip was cut off after its header was read:", path],
     )
-    with tf.control_dependencies([whole]):
+    with tf.control_dependencies([is_complete]):
         samples = tf.strings.substr(contents, data_offset, num_bytes)
     waveform = tf.io.decode_raw(samples, tf.int16)
     return tf.cast(waveform, tf.float32) * INT16_SCALE
@@ -94,8 +94,8 @@ def waveform_to_log_mel_spectrogram(
     periodic, but symmetric if it has an odd number of samples. The ends are not padded.
 
     Args:
-      waveform: float32 [S] in [-1, 1]. One shorter than a window is padded with zeros
-        to one window; the baseline gives no frames, and then NaN scores.
+      waveform: float32 [S] in [-1, 1]. If it is shorter than a window, it is padded
+        with zeros. The baseline gives no frames for it, and NaN scores.
       hparams: STFT and mel hyperparameters.
       fft_type: FAST_FFT or EXACT_FFT.
 
@@ -112,7 +112,7 @@ def waveform_to_log_mel_spectrogram(
         Tcomplex=COMPLEX_TYPES[fft_type],
     )
     spectrum = tf.cast(spectrum, tf.complex64)
-    # magnitude has shape [T, bins]. tf.abs avoids overflow, which is slower.
+    # magnitude has shape [T, bins]. tf.abs is slower, because it avoids overflow.
     magnitude = tf.sqrt(
         tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
     )
@@ -124,9 +124,9 @@ def waveform_to_log_mel_spectrogram(
 def _windowed_frames(waveform: tf.Tensor, hparams: Hparams) -> tf.Tensor:
     """Frames of a waveform [S] times the window, padded with zeros: [T, fft_length].
 
-    tf.signal.frame is slow if window and hop have no common factor, as 1102 and 441.
-    Here the waveform is cut into rows of one hop. A frame is some consecutive rows, the
-    last one cut off.
+    tf.signal.frame is slow if window and hop have no common factor, such as 1102 and
+    441. This function cuts the waveform into rows of one hop. A frame consists of
+    consecutive rows, and the last row may be cut off.
     """
     window, hop = hparams.stft_window_samples, hparams.stft_hop_samples
     hann = tf.signal.hann_window(window)
@@ -209,9 +209,9 @@ def _examples_of(
     parallel_clips: int = PARALLEL_CLIPS,
     fft_type: tf.DType = FAST_FFT,
 ) -> tf.data.Dataset:
-    """From positions of clips to (position, examples float32 [E, frames, F]).
+    """Maps positions of clips to (position, examples float32 [E, frames, F]).
 
-    Files are read ahead; then the features are computed for several clips in parallel.
+    Files are read ahead. Features are computed for several clips in parallel.
     """
     paths = tf.constant([os.fsencode(path) for path in clips.paths], tf.string)
     data_offsets = tf.constant(clips.data_offsets)
@@ -250,7 +250,7 @@ def clip_order(
 def shuffle_buffer(
     clips: Clips, hparams: Hparams, *, num_shards: int = 1
 ) -> tuple[int, int]:
-    """Examples in a shard's shuffle buffer, and its size in bytes."""
+    """The size of a shard's shuffle buffer, in examples and in bytes."""
     num_examples = int(hparams.num_examples(clips.num_samples).sum())
     buffered = max(1, min(EXAMPLE_SHUFFLE_BUFFER, num_examples // num_shards))
     values = hparams.example_window_frames * hparams.mel_bands
@@ -270,15 +270,15 @@ def train_input(
     """Makes an endless dataset of training batches.
 
     As in the original, each epoch shuffles the list of clips, then the examples across
-    clips. Every example comes once before any comes again. tf.data fuses `shuffle` and
-    `repeat` into one operation: its buffer fills for the next epoch while one ends.
+    clips. Every example comes once per epoch. tf.data fuses `shuffle` and `repeat`:
+    the buffer is filled for the next epoch while the current epoch ends.
 
     Args:
       clips: the N clips to train on, with labels.
       hparams: feature hyperparameters and batch_size.
-      seed: of the order of clips and examples.
+      seed: seed of the order of clips and examples.
       deterministic: whether one seed always gives the same batches.
-      shard: from 0; the part of each epoch's clips for this worker.
+      shard: index of this worker, from 0. It gets a part of the clips of each epoch.
       num_shards: number of workers that share an epoch, all with the same seed. Their
         numbers of clips differ by at most one. Their numbers of examples differ more,
         so one worker may start its next epoch before another.
@@ -289,7 +289,7 @@ def train_input(
       C]). A batch may span two epochs.
 
     Raises:
-      tf.errors.OpError: during iteration, if a clip cannot be read; names the clip.
+      tf.errors.OpError: during iteration, a clip cannot be read; names the clip.
     """
     labels = tf.constant(clips.labels)
 
@@ -313,16 +313,16 @@ def train_input(
 def _served_examples(
     clips: Clips, hparams: Hparams, *, seed: int, service: DataService
 ) -> tf.data.Dataset:
-    """As `_examples_of`, endless, from a data service that several trainers share.
+    """Like `_examples_of`, but endless, from a data service that trainers can share.
 
-    The workers of the service take the clips one by one, every epoch in the same order,
-    and each trainer gets the next one that is ready. So each clip comes once per epoch,
-    but examples of two epochs mix at their border. If a worker of the service dies, the
-    epoch lacks the clips that it had.
+    The workers of the service take the clips one by one, in the same order every epoch.
+    Each trainer gets the next clip that is ready. Each clip comes once per epoch, but
+    examples of two epochs mix at their border. If a worker of the service dies, the
+    clips that it was processing are missing from the epoch.
     """
     order = tf.constant(np.random.default_rng(seed).permutation(len(clips)))
-    # A service can distribute a range number by number. From a `shuffle`, its first
-    # worker would take the whole buffer.
+    # A service can distribute a range one number at a time. With `shuffle`, the first
+    # worker would take all numbers in the buffer.
     positions = tf.data.Dataset.range(ENDLESS).map(
         without_autograph(lambda number: order[number % len(clips)])
     )
@@ -351,13 +351,13 @@ def clip_input(
     Args:
       clips: the N clips.
       hparams: feature hyperparameters.
-      skip_unreadable: whether clips that cannot be read are skipped; otherwise they are
+      skip_unreadable: whether clips that cannot be read are skipped. If not, they raise
         an error that names the clip.
 
     Returns:
       Dataset of (features float32 [B, frames, F], int32 [B] positions of the clips that
-      the examples are from). B is SCORING_BATCH, but less in the last batch. If smaller
-      than CACHE_BYTES, the features are kept in memory between passes.
+      the examples are from). B is SCORING_BATCH, or less in the last batch. Unless
+      clips are skipped, up to CACHE_BYTES of features are kept between passes.
     """
 
     @without_autograph
@@ -383,8 +383,8 @@ def read_batches(dataset: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tenso
     """Yields the batches of a dataset.
 
     Raises:
-      OSError: a clip can no longer be read, which the message names, or a data service
-        failed.
+      OSError: a clip can no longer be read, or a data service failed; the message has
+        TensorFlow's reason.
     """
     try:
         yield from dataset

@@ -3,8 +3,8 @@
     python make_class_map.py < train_curated.csv > class_map.csv
 
 The CSV has the columns `fname,labels`, with several labels comma-separated inside
-quotes, or the older `fname,aso_ids,label`. The class map has a line index,name for each
-label. The file class_map.csv is the class map of FSDKaggle2019, in the order of
+quotes, or the older `fname,aso_ids,label`. The class map has one line index,name for
+each label. The file class_map.csv is the class map of FSDKaggle2019, in the order of
 Kaggle's columns.
 """
 
@@ -16,7 +16,7 @@ from tagger import clips, program
 
 
 def main(argv: Sequence[str]) -> int:
-    """Reads a CSV from stdin, writes a class map to stdout; returns the exit status."""
+    """Writes the class map of the CSV on stdin to stdout; returns the exit status."""
     if argv[1:] or sys.stdin.isatty():
         raise ValueError("expected a CSV on stdin, and no arguments; see --help")
     _, rows = clips.read_rows("stdin", contents=sys.stdin.buffer.read())

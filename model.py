@@ -2,8 +2,8 @@
 
 MobileNet v1 (Howard et al. 2017, https://arxiv.org/abs/1704.04861) as in the DCASE 2019
 Task 2 baseline: the first convolution has 16 channels and stride 1. Layers and
-variables have the names of the original's scopes, which checkpoints contain and users
-type in the warm-start flags.
+variables have the names of the original's scopes. Checkpoints contain these names, and
+the warm-start flags match them.
 
 Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
@@ -52,9 +52,9 @@ def define_model(
     """Builds the network with random weights.
 
     Args:
-      model_name: as of --model.
+      model_name: a name that --model allows.
       num_classes: C.
-      hparams: of features and model.
+      hparams: hyperparameters of features and model.
       mixed_precision: whether convolutions and activations are bfloat16. Variables,
         statistics, pooling and the last layer stay float32.
 
@@ -121,12 +121,12 @@ def load_network(
     hparam_overrides: Mapping[str, Any] | None = None,
     mixed_precision: bool = False,
 ) -> tuple[keras.Model, Hparams]:
-    """Builds the network of a checkpoint, with its weights.
+    """Builds a network and restores its weights from a checkpoint.
 
     Args:
-      prefix: the checkpoint, `.../model.ckpt-N`, of this program's or the original's.
+      prefix: the checkpoint, `.../model.ckpt-N`, of this program or of the original.
       class_names: the C class names that it was trained with.
-      model_name: as of --model.
+      model_name: a name that --model allows.
       hparam_overrides: values that override those of the `hparams.json` beside the
         checkpoint, or the defaults if there is no such file.
       mixed_precision: see `define_model`.
@@ -136,7 +136,7 @@ def load_network(
 
     Raises:
       CheckpointError: the checkpoint cannot be read, or does not fit the network.
-      ValueError: it was trained with other classes, or there is no such model.
+      ValueError: the checkpoint has other classes, or there is no such model.
     """
     hparams = trained_hparams(
         os.path.dirname(prefix),
@@ -157,8 +157,8 @@ def load_network(
 def score_function(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     """Makes a function that applies the network and a sigmoid.
 
-    The sigmoid is in float64. In float32 it is exactly 1 for logits above 16.6, where
-    clips would tie.
+    The sigmoid is in float64. In float32, it is exactly 1 for logits above 16.6, and
+    such scores would tie.
 
     Returns:
       A function from log mel examples, float32 [E, T, F], to scores, float64 [E, C] in
@@ -176,7 +176,7 @@ def clip_scores(
     scores: Callable[[tf.Tensor], tf.Tensor],
     batches: Iterable[tuple[tf.Tensor, tf.Tensor]],
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Scores clips: the mean over the scores of their examples.
+    """Yields the scores of clips: the means of the scores of their examples.
 
     Args:
       scores: from `score_function`.
@@ -201,7 +201,7 @@ def clip_scores(
 
 
 def define_loss(hparams: Hparams) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Sigmoid cross-entropy, the mean over examples and classes.
+    """The loss: sigmoid cross-entropy, averaged over examples and classes.
 
     Labels y are smoothed towards 0.5 (Szegedy et al. 2016): y(1-lsmooth) + 0.5 lsmooth.
 
@@ -209,7 +209,7 @@ def define_loss(hparams: Hparams) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
       A function of labels, float32 [E, C] in {0, 1}, and logits, float32 [E, C], that
       gives a float32 scalar.
     """
-    # Some versions of Keras divide their own mean by the number of replicas.
+    # In some versions, Keras's own mean is divided by the number of replicas.
     per_example = keras.losses.BinaryCrossentropy(
         from_logits=True, label_smoothing=hparams.lsmooth, reduction=None
     )
@@ -219,14 +219,14 @@ def define_loss(hparams: Hparams) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 def define_optimizer(
     hparams: Hparams, *, epoch_num_batches: int
 ) -> keras.optimizers.Optimizer:
-    """Adam (Kingma & Ba 2015) or plain SGD, as the hyperparameter opt says.
+    """The optimizer: Adam (Kingma & Ba 2015), or plain SGD if opt is sgd.
 
     Keras's Adam places epsilon where TensorFlow 1 does, outside the bias correction.
 
     Args:
       hparams: opt, lr, adam_eps, lrdecay and decay_epochs. The learning rate of a step
         is lr * lrdecay ** (step // int(epoch_num_batches * decay_epochs)).
-      epoch_num_batches: batches in an epoch; only lrdecay needs it.
+      epoch_num_batches: batches per epoch; only lrdecay needs it.
     """
     rate = hparams.lr
     if hparams.lrdecay > 0:

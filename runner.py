@@ -3,14 +3,14 @@
 The three modes, in the order in which they are used:
 
 1. `--mode train` learns from a folder of WAV clips and a CSV of their labels. It writes
-   checkpoints and TensorBoard's events into --train_dir.
+   checkpoints and TensorBoard events to --train_dir.
 2. `--mode eval`, at the same time or later, scores every checkpoint in --train_dir on
-   labelled clips. It writes lwlrap per class and overall into --eval_dir.
+   labelled clips. It writes the lwlrap of each class and overall to --eval_dir.
 3. `--mode inference` scores a folder of clips with a checkpoint. It writes a CSV in
    Kaggle's format.
 
-`--flagfile FILE` reads flags from a file, one per line. An error is reported on stderr
-in one line, or one line per problem, and the exit status is 1.
+`--flagfile FILE` reads flags from a file, one per line. Errors are reported on stderr,
+one line for each problem, and the exit status is 1.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ flags.DEFINE_string(
     "hparams",
     "",
     "Hyperparameters as name=value,name=value; see docs/reference.md.",
-    allow_overwrite=False,  # The first ones would be lost.
+    allow_overwrite=False,  # A second flag would replace the first.
 )
 flags.DEFINE_string("class_map_path", "", "CSV of index,name lines, one per class.")
 flags.DEFINE_bool(
@@ -56,7 +56,7 @@ flags.DEFINE_bool(
 flags.DEFINE_string(
     "train_dir",
     "",
-    "Folder of checkpoints and TensorBoard's events; training resumes from its newest "
+    "Folder of checkpoints and TensorBoard events; training resumes from its newest "
     "checkpoint.",
 )
 
@@ -68,59 +68,58 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
     "epoch_num_batches",
     0,
-    "Batches in an epoch, for lrdecay; 0: count them from the WAV headers.",
+    "Batches per epoch, for lrdecay; 0: computed from the WAV headers.",
     lower_bound=0,
 )
 flags.DEFINE_string(
     "warmstart_checkpoint",
     "",
-    "model.ckpt-N, or a train_dir (its newest), to take weights from; with --hparams "
-    "warmstart=1.",
+    "Checkpoint to take weights from: model.ckpt-N, or a train_dir for its newest one. "
+    "Needs --hparams warmstart=1.",
 )
 flags.DEFINE_list(
     "warmstart_include_scopes",
     [],
-    "Regular expressions, matched from the start of variables' names: the variables to "
-    "warm-start. Empty: all.",
+    "Variables to warm-start: regular expressions, matched from the start of their "
+    "names. Empty: all.",
 )
 flags.DEFINE_list(
     "warmstart_exclude_scopes",
     [],
-    "Likewise, the variables not to warm-start, of those included. Empty: none.",
+    "Included variables not to warm-start, in the same form. Empty: none.",
 )
 flags.DEFINE_integer(
     "max_steps",
     0,
-    "Stop after this number of steps (batches) in all; 0: 1000 passes over the data.",
+    "Total number of steps (batches) to train; 0: 1000 passes over the data.",
     lower_bound=0,
 )
 flags.DEFINE_integer(
     "checkpoint_steps",
     100,
-    "Steps from one checkpoint to the next; there is one at step 0 and one at the end.",
+    "Steps between checkpoints. Checkpoints are also saved at step 0 and at the end.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
-    "summary_steps", 10, "Steps from one TensorBoard value to the next.", lower_bound=1
+    "summary_steps", 10, "Steps between values in TensorBoard.", lower_bound=1
 )
 flags.DEFINE_integer(
     "seed",
     None,
-    "Runs with one seed give the same losses and weights on one machine.",
+    "Seed. Runs with the same seed give the same losses and weights on one machine.",
     lower_bound=0,
     upper_bound=hparams_lib.MAX_SEED - 1,
 )
 flags.DEFINE_list(
     "devices",
     [],
-    "Devices that train together, such as GPU:0,GPU:1. Empty: all GPUs, or else the "
-    "CPU.",
+    "Devices that train together, such as GPU:0,GPU:1. Empty: all GPUs, or the CPU.",
 )
 flags.DEFINE_string(
     "data_service",
     "",
-    "grpc://host:port of a tf.data service's dispatcher (tools.data_service), whose "
-    "workers compute the features. Empty: computed here.",
+    "grpc://host:port of the dispatcher of a tf.data service (tools.data_service) that "
+    "computes the features. Empty: this process computes them.",
 )
 
 # Eval.
@@ -128,14 +127,14 @@ flags.DEFINE_string("eval_clip_dir", "", "Folder of the WAV clips to evaluate on
 flags.DEFINE_string(
     "eval_csv_path", "", "CSV of the clips to evaluate on and their labels."
 )
-flags.DEFINE_string("eval_dir", "", "Folder for the results and TensorBoard's events.")
+flags.DEFINE_string("eval_dir", "", "Folder for the results and TensorBoard events.")
 flags.DEFINE_integer(
     "eval_every_k", 1, "Evaluate every k-th checkpoint.", lower_bound=1
 )
 flags.DEFINE_string(
     "eval_shard",
     "0/1",
-    "i/n: this evaluator takes every n-th checkpoint, i from 0 to n-1.",
+    "i/n: evaluate only part i of n, i from 0 to n-1: every n-th checkpoint.",
 )
 flags.DEFINE_integer(
     "eval_timeout_secs",
@@ -146,18 +145,19 @@ flags.DEFINE_integer(
 )
 
 # Inference.
-flags.DEFINE_string("inference_clip_dir", "", "Folder whose *.wav clips to score.")
+flags.DEFINE_string("inference_clip_dir", "", "Folder of the *.wav clips to score.")
 flags.DEFINE_list(
     "inference_checkpoint",
     [],
-    "model.ckpt-N, or a train_dir (its newest); the scores of several are averaged.",
+    "Checkpoint to use: model.ckpt-N, or a train_dir for its newest one. The scores of "
+    "several, separated by commas, are averaged.",
 )
 flags.DEFINE_string("predictions_csv_path", "", "CSV to write the scores to.")
 flags.DEFINE_string(
     "inference_shard",
     "0/1",
-    "i/n: score every n-th clip only, i from 0 to n-1, into X-i-of-n.csv; "
-    "tools.join_predictions joins the parts.",
+    "i/n: score only part i of n, i from 0 to n-1: every n-th clip. The CSV is named "
+    "X-i-of-n.csv; tools.join_predictions joins the parts.",
 )
 
 REQUIRED = {
@@ -230,7 +230,7 @@ def _parse_shard(text: str) -> tuple[int, int]:
     return int(shard), int(num_shards)
 
 
-# What the modes take where it is not the flag's own value.
+# Functions that convert the values of flags to the values that the modes use.
 PARSERS: Mapping[str, Callable[[str], Any]] = {
     "hparams": hparams_lib.parse_overrides,
     "eval_shard": _parse_shard,
@@ -239,10 +239,10 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
 
 
 def check_flags() -> None:
-    """Checks what can be known before any file is read and TensorFlow is imported.
+    """Checks the flags, before any file is read and before TensorFlow is imported.
 
     Raises:
-      ValueError: flags are missing or contradict each other; names them.
+      ValueError: flags are missing or contradict each other; the message names them.
     """
     if FLAGS.mode is None:
         raise ValueError(
@@ -262,9 +262,9 @@ def check_flags() -> None:
 
 
 def make_options(options_class: type[Options]) -> Options:
-    """The flags of a mode as the mode takes them.
+    """The options of a mode, from its flags.
 
-    Flags that were given but belong to other modes are reported on stderr.
+    Flags of other modes are reported on stderr.
 
     Args:
       options_class: a dataclass whose fields have the names of flags.
@@ -305,8 +305,8 @@ def run_inference() -> int:
     problems = inference.predict(make_options(inference.Options))
     if problems:
         print(
-            f"error: {counted(len(problems), 'clip')} could not be read, with the "
-            f"score 0 in every class:",
+            f"error: {counted(len(problems), 'clip')} could not be read; all scores of "
+            f"these clips are 0:",
             *problems,
             sep="\n",
             file=sys.stderr,
@@ -315,10 +315,10 @@ def run_inference() -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the mode that the flags ask for; returns the exit status.
+    """Runs the mode that --mode selects; returns the exit status.
 
     Raises:
-      ValueError, OSError, FloatingPointError: what cannot be used, and what to do.
+      ValueError, OSError, FloatingPointError: the mode failed; the message says why.
     """
     program.check_no_arguments(argv)
     check_flags()
