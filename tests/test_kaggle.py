@@ -188,7 +188,7 @@ def test_checkpoints_of_all_data_sets_are_used_once(inputs):
         (lambda i: shutil.rmtree(i.tagger / "checkpoint_1"), r"model\.ckpt-"),
         (lambda i: (i.tagger / "runner.py").unlink(), r"runner\.py"),
         (lambda i: shutil.rmtree(i.competition), kernel.SAMPLE),
-        (lambda i: write(i.competition / kernel.SAMPLE), ""),
+        (lambda i: write(i.competition / kernel.SAMPLE), "."),
         (lambda i: write(i.competition / kernel.SAMPLE, "fname,A,C"), " B, C"),
         (lambda i: write(i.competition / kernel.SAMPLE, "fname,A,B,B"), r"\(3\)"),
     ],
