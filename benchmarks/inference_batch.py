@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from train_step import torch_network  # noqa: E402
 
 import model  # noqa: E402
+from tagger import layers  # noqa: E402
 from tagger.hparams import Hparams  # noqa: E402
 
 BATCH, CLASSES = 64, 10
@@ -42,7 +43,7 @@ def onnx_session(network: keras.Model) -> onnxruntime.InferenceSession:
     value = "features"
     size = [100, 96]
     for layer in network.layers:
-        if not isinstance(layer, model.Convolution):
+        if not isinstance(layer, layers.Convolution):
             continue
         scope, stride = layer.name, layer.stride
         scale, shift = (part.numpy() for part in layer.batch_norm.scale_and_shift())

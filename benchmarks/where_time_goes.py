@@ -23,6 +23,7 @@ import tensorflow as tf  # noqa: E402
 
 import model  # noqa: E402
 import train  # noqa: E402
+from tagger import layers  # noqa: E402
 from tagger.hparams import Hparams  # noqa: E402
 
 BATCH, CLASSES = 64, 10
@@ -31,7 +32,7 @@ GIGA = 1e9
 
 
 def layer_operations(
-    layer: model.Convolution, size: tuple[int, int]
+    layer: layers.Convolution, size: tuple[int, int]
 ) -> tuple[dict[str, tuple[functools.partial, float]], tuple[int, int]]:
     """The operations of one convolution's layer in a training step.
 
@@ -142,7 +143,7 @@ def main() -> None:
     scoring = median_seconds(lambda: score(features).numpy(), rounds)
     seconds, gflops, size = {}, {}, (100, 96)
     for layer in trainer.network.layers:
-        if not isinstance(layer, model.Convolution):
+        if not isinstance(layer, layers.Convolution):
             continue
         operations, size = layer_operations(layer, size)
         for kind, (run, gflop) in operations.items():

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the two acts of the published recipe bring, on a small set:
+# What the two stages of the published recipe gain, on a small set:
 #
 #   recipes/noisy_then_clean.sh DATA OUT
 #
@@ -37,7 +37,7 @@ PYTHON
 # Batch norm's moving averages start anew in every run, so that short runs need them
 # to move faster than the default does.
 common=batch_size=32,bndecay=0.97,global_pool=max
-second_act=lr=3e-3,lrdecay=0.94,dropout=0.6,lsmooth=0.1
+second_stage=lr=3e-3,lrdecay=0.94,dropout=0.6,lsmooth=0.1
 
 run() {
   local name=$1 steps=$2 csv=$3 hparams=$4
@@ -58,7 +58,7 @@ run() {
 run noisy "$noisy_steps" "$out/train2_noisy.csv" \
   "$common,lr=1e-3,dropout=0.8,lsmooth=0.3"
 run noisy_then_clean "$clean_steps" "$data/train2.csv" \
-  "$common,$second_act,warmstart=1" \
+  "$common,$second_stage,warmstart=1" \
   --warmstart_checkpoint "$out/noisy/model.ckpt-$noisy_steps"
-run clean_alone "$((noisy_steps + clean_steps))" "$data/train2.csv" "$common,$second_act"
+run clean_alone "$((noisy_steps + clean_steps))" "$data/train2.csv" "$common,$second_stage"
 cat "$out/results.txt"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The published baseline in two acts, then a submission.
+# Trains the published baseline on the noisy, then on the curated set; then a submission.
 #
-#   recipes/published_baseline.sh DATA OUT      the real thing: many hours
+#   recipes/published_baseline.sh DATA OUT      the whole recipe: many hours
 #   recipes/published_baseline.sh --smoke OUT   a few steps on synthetic clips
 #
 # DATA holds the unzipped data set: train_noisy.csv, train_noisy/, train_curated.csv,
 # train_curated/ and test/. All checkpoints and OUT/submission.csv go to OUT. Run it
-# again after a stop, and it goes on where it was.
+# again after a stop to resume.
 #
 # PYTHON=... chooses another Python than that of .venv, which `make` sets up.
-# On a Tesla V100 the original took about 3 hours for the first act and 5 for the
-# second, and reached an lwlrap of 0.546 on the whole test set.
+# On a Tesla V100 the original took about 3 hours for the noisy set and 5 for the
+# curated set, and reached an lwlrap of 0.546 on the whole test set.
 set -euo pipefail
 
 if [[ $# -ne 2 ]]; then
@@ -24,7 +24,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$here/.venv/bin/python}
 class_map=$here/class_map.csv
 
-# Act one: 10 epochs of 9,148 batches. Act two: 100 epochs of 1,217 batches.
+# Noisy set: 10 epochs of 9,148 batches. Curated set: 100 epochs of 1,217 batches.
 noisy_steps=91480
 curated_steps=121700
 checkpoint_steps=1000 # 40 MB each: 9 GB in all
@@ -55,7 +55,7 @@ train() {
     --checkpoint_steps "$checkpoint_steps" --seed 1 "$@"
 }
 
-echo "Act one: noisy labels" >&2
+echo "Noisy set" >&2
 train \
   --train_clip_dir "$data/train_noisy" \
   --train_csv_path "$data/train_noisy.csv" \
@@ -63,7 +63,7 @@ train \
   --max_steps "$noisy_steps" \
   --hparams "batch_size=$batch_size,lr=1e-4,dropout=0.8,lsmooth=0.3,global_pool=max"
 
-echo "Act two: curated labels, from the weights of act one" >&2
+echo "Curated set, from the weights of the noisy run" >&2
 train \
   --train_clip_dir "$data/train_curated" \
   --train_csv_path "$data/train_curated.csv" \

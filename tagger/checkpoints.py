@@ -385,7 +385,7 @@ def _matching(names: Iterable[str], scopes: Sequence[str], flag: str) -> set[str
     for scope in scopes:
         try:
             found = {name for name in names if re.match(scope, name)}
-        except re.error as error:
+        except (re.error, OverflowError) as error:
             raise ValueError(
                 f"{flag}: '{scope}' is not a regular expression: {error}"
             ) from None

@@ -4,20 +4,18 @@ Flags are absl's: `--help` lists a program's own, `--helpfull` all, and `--flagf
 reads them from a file.
 """
 
+import functools
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from absl import app, flags, logging
 
 from tagger import signals
 
 
-def run(
-    main: Callable[[list[str]], int], argv: Sequence[str] | None = None
-) -> NoReturn:
+def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> None:
     """Parses the flags, calls main, and exits.
 
     A ValueError, FloatingPointError or OSError that main raises is printed to stderr,
@@ -31,24 +29,23 @@ def run(
     Raises:
       SystemExit: always.
     """
+    app.run(functools.partial(_report_errors, main), argv and list(argv))
 
-    def report_errors(rest: list[str]) -> int:
-        if not flags.FLAGS["verbosity"].present:
-            # absl's own default, INFO, lists every detail of what TensorFlow saves.
-            logging.set_verbosity(logging.WARNING)
-        try:
-            with signals.handler(signals.leave, [signal.SIGTERM]):
-                return main(rest)
-        except (ValueError, FloatingPointError, OSError) as error:
-            for line in str(error).splitlines():
-                print(f"error: {line}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("\nstopped by SIGINT", file=sys.stderr)
-            return signals.exit_status(signal.SIGINT)
 
-    app.run(report_errors, argv if argv is None else list(argv))
-    raise SystemExit  # app.run has exited.
+def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
+    if not flags.FLAGS["verbosity"].present:
+        # absl's own default, INFO, lists every detail of what TensorFlow saves.
+        logging.set_verbosity(logging.WARNING)
+    try:
+        with signals.handler(signals.leave, [signal.SIGTERM]):
+            return main(argv)
+    except (ValueError, FloatingPointError, OSError) as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped by SIGINT", file=sys.stderr)
+        return signals.exit_status(signal.SIGINT)
 
 
 def check_no_arguments(argv: Sequence[str]) -> None:

@@ -91,12 +91,22 @@ class Trainer:
         prefixes = checkpoints.list_checkpoints(train_dir)
         for prefix in reversed(prefixes):
             try:
-                checkpoints.restore_training(prefix, self.network, self.optimizer)
-                return prefix
+                missing = checkpoints.restore_training(
+                    prefix, self.network, self.optimizer
+                )
             except checkpoints.UnreadableError as error:
                 if prefix == prefixes[0]:
                     raise
                 print(f"warning: {error}; trying the one before", file=sys.stderr)
+                continue
+            if missing:
+                print(
+                    f"warning: {prefix} lacks {len(missing)} variables of the "
+                    f"optimizer, which start at 0; the first steps may be larger than "
+                    f"lr says",
+                    file=sys.stderr,
+                )
+            return prefix
         raise checkpoints.CheckpointError(f"there is no checkpoint in {train_dir}")
 
     def warm_start(

@@ -14,6 +14,8 @@ from tagger import checkpoints
 from tagger.checkpoints import CheckpointError, UnreadableError
 from tagger.hparams import Hparams
 
+pytestmark = pytest.mark.usefixtures("whole_network")
+
 
 def variables_of(**values) -> dict[str, tf.Variable]:
     variables = {name.replace("__", "/"): tf.Variable(v) for name, v in values.items()}
@@ -121,7 +123,7 @@ def test_checkpoints_are_listed_by_number_and_only_if_whole(tmp_path):
     names = [os.path.basename(p) for p in checkpoints.list_checkpoints(tmp_path)]
     assert names == ["model.ckpt-3", "model.ckpt-20", "model.ckpt-100"]
     assert checkpoints.list_checkpoints(tmp_path / "none") == []
-    checkpoints.delete_unfinished(tmp_path)
+    checkpoints._delete_unfinished(tmp_path)
     assert not (tmp_path / ".saving-6-1").exists()
 
 
@@ -302,7 +304,7 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     (tmp_path / ".saving-3-1234").mkdir()
     for name in (".checkpoint.abc.tmp", ".hparams.json.abc.tmp", "checkpoint"):
         (tmp_path / name).touch()
-    checkpoints.delete_unfinished(tmp_path)
+    checkpoints._delete_unfinished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import wav_corpus
-from conftest import ROOT, write_wav
+from helpers import ROOT, write_wav
 from wav_corpus import INVALID, SAMPLES, VALID, VALID_LENGTHS
 
 from tagger import clips, wav

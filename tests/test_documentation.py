@@ -3,11 +3,14 @@
 import re
 
 import numpy as np
-from conftest import section_of
+import pytest
+from helpers import section_of
 
 import model
 from tagger import checkpoints
 from tagger.hparams import Hparams
+
+pytestmark = pytest.mark.usefixtures("whole_network")
 
 
 def test_the_python_examples(dataset, tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ALT_HPARAMS, GOLDEN, write_wav
+from helpers import ALT_HPARAMS, GOLDEN, write_wav
 
 import inputs
 from tagger import clips as clips_lib

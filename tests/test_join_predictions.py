@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from conftest import run_main
+from helpers import run_main
 
 from tools import join_predictions
 

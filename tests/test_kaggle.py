@@ -6,7 +6,7 @@ import shutil
 import types
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from tagger.hparams import Hparams, parse_hparams
 
@@ -110,7 +110,7 @@ def test_a_checkpoint_of_the_original_is_packed_with_its_hyperparameters(
     ("options", "message"),
     [
         ({"class_map_path": "none.csv"}, "--class_map_path: .*none.csv"),
-        ({"class_map_path": str(ROOT / "class_map.csv")}, "--class_map_path: .* 80 "),
+        ({"class_map_path": str(ROOT / "class_map.csv")}, "--class_map_path: "),
         ({"hparams": "bn=2"}, "bn must be 0 or 1"),
         ({"hparams": "bn=0"}, "Conv/biases"),
     ],

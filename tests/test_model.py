@@ -6,13 +6,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import GOLDEN, seeded_weights
+from helpers import GOLDEN, seeded_weights
 
 import model
-from tagger import checkpoints
+from tagger import checkpoints, layers
 from tagger.hparams import Hparams, parse_hparams
 
 # Layer, activation shape, weights and multiplies as the baseline's document lists them.
+pytestmark = pytest.mark.usefixtures("whole_network")
 PUBLISHED = [
     ("C(3x3, 16, 1)", (100, 96, 16), "144", "1.4M"),
     ("SC(3x3, 64, 1)", (100, 96, 64), "1.2K", "11.2M"),
@@ -54,7 +55,7 @@ def rounded(value: int) -> str:
 def test_every_row_of_the_published_table(network):
     rows, totals, pending = [], [0, 0], [0, 0]
     for layer in network.layers:
-        if not isinstance(layer, model.Convolution):
+        if not isinstance(layer, layers.Convolution):
             continue
         shape = layer.output.shape[1:]
         weights = math.prod(layer.kernel.shape)
@@ -125,7 +126,7 @@ def test_a_keras_file_comes_back(tmp_path):
 
 @pytest.mark.parametrize("part", ["layer", "batch_norm"])
 def test_frozen_batch_norm_uses_its_moving_averages_and_keeps_them(part):
-    layer = model.Convolution(depth=4, decay=0.5, epsilon=0.001)
+    layer = layers.Convolution(depth=4, decay=0.5, epsilon=0.001)
     features = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("f4")
     expected = layer(features)
     (layer if part == "layer" else layer.batch_norm).trainable = False
@@ -227,7 +228,7 @@ def test_initial_weights():
 
 
 def test_batch_norm_moves_its_averages_by_the_unbiased_variance():
-    layer = model.Convolution(depth=4, decay=0.75, epsilon=0.001)
+    layer = layers.Convolution(depth=4, decay=0.75, epsilon=0.001)
     features = tf.random.stateless_normal([2, 12, 8, 1], [0, 1])
     layer(features, training=True)
     net = tf.nn.conv2d(features, layer.kernel.value, 1, "SAME").numpy()

@@ -4,7 +4,7 @@ import io
 import re
 
 import pytest
-from conftest import SMALL_HPARAMS, run_main
+from helpers import SMALL_HPARAMS, run_main
 
 from tagger import progress
 
@@ -69,7 +69,7 @@ def test_training_to_a_terminal(dataset, tmp_path, attach):
     # The bar shows each step; a line of every tenth remains.
     assert re.findall(r"(?:^|\r)step (\d+): loss", screen, re.MULTILINE) == ["10"]
     assert "checking WAV headers" in screen
-    assert "done at step 11; checkpoint model.ckpt-11" in screen.splitlines()[-2]
+    assert "done at step 11; checkpoint model.ckpt-11" in screen.splitlines()[-1]
 
 
 def test_results_to_a_file_have_every_step(dataset, tmp_path, attach, capsys):

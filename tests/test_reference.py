@@ -10,7 +10,7 @@ import wave
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ALT_HPARAMS, run_main, seeded_weights
+from helpers import ALT_HPARAMS, run_main, seeded_weights
 
 import inputs
 import model
@@ -18,6 +18,7 @@ from tagger import checkpoints, clips, wav
 from tagger.hparams import Hparams, parse_hparams
 
 ESC10_VARIABLE = "TAGGER_ESC10_DIR"
+pytestmark = pytest.mark.usefixtures("whole_network")
 NOISY = ("noise", "silence", "square", "one_", "hop_")  # Without bands near the offset.
 
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 import wav_corpus
-from conftest import ROOT, run_main, table_of_page
+from helpers import ROOT, run_main, table_of_page
 
 import evaluation
 import inference

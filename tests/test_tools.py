@@ -8,7 +8,7 @@ import wave
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 import make_class_map
 from tools import make_demo_data, make_validation_split

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 
-from conftest import PROGRAM_ENVIRONMENT, program_command
+from helpers import PROGRAM_ENVIRONMENT, program_command
 
 HANG_SECONDS = 300  # No process of the tests takes so long.
 POLL_SECONDS = 0.02

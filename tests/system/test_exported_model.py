@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import SMALL_HPARAMS, run_main, run_program, section_of, write_wav
+from helpers import SMALL_HPARAMS, run_main, run_program, section_of, write_wav
 from test_export_model import varied_network
 
 from tagger import checkpoints

@@ -12,7 +12,7 @@ import subprocess
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SMALL_HPARAMS, run_main
+from helpers import SMALL_HPARAMS, run_main
 
 from tagger import checkpoints
 

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import SMALL_HPARAMS, run_main, run_program, write_wav
+from helpers import SMALL_HPARAMS, run_main, run_program, write_wav
 from test_kaggle import kernel
 
 PRIVATE_CLIPS = 3361  # of the private test set

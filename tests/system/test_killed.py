@@ -14,7 +14,7 @@ import signal
 
 import pytest
 import tensorflow as tf
-from conftest import SMALL_HPARAMS
+from helpers import SMALL_HPARAMS
 from processes import Process
 
 from tagger import checkpoints
@@ -136,7 +136,7 @@ def many_checkpoints(trained, tmp_path_factory) -> pathlib.Path:
     shutil.copy(trained / "hparams.json", folder)
     for step in range(1, CHECKPOINTS + 1):
         for suffix in (checkpoints.DATA_SUFFIX, checkpoints.INDEX_SUFFIX):
-            source = trained / f"model.ckpt-5{suffix}"
+            source = trained / f"model.ckpt-2{suffix}"
             (folder / f"model.ckpt-{step}{suffix}").hardlink_to(source)
     return folder
 

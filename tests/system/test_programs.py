@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, run_program
+from helpers import ROOT, run_program
 
 import runner
 from tagger import signals

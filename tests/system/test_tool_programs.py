@@ -4,7 +4,7 @@ import re
 import subprocess
 
 import pytest
-from conftest import (
+from helpers import (
     PROGRAM_ENVIRONMENT,
     ROOT,
     program_command,

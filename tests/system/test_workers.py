@@ -7,7 +7,7 @@ import signal
 import socket
 
 import pytest
-from conftest import SMALL_HPARAMS, free_ports, run_main
+from helpers import SMALL_HPARAMS, free_ports, run_main
 from processes import Process
 
 from tagger import checkpoints

@@ -1,0 +1,218 @@
+"""The layers of the network, which compute what the original's do.
+
+Each has a name that is the original's scope, and variables with the original's names.
+
+Letters for shapes: E examples, T frames, F mel bands, C classes.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+KERNEL_SIZE = 3  # height and width of all convolutions but the pointwise ones
+serializable = keras.saving.register_keras_serializable(package="audio_tagger")
+
+
+def _initializer(stddev: float) -> keras.Initializer:
+    """Truncated normal; if stddev is 0, Xavier uniform (Glorot & Bengio 2010)."""
+    if stddev > 0:
+        return keras.initializers.TruncatedNormal(stddev=stddev)
+    return keras.initializers.GlorotUniform()
+
+
+@serializable
+class Convolution(keras.layers.Layer):
+    """A convolution, then batch norm or biases, then ReLU.
+
+    This is one layer, so that its name is the original's scope, and so that batch norm
+    can be multiplied into the kernel in inference, which saves time.
+
+    Args:
+      depth: output channels; a depthwise convolution keeps the channels of its input.
+      depthwise: whether each channel is convolved separately.
+      kernel_size: height and width.
+      stride: in both directions.
+      batch_norm: whether to use batch norm; otherwise biases.
+      decay, epsilon: of `BatchNorm`.
+      init_stddev: standard deviation of the initial weights; 0: Xavier uniform.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int | None = None,
+        depthwise: bool = False,
+        kernel_size: int = KERNEL_SIZE,
+        stride: int = 1,
+        batch_norm: bool = True,
+        decay: float,
+        epsilon: float,
+        init_stddev: float = 0.0,
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        self.depth = depth
+        self.depthwise = depthwise
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.decay = decay
+        self.epsilon = epsilon
+        self.init_stddev = init_stddev
+        self.batch_norm = None
+        if batch_norm:
+            self.batch_norm = BatchNorm(
+                decay=decay, epsilon=epsilon, trainable=self.trainable, name="BatchNorm"
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        own = "depth", "depthwise", "kernel_size", "stride", "decay", "epsilon"
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in (*own, "init_stddev")},
+            "batch_norm": self.batch_norm is not None,
+        }
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Creates the variables for activations [E, T, F, channels]."""
+        in_channels, size = input_shape[-1], self.kernel_size
+        channels = self.depth or in_channels
+        self.kernel = self.add_weight(
+            name="depthwise_weights" if self.depthwise else "weights",
+            shape=(size, size, in_channels, 1 if self.depthwise else channels),
+            initializer=_initializer(self.init_stddev),
+            autocast=False,  # Batch norm is multiplied into it in float32.
+        )
+        if self.batch_norm:
+            self.batch_norm.build((*input_shape[:-1], channels))
+        else:
+            self.biases = self.add_weight(
+                name="biases", shape=(channels,), initializer="zeros"
+            )
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple:
+        """[E, T, F, channels] to [E, T/stride, F/stride, depth], rounded up."""
+        examples, height, width, channels = input_shape
+        height, width = -(-height // self.stride), -(-width // self.stride)
+        return examples, height, width, self.depth or channels
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Applies the layer.
+
+        Args:
+          inputs: [E, T, F, channels].
+          training: whether batch norm uses the statistics of the batch and updates its
+            moving averages. A layer that is not trainable always uses the averages.
+
+        Returns:
+          [E, T/stride, F/stride, depth], rounded up.
+        """
+        net = tf.cast(inputs, self.compute_dtype)
+        kernel = tf.convert_to_tensor(self.kernel)
+        if not self.batch_norm:
+            net = self._convolve(net, kernel)
+            net = tf.nn.bias_add(net, tf.cast(self.biases, net.dtype))
+        elif training and self.batch_norm.trainable:
+            net = self.batch_norm(self._convolve(net, kernel))
+        else:
+            scale, shift = self.batch_norm.scale_and_shift()
+            # A depthwise kernel has shape [height, width, channels, 1].
+            scale = scale[:, tf.newaxis] if self.depthwise else scale
+            net = self._convolve(net, kernel * scale)
+            net = tf.nn.bias_add(net, tf.cast(shift, net.dtype))
+        return tf.nn.relu(net)
+
+    def _convolve(self, net: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        convolve = tf.nn.depthwise_conv2d if self.depthwise else tf.nn.conv2d
+        strides = [1, self.stride, self.stride, 1]
+        return convolve(net, tf.cast(kernel, net.dtype), strides, padding="SAME")
+
+
+class BatchNorm(keras.layers.Layer):
+    """Batch norm (Ioffe & Szegedy 2015) by TensorFlow's fused operation.
+
+    keras.layers.BatchNormalization does not use this operation, which is faster on a
+    CPU, and it keeps the biased variance. As in the original, the moving variance here
+    is that of the unbiased variances of the batches, which the operation returns.
+
+    Args:
+      decay: of the moving averages, per step.
+      epsilon: added to the variance.
+    """
+
+    def __init__(self, *, decay: float, epsilon: float, **kwargs):
+        # The variables stay float32 if the activations are bfloat16.
+        super().__init__(autocast=False, **kwargs)
+        self.decay = decay
+        self.epsilon = epsilon
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Creates the variables for activations [E, T, F, channels]."""
+        add = functools.partial(
+            self.add_weight, shape=(input_shape[-1],), autocast=False
+        )
+        self.gamma = add(name="gamma", initializer="ones")
+        self.beta = add(name="beta", initializer="zeros")
+        # Each replica of a tf.distribute strategy has its own averages.
+        add = functools.partial(add, trainable=False)
+        self.moving_mean = add(name="moving_mean", initializer="zeros")
+        self.moving_variance = add(name="moving_variance", initializer="ones")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Normalises by the statistics of the batch and updates the moving averages."""
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.convert_to_tensor(self.gamma),
+            offset=tf.convert_to_tensor(self.beta),
+            mean=[],
+            variance=[],
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        averages = (self.moving_mean, self.moving_variance)
+        for moving, value in zip(averages, (mean, variance), strict=True):
+            moving.assign_sub((moving - value) * (1 - self.decay))
+        return outputs
+
+    def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """The scale and the shift per channel that the moving averages give."""
+        scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
+        return scale, self.beta - self.moving_mean * scale
+
+
+@serializable
+class FullyConnected(keras.layers.Layer):
+    """keras.layers.Dense with the names weights and biases for its variables.
+
+    Args:
+      units: C.
+      init_stddev: standard deviation of the initial weights; 0: Xavier uniform.
+    """
+
+    def __init__(self, units: int, *, init_stddev: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.init_stddev = init_stddev
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        own = {"units": self.units, "init_stddev": self.init_stddev}
+        return {**super().get_config(), **own}
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Creates the variables for inputs [E, features]."""
+        self.kernel = self.add_weight(
+            name="weights",
+            shape=(input_shape[-1], self.units),
+            initializer=_initializer(self.init_stddev),
+        )
+        self.biases = self.add_weight(
+            name="biases", shape=(self.units,), initializer="zeros"
+        )
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """[E, features] to [E, C]."""
+        return tf.nn.bias_add(tf.matmul(inputs, self.kernel), self.biases)

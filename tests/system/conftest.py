@@ -1,0 +1,28 @@
+"""The processes here have the whole network, and so has what they work on."""
+
+import pathlib
+
+import pytest
+from helpers import SMALL_HPARAMS, run_main
+
+import model
+
+WHOLE_NETWORK = model.MOBILENET_V1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole(whole_network):
+    """Each test has the whole network."""
+
+
+@pytest.fixture(scope="session")
+def trained(dataset, tmp_path_factory) -> pathlib.Path:
+    """A train_dir with checkpoints 0 and 2 of a seeded run; not to be changed."""
+    train_dir = tmp_path_factory.mktemp("trained") / "run"
+    flags = dataset.train_flags(
+        train_dir, hparams=SMALL_HPARAMS, max_steps=2, checkpoint_steps=2, seed=3
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "MOBILENET_V1", WHOLE_NETWORK)
+        assert run_main(flags) == 0
+    return train_dir

@@ -1,0 +1,153 @@
+"""Training on a tf.data service: which clips come in an epoch, resuming, and errors."""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import pathlib
+import signal
+import socket
+
+import numpy as np
+import pytest
+from helpers import SMALL_HPARAMS, free_ports, run_main
+from processes import Process
+
+import inputs
+from tagger import checkpoints, clips, wav
+from tagger.hparams import parse_hparams
+
+STEPS_FETCHED_AHEAD = 35  # at most: two epochs and a half
+
+
+def start_server(folder: pathlib.Path, name: str, *arguments: object) -> Process:
+    return Process(folder, name, "tools.data_service", *arguments)
+
+
+def start_worker(folder: pathlib.Path, name: str, address: str) -> Process:
+    own = ("--port=0", "--host=localhost")
+    return start_server(folder, name, "worker", f"--dispatcher={address}", *own)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """The address of a dispatcher with two workers."""
+    folder = tmp_path_factory.mktemp("service")
+    (port,) = free_ports(1)
+    address = f"localhost:{port}"
+    with (
+        start_server(folder, "dispatcher", "dispatcher", f"--port={port}"),
+        start_worker(folder, "worker1", address) as worker1,
+        start_worker(folder, "worker2", address) as worker2,
+    ):
+        for worker in (worker1, worker2):
+            assert worker.wait_for("worker is ready"), worker.err
+        yield f"grpc://{address}"
+
+
+@pytest.mark.parametrize("num_trainers", [1, 2])
+def test_each_clip_comes_once_per_epoch(dataset, service, monkeypatch, num_trainers):
+    """Of streams that end after one epoch, two and three."""
+    paths = [str(path) for path in sorted(dataset.clip_dir.iterdir())]
+    table = clips.make_clips(
+        paths, wav.read_wav_headers(paths), np.eye(len(paths), dtype=np.float32)
+    )
+    hparams = dataclasses.replace(parse_hparams(SMALL_HPARAMS), batch_size=1)
+    per_clip = hparams.num_examples(table.num_samples)
+    for num_epochs in (1, 2, 3):
+        monkeypatch.setattr(inputs, "ENDLESS", num_epochs * len(paths))
+        job = f"{num_epochs}-for-{num_trainers}"
+        streams = [
+            inputs.train_input(
+                table,
+                hparams,
+                seed=1,
+                shard=shard,
+                num_shards=num_trainers,
+                data_service=inputs.DataService(service, job),
+            )
+            for shard in range(num_trainers)
+        ]
+        found = collections.Counter()
+        for batches in itertools.zip_longest(*streams):  # Trainers draw in turn.
+            for _, labels in filter(None, batches):
+                found.update(labels.numpy().argmax(axis=1).tolist())
+        assert found == {clip: num_epochs * n for clip, n in enumerate(per_clip)}
+
+
+def test_training_and_resuming(dataset, service, tmp_path, capsys):
+    for step in (2, 4):
+        flags = dataset.train_flags(
+            tmp_path, hparams=SMALL_HPARAMS, max_steps=step, data_service=service
+        )
+        assert run_main(flags) == 0
+    assert f"resuming from {tmp_path}/model.ckpt-2" in capsys.readouterr().err
+    assert checkpoints.list_checkpoints(tmp_path)[-1].endswith("model.ckpt-4")
+
+
+def test_a_clip_that_breaks_is_named(service, tmp_path):
+    paths = [str(tmp_path / "gone.wav")]
+    table = clips.make_clips(paths, [(44, 30000)], np.ones([1, 1], np.float32))
+    stream = inputs.train_input(
+        table,
+        parse_hparams(SMALL_HPARAMS),
+        seed=1,
+        data_service=inputs.DataService(service, "broken"),
+    )
+    with pytest.raises(OSError, match="gone.wav"):
+        next(inputs.read_batches(stream))
+
+
+def test_a_server_that_cannot_start_names_the_flag(tmp_path):
+    with socket.create_server(("localhost", 0)) as server:
+        port = f"--port={server.getsockname()[1]}"
+        taken = start_server(tmp_path, "taken", "dispatcher", port)
+        closed = start_server(
+            tmp_path, "closed", "dispatcher", "--port=0", "--work_dir=/dev/null/x"
+        )
+        for process, named in ((taken, "--port"), (closed, "--work_dir")):
+            with process:
+                assert process.status() == 1
+                assert named in process.err.splitlines()[-1]
+
+
+def test_training_continues_when_a_data_worker_or_the_dispatcher_dies(
+    dataset, tmp_path
+):
+    (port,) = free_ports(1)
+    address = f"localhost:{port}"
+    journal = f"--work_dir={tmp_path / 'journal'}"
+    dispatcher = ("dispatcher", f"--port={port}", journal)
+    flags = dataset.train_flags(
+        tmp_path / "run", hparams=SMALL_HPARAMS, data_service=f"grpc://{address}"
+    )
+    with contextlib.ExitStack() as stack:
+
+        def started(process: Process) -> Process:
+            assert stack.enter_context(process).wait_for("is ready"), process.err
+            return process
+
+        first_dispatcher = started(start_server(tmp_path, "dispatcher", *dispatcher))
+        first_worker = started(start_worker(tmp_path, "first", address))
+        second_worker = started(start_worker(tmp_path, "second", address))
+        trainer = Process(tmp_path, "trainer", "runner.py", *flags)
+        stack.enter_context(trainer)
+        assert trainer.wait_for("^step 5:"), trainer.err
+        first_worker.send(signal.SIGKILL)
+        later = max(trainer.losses()) + STEPS_FETCHED_AHEAD
+        assert trainer.wait_for(f"^step {later}:"), trainer.err
+        first_dispatcher.send(signal.SIGKILL)
+        assert first_dispatcher.status() == -signal.SIGKILL
+        second_dispatcher = started(start_server(tmp_path, "restarted", *dispatcher))
+        third_worker = started(start_worker(tmp_path, "third", address))
+        # The only worker left is one of the new dispatcher.
+        second_worker.send(signal.SIGKILL)
+        later = max(trainer.losses()) + STEPS_FETCHED_AHEAD
+        assert trainer.wait_for(f"^step {later}:"), trainer.err
+        for process, number, status in (
+            (trainer, signal.SIGTERM, 128 + signal.SIGTERM),
+            (third_worker, signal.SIGTERM, -signal.SIGTERM),
+            (second_dispatcher, signal.SIGINT, -signal.SIGINT),
+        ):
+            process.send(number)
+            assert process.status() == status
