@@ -84,7 +84,7 @@ def start_server(
             )
         )
     except (tf.errors.OpError, RuntimeError) as error:
-        raise OSError(f"cannot start the {role} at port {port}: {error}") from None
+        raise OSError(f"cannot start the {role} at --port {port}: {error}") from None
 
 
 def main(argv: Sequence[str]) -> int:
