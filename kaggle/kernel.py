@@ -100,7 +100,7 @@ def score(command: Sequence[str], predictions: pathlib.Path) -> None:
 def write_submission(
     predictions: pathlib.Path, columns: Sequence[str], sample_clips: Sequence[str]
 ) -> None:
-    """Writes the predictions in the order of the sample.
+    """Writes the predictions in the order of the sample, whole or not at all.
 
     Clips that are only in the sample get zeros, because Kaggle refuses a submission
     that lacks rows. But if the sample lacks clips, it is of another test set (Kaggle
@@ -110,12 +110,14 @@ def write_submission(
     scores = {row[0]: dict(zip(classes, row[1:])) for row in rows}
     clips = sample_clips if scores.keys() <= set(sample_clips) else list(scores)
     zeros = dict.fromkeys(classes, "0.0")
-    with SUBMISSION.open("w", encoding="utf-8", newline="") as file:
+    part = SUBMISSION.with_suffix(".part")
+    with part.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["fname", *columns])
         for clip in clips:
             row = scores.get(clip, zeros)
             table.writerow([clip, *(row[name] for name in columns)])
+    part.replace(SUBMISSION)
     missing = len(set(clips) - scores.keys())
     print(f"{SUBMISSION}: {len(clips)} clips, of which {missing} have no file")
 
