@@ -44,8 +44,8 @@ def find_folders(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
 
 
 def read_csv(path: pathlib.Path) -> list[list[str]]:
-    """The rows of a CSV, without empty lines; clip names may be other than UTF-8."""
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    """The rows of a CSV, without empty lines."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
         return [row for row in csv.reader(file) if row]
 
 
@@ -54,16 +54,11 @@ def read_sample(
 ) -> tuple[list[str], list[str]]:
     """The classes and the clips in the order of the sample submission.
 
-    Without a sample, the classes are those of the class map, and there are no clips.
-
     Raises:
       ValueError: the classes of the sample and of the class map differ.
     """
     classes = [row[1] for row in read_csv(class_map)]
-    if not sample.exists():
-        print(f"warning: there is no {sample}; columns are ordered as in {class_map}")
-        return classes, []
-    (_, *columns), *rows = read_csv(sample) or [[""]]
+    (_, *columns), *rows = read_csv(sample)
     if sorted(columns) != sorted(classes):
         differing = sorted(set(columns) ^ set(classes))
         raise ValueError(
@@ -116,8 +111,8 @@ def write_submission(
     clips = sample_clips if scores.keys() <= set(sample_clips) else list(scores)
     zeros = dict.fromkeys(classes, "0.0")
     part = SUBMISSION.with_suffix(".part")
-    with open(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as f:
-        table = csv.writer(f, lineterminator="\n")
+    with part.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
         table.writerow(["fname", *columns])
         for clip in clips:
             row = scores.get(clip, zeros)
@@ -138,11 +133,9 @@ def main() -> None:
     try:
         code = find_folders(root, "runner.py")[0]
         checkpoints = find_folders(root, "model.ckpt-*.index")
-        clips, *others = find_folders(root, "test/*.wav")
-        if others:
-            raise ValueError(f"two folders of test clips, {clips} and {others[0]}")
+        competition = find_folders(root, SAMPLE)[0]
         class_map = code / "class_map.csv"
-        columns, sample_clips = read_sample(clips.parent / SAMPLE, class_map)
+        columns, sample_clips = read_sample(competition / SAMPLE, class_map)
         with tempfile.TemporaryDirectory() as folder:
             predictions = pathlib.Path(folder) / "predictions.csv"
             command = [
@@ -150,7 +143,7 @@ def main() -> None:
                 str(code / "runner.py"),
                 "--mode=inference",
                 f"--class_map_path={class_map}",
-                f"--inference_clip_dir={clips}",
+                f"--inference_clip_dir={competition / 'test'}",
                 f"--inference_checkpoint={','.join(map(str, checkpoints))}",
                 f"--predictions_csv_path={predictions}",
             ]

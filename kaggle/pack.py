@@ -8,33 +8,27 @@ prints the commands that upload them. The kernel averages the scores of all chec
 
 import json
 import pathlib
-import re
 import shutil
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from absl import flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tagger import files, program, run_record  # noqa: E402
+from tagger import program, run_record  # noqa: E402
 from tagger.clips import read_class_map  # noqa: E402
 from tagger.hparams import MODEL_NAMES, parse_overrides  # noqa: E402
 
 MODEL_NAME = MODEL_NAMES[0]  # the default of runner.py, which the kernel uses
-# The two parts of an address on Kaggle. It refuses other ones, but after the upload.
-OWNER = re.compile(r"[a-z0-9]+([_-][a-z0-9]+)*")
-NAME = re.compile(r"(?=.{6,50}$)[a-z0-9]+(-[a-z0-9]+)*")
 LICENSE = "other"  # Kaggle requires one; the data set is private.
 
 
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_string("owner", None, "Your user name on Kaggle.")
-    flags.DEFINE_list(
+    flags.DEFINE_string(
         "checkpoint",
         None,
         "model.ckpt-N, or a train_dir (its newest), or several of them, "
@@ -55,36 +49,6 @@ def define_flags() -> None:
         "hparams.json.",
     )
     flags.mark_flags_as_required(["owner", "checkpoint"])
-
-
-def pack_checkpoint(
-    path: str,
-    folder: pathlib.Path,
-    *,
-    class_names: Sequence[str],
-    overrides: Mapping[str, Any],
-) -> None:
-    """Copies a checkpoint into a new folder, with its hyperparameters.
-
-    Raises:
-      ValueError: there is none, or it is damaged, or it does not fit the classes and
-        the hyperparameters given, which override those it was trained with.
-    """
-    import model
-    from tagger import checkpoints
-
-    prefix = checkpoints.find_checkpoint(path, "--checkpoint")
-    # The network is only built to prove that the kernel will be able to load it.
-    _, hparams = model.load_network(
-        prefix, class_names, model_name=MODEL_NAME, hparam_overrides=overrides
-    )
-    folder.mkdir(parents=True)
-    for suffix in (checkpoints.DATA_SUFFIX, checkpoints.INDEX_SUFFIX):
-        shutil.copy(prefix + suffix, folder)
-    run_record.write_hparams(
-        str(folder), model_name=MODEL_NAME, hparams=hparams, class_names=class_names
-    )
-    print(f"{folder.name}: {prefix}")
 
 
 def write_metadata(folder: pathlib.Path, owner: str, name: str) -> None:
@@ -108,52 +72,52 @@ def pack(
     *,
     owner: str,
     name: str,
-    checkpoint_paths: Sequence[str],
+    checkpoint: str,
     class_map_path: str,
     hparams: str,
 ) -> None:
-    """Writes the folder `out`, whole or not at all; see `define_flags` for the rest.
+    """Writes the folder `out`, a new one; see `define_flags` for the rest.
 
     Raises:
-      ValueError, OSError: something cannot be used; the message names the flag.
+      ValueError, OSError: something cannot be used. If it is a checkpoint, the class
+        map or a hyperparameter, nothing is written.
     """
-    for flag, value, pattern in (("owner", owner, OWNER), ("name", name, NAME)):
-        if not pattern.fullmatch(value):
-            raise ValueError(
-                f"--{flag} must be lower-case letters, digits and single hyphens, 6 to "
-                f"50 for a --name, but got '{value}'"
-            )
-    if not checkpoint_paths:
-        raise ValueError("--checkpoint names no checkpoint")
-    if out.exists():
-        raise FileExistsError(f"OUT: {out} already exists; name a new folder")
     class_names = read_class_map(class_map_path)
     overrides = parse_overrides(hparams)
     program.start_tensorflow()
-    files.make_folder(str(out.parent), "OUT")
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        packed = pathlib.Path(folder) / "packed"
-        dataset, kernel = packed / "dataset", packed / "kernel"
-        for number, path in enumerate(checkpoint_paths, start=1):
-            pack_checkpoint(
-                path,
-                dataset / f"checkpoint_{number}",
-                class_names=class_names,
-                overrides=overrides,
-            )
-        (dataset / "tagger").mkdir()
-        for module in [*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py")]:
-            shutil.copy(module, dataset / module.relative_to(ROOT))
-        shutil.copy(class_map_path, dataset / "class_map.csv")
-        kernel.mkdir()
-        for file in ("kernel.py", "kernel.ipynb"):
-            shutil.copy(ROOT / "kaggle" / file, kernel)
-        write_metadata(packed, owner, name)
-        packed.rename(out)
+    import model
+    from tagger import checkpoints
+
+    loaded = {}
+    for path in checkpoint.split(","):
+        prefix = checkpoints.find_checkpoint(path, "--checkpoint")
+        # The network is only built to prove that the kernel will be able to load it.
+        _, loaded[prefix] = model.load_network(
+            prefix, class_names, model_name=MODEL_NAME, hparam_overrides=overrides
+        )
+    dataset, kernel = out / "dataset", out / "kernel"
+    out.mkdir(parents=True)
+    for number, (prefix, values) in enumerate(loaded.items(), start=1):
+        folder = dataset / f"checkpoint_{number}"
+        folder.mkdir(parents=True)
+        for suffix in (checkpoints.DATA_SUFFIX, checkpoints.INDEX_SUFFIX):
+            shutil.copy(prefix + suffix, folder)
+        run_record.write_hparams(
+            str(folder), model_name=MODEL_NAME, hparams=values, class_names=class_names
+        )
+        print(f"{folder.name}: {prefix}")
+    (dataset / "tagger").mkdir()
+    for module in [*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py")]:
+        shutil.copy(module, dataset / module.relative_to(ROOT))
+    shutil.copy(class_map_path, dataset / "class_map.csv")
+    kernel.mkdir()
+    for file in ("kernel.py", "kernel.ipynb"):
+        shutil.copy(ROOT / "kaggle" / file, kernel)
+    write_metadata(out, owner, name)
     print(
         f"to upload both:\n"
-        f"  kaggle datasets create -p {out / 'dataset'} --dir-mode zip\n"
-        f"  kaggle kernels push -p {out / 'kernel'}"
+        f"  kaggle datasets create -p {dataset} --dir-mode zip\n"
+        f"  kaggle kernels push -p {kernel}"
     )
 
 
@@ -166,7 +130,7 @@ def main(argv: Sequence[str]) -> int:
         pathlib.Path(argv[1]),
         owner=values.owner,
         name=values.name,
-        checkpoint_paths=values.checkpoint,
+        checkpoint=values.checkpoint,
         class_map_path=values.class_map_path,
         hparams=values.hparams,
     )

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from helpers import ALT_HPARAMS, SMALL_HPARAMS
+from helpers import ALT_HPARAMS
 
 import inputs
 import model
-from tagger import checkpoints
 from tagger.clips import read_class_map
 from tagger.hparams import Hparams, parse_hparams, parse_overrides
 from tools import export_model
@@ -46,21 +45,8 @@ def expected_scores(network, hparams, waveform) -> np.ndarray:
 
 def litert_of(network, hparams):
     """The LiteRT model as a function."""
-    content = export_model.to_litert(export_model.define_tagger(network, hparams))
+    content = export_model.to_litert(network, hparams)
     return Interpreter(model_content=content).get_signature_runner()
-
-
-def test_a_batch_of_waveforms_gets_the_scores_of_inference():
-    network, hparams = varied_network(SMALL_HPARAMS)
-    rng = np.random.default_rng(3)
-    waveforms = rng.uniform(-0.1, 0.1, [3, 20000]).astype(np.float32)
-    scores = export_model.define_tagger(network, hparams)(waveforms)
-    expected = [expected_scores(network, hparams, waveform) for waveform in waveforms]
-    assert np.shape(expected) == (3, hparams.num_examples(20000), 2)
-    np.testing.assert_allclose(scores["example_scores"], expected, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(
-        scores["clip_scores"], np.mean(expected, axis=1), rtol=0, atol=1e-6
-    )
 
 
 def test_litert_with_other_hyperparameters():
@@ -93,8 +79,8 @@ def export(dataset, checkpoint, export_dir, *, hparams: str = "", **changes) -> 
         ({"class_map_path": "none"}, "--class_map_path: .* none"),
         ({"class_map_path": "three.csv"}, "3 classes, not 2"),
         ({"hparams": "bn=0"}, "lacks 5 of 12 variables"),
-        ({"export_dir": "full"}, "--export_dir .* full"),
-        ({"export_dir": "three.csv"}, "--export_dir .* three.csv"),
+        ({"export_dir": "full"}, "--export_dir: full"),
+        ({"export_dir": "three.csv"}, "--export_dir: three.csv"),
         ({"export_dir": "three.csv/x"}, "--export_dir.*three.csv"),
     ],
 )
@@ -111,17 +97,6 @@ def test_what_cannot_be_used_is_named(
     assert os.listdir("full") == ["mine.txt"]
 
 
-def test_a_broken_checkpoint_is_not_exported(dataset, tmp_path):
-    network, _ = varied_network(SMALL_HPARAMS)
-    variables = checkpoints.network_variables(network)
-    variables["Conv/weights"].assign(np.full([3, 3, 1, 16], np.nan))
-    (tmp_path / "run").mkdir()
-    checkpoints.save(str(tmp_path / "run"), variables, 1)
-    with pytest.raises(FloatingPointError, match="Conv/weights is not finite"):
-        export(dataset, tmp_path / "run", tmp_path / "out", hparams=SMALL_HPARAMS)
-    assert os.listdir(tmp_path) == ["run"]
-
-
 def test_a_folder_appears_whole_or_not_at_all(
     dataset, trained, tmp_path, capsys, monkeypatch
 ):
@@ -131,17 +106,16 @@ def test_a_folder_appears_whole_or_not_at_all(
         pathlib.Path(path).mkdir()
         (pathlib.Path(path) / "saved_model.pb").touch()
 
-    def fail(tagger):
+    def fail(network, hparams):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     out = tmp_path / "out"
-    out.mkdir()
     monkeypatch.setattr(tf.saved_model, "save", save)  # The real one takes long.
     monkeypatch.setattr(export_model, "to_litert", fail)
-    with pytest.raises(OSError, match=f"--export_dir: .* {out}: No space left"):
+    with pytest.raises(OSError, match="No space left"):
         export(dataset, trained, out)
-    assert [*tmp_path.rglob("*")] == [out]
-    monkeypatch.setattr(export_model, "to_litert", lambda tagger: b"litert")
+    assert not any(tmp_path.iterdir())
+    monkeypatch.setattr(export_model, "to_litert", lambda network, hparams: b"litert")
     export(dataset, trained, out)
     assert f"{trained}/model.ckpt-5" in capsys.readouterr().out
     assert (out / "model.tflite").read_bytes() == b"litert"

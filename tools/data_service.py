@@ -9,7 +9,6 @@ Workers may start and stop at any time. They read the clips by the same paths as
 trainer.
 """
 
-import re
 import socket
 import sys
 from collections.abc import Sequence
@@ -85,11 +84,7 @@ def start_server(
             )
         )
     except (tf.errors.OpError, RuntimeError) as error:
-        reason = str(getattr(error, "message", error)).splitlines()[0]
-        raise OSError(
-            f"cannot start the {role} at --port {port} (is it in use? is --work_dir "
-            f"writable?): {reason}"
-        ) from None
+        raise OSError(f"cannot start the {role} at --port {port}: {error}") from None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -100,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
             f"'{' '.join(argv[1:])}'"
         )
     role = argv[1]
-    if role == "worker" and not re.fullmatch(r".+:\d{1,5}", FLAGS.dispatcher):
+    if role == "worker" and ":" not in FLAGS.dispatcher:
         raise ValueError(
             f"--dispatcher must be host:port, but got '{FLAGS.dispatcher}'"
         )
@@ -118,8 +113,7 @@ def main(argv: Sequence[str]) -> int:
             dispatcher=FLAGS.dispatcher,
             host=FLAGS.host,
         )
-        where = f" at {server.target}" if role == "dispatcher" else ""
-        print(f"{role} is ready{where}", file=sys.stderr, flush=True)
+        print(f"{role} is ready", file=sys.stderr, flush=True)
         server.join()
     return 0
 

@@ -8,13 +8,12 @@ writes the folder shared/first with a SavedModel for TensorFlow, a model for Lit
 (formerly TensorFlow Lite) and the class map. Both models take waveforms and compute the
 features themselves, so they always match the features of the training.
 
-Letters for shapes: N waveforms, E examples, C classes, S samples.
+Letters for shapes: E examples, C classes, S samples.
 """
 
 import csv
-import os
 import pathlib
-import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +28,6 @@ FLAGS = flags.FLAGS
 SAVED_MODEL = "saved_model"
 LITERT_MODEL = "model.tflite"
 CLASS_MAP = "class_map.csv"
-EXPORTING_PREFIX = ".exporting-"  # of folders that are being written
 
 
 def define_flags() -> None:
@@ -40,7 +38,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "class_map_path", None, "CSV of index,name lines, one for each class."
     )
-    flags.DEFINE_string("export_dir", None, "Folder to write: a new or an empty one.")
+    flags.DEFINE_string("export_dir", None, "Folder to write, a new one.")
     flags.DEFINE_string(
         "hparams",
         "",
@@ -50,20 +48,16 @@ def define_flags() -> None:
     flags.mark_flags_as_required(["checkpoint", "class_map_path", "export_dir"])
 
 
-def define_tagger(network: Any, hparams: hparams_lib.Hparams) -> Any:
-    """Defines a module that scores waveforms at 44.1 kHz, float32 in [-1, 1].
+def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> Any:
+    """Defines a module that scores a waveform at 44.1 kHz, float32 [S] in [-1, 1].
 
-    The functions of the module return a dict of float32 scores in [0, 1]:
-    `example_scores`, and `clip_scores`, their mean over the examples.
-
-    - `tagger(waveforms)` scores N waveforms of the same length: [N, S] to [N, E, C] and
-      [N, C].
-    - `tagger.score_waveform(waveform)` scores one waveform, for LiteRT: [S] to [E, C]
-      and [C].
+    `tagger(waveform)` returns a dict of float32 scores in [0, 1]: `example_scores`,
+    [E, C], and `clip_scores`, [C], their mean over the examples.
 
     Args:
       network: `keras.Model` with the weights to use.
       hparams: hyperparameters of the features.
+      fft_type: `tf.DType` that the FFT takes.
 
     Returns:
       A `tf.Module`.
@@ -72,35 +66,17 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams) -> Any:
 
     import inputs
 
-    def example_scores(waveform: tf.Tensor, fft_type: tf.DType) -> tf.Tensor:
-        examples = inputs.waveform_to_examples(waveform, hparams, fft_type=fft_type)
-        # In float32, unlike inference: LiteRT has no sigmoid of float64.
-        return tf.sigmoid(network(examples, training=False))
-
-    def with_clip_scores(scores: tf.Tensor) -> dict[str, tf.Tensor]:
-        clip_scores = tf.reduce_mean(scores, axis=-2)
-        return {"example_scores": scores, "clip_scores": clip_scores}
-
     class Tagger(tf.Module):
-        @tf.function(
-            input_signature=[tf.TensorSpec([None, None], tf.float32, "waveforms")],
-            autograph=False,
-        )
-        def __call__(self, waveforms: tf.Tensor) -> dict[str, tf.Tensor]:
-            scores = tf.map_fn(
-                lambda waveform: example_scores(waveform, inputs.EXACT_FFT),
-                waveforms,
-                fn_output_signature=tf.TensorSpec([None, network.output.shape[-1]]),
-            )
-            return with_clip_scores(scores)
-
         @tf.function(
             input_signature=[tf.TensorSpec([None], tf.float32, "waveform")],
             autograph=False,
         )
-        def score_waveform(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
-            # LiteRT's FFT takes float32 only. It computes in float64, so it is exact.
-            return with_clip_scores(example_scores(waveform, inputs.FAST_FFT))
+        def __call__(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
+            examples = inputs.waveform_to_examples(waveform, hparams, fft_type=fft_type)
+            # In float32, unlike inference: LiteRT has no sigmoid of float64.
+            scores = tf.sigmoid(network(examples, training=False))
+            clip_scores = tf.reduce_mean(scores, axis=0)
+            return {"example_scores": scores, "clip_scores": clip_scores}
 
     tagger = Tagger()
     # Saving and converting find only tf.Variables, not Keras's own variables.
@@ -108,26 +84,38 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams) -> Any:
     return tagger
 
 
-def to_litert(tagger: Any) -> bytes:
-    """Converts `score_waveform` of a tagger to a LiteRT model."""
+def to_litert(network: Any, hparams: hparams_lib.Hparams) -> bytes:
+    """Converts a network and its features to a LiteRT model."""
     import tensorflow as tf
 
-    function = tagger.score_waveform.get_concrete_function()
+    import inputs
+
+    # LiteRT's FFT takes float32 only. It computes in float64, so it is exact.
+    tagger = define_tagger(network, hparams, inputs.FAST_FFT)
+    function = tagger.__call__.get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tagger)
     return converter.convert()
 
 
-def write_models(folder: pathlib.Path, tagger: Any, class_names: Sequence[str]) -> None:
-    """Writes the models of a tagger, and its class map, into a new folder."""
+def write_models(
+    folder: pathlib.Path,
+    network: Any,
+    hparams: hparams_lib.Hparams,
+    class_names: Sequence[str],
+) -> None:
+    """Writes both models and the class map into a new folder."""
     import tensorflow as tf
 
+    import inputs
+
     folder.mkdir()
+    tagger = define_tagger(network, hparams, inputs.EXACT_FFT)
     tf.saved_model.save(
         tagger,
         str(folder / SAVED_MODEL),
         signatures=tagger.__call__.get_concrete_function(),
     )
-    (folder / LITERT_MODEL).write_bytes(to_litert(tagger))
+    (folder / LITERT_MODEL).write_bytes(to_litert(network, hparams))
     with (folder / CLASS_MAP).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(enumerate(class_names))
 
@@ -144,12 +132,11 @@ def export(
     Args:
       checkpoint: `model.ckpt-N`, or a folder, of which the newest checkpoint is taken.
       class_map_path: class map of the C classes.
-      export_dir: a folder that is empty or does not exist.
+      export_dir: a folder that does not exist yet.
       hparam_overrides: hyperparameters for a checkpoint without hparams.json beside it.
 
     Raises:
       ValueError, OSError: an argument cannot be used, or export_dir not written.
-      FloatingPointError: a weight is not finite.
     """
     import tensorflow as tf
 
@@ -160,25 +147,18 @@ def export(
     prefix = checkpoints.find_checkpoint(checkpoint, "--checkpoint")
     target = pathlib.Path(export_dir).resolve()
     make_folder(str(target.parent), "--export_dir")
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise FileExistsError(
-            f"--export_dir must be a new or an empty folder, but got {export_dir}"
-        )
+    if target.exists():
+        raise FileExistsError(f"--export_dir: {export_dir} already exists")
     network, hparams = model.load_network(
         prefix, class_names, hparam_overrides=hparam_overrides
     )
-    variables = checkpoints.network_variables(network)
-    if name := checkpoints.first_not_finite(variables):
-        raise FloatingPointError(f"{name} is not finite; checkpoint {prefix} is broken")
-    temporary = target.with_name(f"{EXPORTING_PREFIX}{target.name}-{os.getpid()}")
     try:
-        write_models(temporary, define_tagger(network, hparams), class_names)
-        temporary.rename(target)
-    except (tf.errors.OpError, OSError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "message", error)
-        raise OSError(f"--export_dir: cannot write {export_dir}: {reason}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+            folder = pathlib.Path(temporary) / target.name
+            write_models(folder, network, hparams, class_names)
+            folder.rename(target)
+    except tf.errors.OpError as error:
+        raise OSError(f"cannot write {export_dir}: {error.message}") from None
     print(f"{prefix} exported to {export_dir}")
 
 

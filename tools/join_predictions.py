@@ -3,13 +3,12 @@
     python -m tools.join_predictions submission.csv
 
 reads submission-0-of-3.csv, submission-1-of-3.csv and submission-2-of-3.csv from the
-same folder, and writes the rows of all clips, in sorted order, to submission.csv. If a
-part is missing or does not fit the others, it reports this and writes nothing.
+same folder, and writes the rows of all clips, in sorted order, to submission.csv. If
+parts are missing or do not fit each other, it writes nothing.
 """
 
 import csv
 import io
-import itertools
 import pathlib
 import re
 from collections.abc import Sequence
@@ -22,52 +21,22 @@ def find_parts(path: pathlib.Path) -> list[pathlib.Path]:
     """The paths of all parts of a CSV, in order.
 
     Raises:
-      FileNotFoundError: parts are missing; the message names them.
-      ValueError: there are parts of several runs.
+      ValueError: parts are missing, or there are parts of several runs.
     """
-    pattern = re.compile(
-        rf"{re.escape(path.stem)}-\d+-of-(\d+){re.escape(path.suffix)}"
-    )
-    matches = [pattern.fullmatch(file.name) for file in path.parent.iterdir()]
-    counts = sorted({int(match[1]) for match in matches if match})
-    if not counts:
-        raise FileNotFoundError(
-            f"there are no parts of {path}, such as {path.stem}-0-of-2{path.suffix}"
-        )
-    if len(counts) > 1:
-        raise ValueError(
-            f"there are parts of several runs of {path}, in {counts[0]} and in "
-            f"{counts[1]} parts; delete those of the earlier run"
-        )
+    pattern = re.compile(rf"{re.escape(path.stem)}-\d+-of-\d+{re.escape(path.suffix)}")
+    found = {
+        file.name for file in path.parent.iterdir() if pattern.fullmatch(file.name)
+    }
     parts = [
-        path.with_name(f"{path.stem}-{shard}-of-{counts[0]}{path.suffix}")
-        for shard in range(counts[0])
+        path.with_name(f"{path.stem}-{shard}-of-{len(found)}{path.suffix}")
+        for shard in range(len(found))
     ]
-    if missing := [str(part) for part in parts if not part.is_file()]:
-        raise FileNotFoundError(f"parts are missing: {', '.join(missing)}")
+    if not parts or found != {part.name for part in parts}:
+        raise ValueError(
+            f"{path}: expected all parts 0-of-n to n-1-of-n of one run, but found "
+            f"{', '.join(sorted(found)) or 'none'}"
+        )
     return parts
-
-
-def read_part(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of a part.
-
-    Raises:
-      ValueError: it is cut off, or is not a CSV of predictions; the message names the
-        line.
-    """
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        text = file.read()
-    rows = list(csv.reader(io.StringIO(text)))
-    if not rows or rows[0][:1] != ["fname"]:
-        raise ValueError(f"{path}:1: expected a header that starts with fname")
-    for line, row in enumerate(rows, start=1):
-        if len(row) != len(rows[0]):
-            raise ValueError(
-                f"{path}:{line}: expected {len(rows[0])} columns, but got {len(row)}"
-            )
-    if not text.endswith("\n"):
-        raise ValueError(f"{path}:{len(rows)}: the last line is cut off")
-    return rows[0], rows[1:]
 
 
 def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
@@ -78,23 +47,19 @@ def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
     Raises:
       ValueError: the parts differ in their classes, or do not have these clips.
     """
-    headers, tables = zip(*map(read_part, parts))
-    for part, header in zip(parts, headers):
-        if header != headers[0]:
+    tables = []
+    for part in parts:
+        with part.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            header, *rows = filter(None, csv.reader(file))
+        tables.append((header, rows))
+        if header != tables[0][0]:
             raise ValueError(f"{part} has other classes than {parts[0]}")
-    num_rows = [len(rows) for rows in tables]
-    if sorted(num_rows, reverse=True) != num_rows or num_rows[0] > num_rows[-1] + 1:
-        raise ValueError(
-            f"the parts have {', '.join(map(str, num_rows))} rows, so they are not of "
-            f"the same clips, or some are incomplete"
-        )
-    joined = [row for group in itertools.zip_longest(*tables) for row in group if row]
-    for before, row in itertools.pairwise(joined):
-        if row[0] <= before[0]:
-            raise ValueError(
-                f"the parts are of different clips: {row[0]} comes after {before[0]}"
-            )
-    return [headers[0], *joined]
+    joined = sorted((row for _, rows in tables for row in rows), key=lambda row: row[0])
+    names = sorted({row[0] for row in joined})
+    for shard, (part, (_, rows)) in enumerate(zip(parts, tables)):
+        if [row[0] for row in rows] != names[shard :: len(parts)]:
+            raise ValueError(f"{part} and the other parts are not of the same clips")
+    return [header, *joined]
 
 
 def main(argv: Sequence[str]) -> int:

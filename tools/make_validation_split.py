@@ -23,64 +23,34 @@ from iterstrat.ml_stratifiers import (
     MultilabelStratifiedKFold,
     MultilabelStratifiedShuffleSplit,
 )
+from sklearn.preprocessing import MultiLabelBinarizer
 
-from tagger import clips, program
+from tagger import program
+from tagger.clips import read_rows
 from tagger.files import make_folder, write_whole
 
 FLAGS = flags.FLAGS
-# The method is greedy, and breaks ties at random: the best of several tries is taken.
-TRIES = 20
-TOLERANCE = 1  # clips by which a class may miss its share
 
 
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_string("out_dir", None, "Folder to write to.")
-    flags.DEFINE_float("fraction", 0.1, "Share of the clips for validation.")
+    flags.DEFINE_float("fraction", 0.1, "Share of the clips for validation.", 0, 1)
     flags.DEFINE_integer(
         "folds", None, "Number of folds, instead of a single split.", lower_bound=2
     )
     flags.DEFINE_integer("seed", 0, "Seed of the random choices.", lower_bound=0)
     flags.mark_flag_as_required("out_dir")
-    flags.register_validator(
-        "fraction", lambda fraction: 0 < fraction < 1, "must be between 0 and 1"
-    )
-
-
-def multi_hot(rows: Sequence[clips.Row]) -> tuple[list[str], np.ndarray]:
-    """The C class names of N rows in alphabetical order, and labels, int64 [N, C]."""
-    names = sorted({label for row in rows for label in row.labels})
-    index = {name: i for i, name in enumerate(names)}
-    labels = np.zeros([len(rows), len(names)], np.int64)
-    for i, row in enumerate(rows):
-        labels[i, [index[label] for label in row.labels]] = 1
-    return names, labels
-
-
-def missed_shares(
-    labels: np.ndarray, validation: np.ndarray, share: float
-) -> np.ndarray:
-    """The number of clips by which each class misses its share of a validation part.
-
-    Args:
-      labels: int [N, C], 1 for the labels of each clip.
-      validation: int, the positions of the clips of the validation part.
-      share: share of the clips of each class that belong there, from 0 to 1.
-
-    Returns:
-      float64 [C], 0 or more.
-    """
-    return np.abs(labels[validation].sum(axis=0) - share * labels.sum(axis=0))
 
 
 def split(
-    labels: np.ndarray, *, share: float, num_folds: int | None, seed: int
+    labels: np.ndarray, *, fraction: float, num_folds: int | None, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Splits N clips into training and validation.
 
     Args:
       labels: int [N, C], 1 for the labels of each clip.
-      share: share of the clips for validation, between 0 and 1.
+      fraction: share of the clips for validation, between 0 and 1.
       num_folds: number of folds, each of which is the validation part once; None: a
         single split.
       seed: seed of the random choices and of the order of the positions.
@@ -90,52 +60,41 @@ def split(
       positions, shuffled.
 
     Raises:
-      ValueError: there are too few clips.
+      ValueError: there are too few clips, or an argument is out of range.
     """
-    # The stratifiers take a single column for another kind of problem.
-    indicators = np.pad(labels, [(0, 0), (0, 1)])
-    best, fewest = [], np.inf
-    for attempt in range(TRIES):
-        state = np.random.RandomState([seed, attempt])
-        if num_folds:
-            splitter = MultilabelStratifiedKFold(
-                n_splits=num_folds, shuffle=True, random_state=state
-            )
-        else:
-            splitter = MultilabelStratifiedShuffleSplit(
-                n_splits=1, test_size=share, random_state=state
-            )
-        parts = list(splitter.split(labels, indicators))
-        num_missed = sum(
-            (missed_shares(labels, validation, share) > TOLERANCE).sum()
-            for _, validation in parts
+    random_state = np.random.RandomState(seed)
+    if num_folds:
+        splitter = MultilabelStratifiedKFold(
+            n_splits=num_folds, shuffle=True, random_state=random_state
         )
-        if num_missed < fewest:
-            best, fewest = parts, num_missed
-        if not num_missed:
-            break
-    if not all(part.size for parts in best for part in parts):
-        raise ValueError(f"a part of {len(labels)} clips would be empty")
-    rng = np.random.default_rng(seed)
-    return [tuple(map(rng.permutation, parts)) for parts in best]
+    else:
+        splitter = MultilabelStratifiedShuffleSplit(
+            n_splits=1, test_size=fraction, random_state=random_state
+        )
+    # The stratifiers take a single column for another kind of problem.
+    parts = list(splitter.split(labels, np.pad(labels, [(0, 0), (0, 1)])))
+    if not all(part.size for pair in parts for part in pair):
+        raise ValueError(f"{len(labels)} clips are too few: a part would be empty")
+    return [tuple(map(random_state.permutation, pair)) for pair in parts]
 
 
 def write_split(
-    source: str, *, out_dir: str, share: float, num_folds: int | None, seed: int
+    source: str, *, out_dir: str, fraction: float, num_folds: int | None, seed: int
 ) -> None:
     """Splits one CSV and writes its parts into out_dir.
 
-    Classes whose share cannot be kept are reported on stderr.
+    Classes without validation clips are reported on stderr.
 
     Raises:
       ValueError, OSError: the CSV cannot be used, or has too few clips.
     """
-    header, rows = clips.read_rows(source)
-    names, labels = multi_hot(rows)
+    header, rows = read_rows(source)
+    binarizer = MultiLabelBinarizer()
+    labels = binarizer.fit_transform([row.labels for row in rows])
     try:
-        parts = split(labels, share=share, num_folds=num_folds, seed=seed)
+        parts = split(labels, fraction=fraction, num_folds=num_folds, seed=seed)
     except ValueError as error:
-        raise ValueError(f"{source}: too few clips to split: {error}") from None
+        raise ValueError(f"{source}: {error}") from None
     for fold, (training, validation) in enumerate(parts, start=1):
         stem = pathlib.Path(source).stem + (f"_fold{fold}" if num_folds else "")
         for part, positions in (("train", training), ("validation", validation)):
@@ -146,12 +105,10 @@ def write_split(
             table.writerows(rows[position].fields for position in positions)
             write_whole(path, text.getvalue())
             print(f"{path}: {len(positions)} clips")
-        counts = labels[validation].sum(axis=0)
-        missed = missed_shares(labels, validation, share)
-        for index in np.flatnonzero((missed > TOLERANCE) | (counts == 0)):
+        missing = binarizer.classes_[~labels[validation].any(axis=0)]
+        if missing.size:
             print(
-                f"note: {stem}: {names[index]} has {counts[index]} validation clips; "
-                f"its share is {share * labels[:, index].sum():.1f}",
+                f"note: {stem}: no validation clips of {', '.join(missing)}",
                 file=sys.stderr,
             )
 
@@ -169,7 +126,7 @@ def main(argv: Sequence[str]) -> int:
         write_split(
             source,
             out_dir=FLAGS.out_dir,
-            share=1 / FLAGS.folds if FLAGS.folds else FLAGS.fraction,
+            fraction=FLAGS.fraction,
             num_folds=FLAGS.folds,
             seed=FLAGS.seed,
         )

@@ -98,14 +98,14 @@ def test_a_clip_that_breaks_is_named(service, tmp_path):
         next(inputs.read_batches(stream))
 
 
-def test_a_server_that_cannot_start_names_the_flag(tmp_path):
+def test_a_server_that_cannot_start_says_why(tmp_path):
     with socket.create_server(("localhost", 0)) as server:
         port = f"--port={server.getsockname()[1]}"
         taken = start_server(tmp_path, "taken", "dispatcher", port)
         closed = start_server(
             tmp_path, "closed", "dispatcher", "--port=0", "--work_dir=/dev/null/x"
         )
-        for process, named in ((taken, "--port"), (closed, "--work_dir")):
+        for process, named in ((taken, "--port"), (closed, "/dev/null")):
             with process:
                 assert process.status() == 1
                 assert named in process.err.splitlines()[-1]

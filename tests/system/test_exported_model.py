@@ -33,8 +33,8 @@ np.savez("scores.npz", example=scores, clips=clips)
 SCORE_WITH_TENSORFLOW = """
 def score(waveform):
     signature = tagger.signatures["serving_default"]
-    scores = signature(waveforms=tf.constant(waveform[np.newaxis]))
-    return scores["clip_scores"][0].numpy(), scores["example_scores"][0].numpy()
+    scores = signature(waveform=tf.constant(waveform))
+    return scores["clip_scores"].numpy(), scores["example_scores"].numpy()
 """
 SCORE_WITH_LITERT = """
 def score(waveform):

@@ -81,7 +81,7 @@ def test_evaluation_on_a_full_disk(dataset, trained, mount, capsys):
     assert not list(eval_dir.glob("eval-*.txt"))
     (disk / "filler").unlink()
     assert run_main(dataset.eval_flags(trained, eval_dir)) == 0
-    assert len(list(eval_dir.glob("eval-*.txt"))) == 4
+    assert len(list(eval_dir.glob("eval-*.txt"))) == 2
 
 
 def test_inference_on_a_full_disk(dataset, trained, mount, capsys):

@@ -63,7 +63,7 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         ("tools.make_validation_split none.csv --out_dir=out", "none.csv"),
         ("tools.make_validation_split a/x.csv b/x.csv --out_dir=out", "names"),
         (
-            "tools.make_validation_split none.csv --out_dir=out --fraction=1",
+            "tools.make_validation_split none.csv --out_dir=out --fraction=1.1",
             "--fraction",
         ),
         ("tools.make_validation_split none.csv --out_dir=out --folds=1", "--folds"),
