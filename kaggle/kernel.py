@@ -1,9 +1,9 @@
-"""Scores the test clips of Freesound Audio Tagging 2019 into submission.csv.
+"""Writes the scores of the test clips of Freesound Audio Tagging 2019.
 
-This Kaggle kernel needs no internet. Its code and checkpoints come from the attached
-data sets, which `kaggle/pack.py` makes. It searches all folders below /kaggle/input,
-because Kaggle has moved its inputs before. It uses the newest checkpoint of each folder
-and averages the scores of all folders.
+This Kaggle kernel needs no internet access. Its code and checkpoints come from the
+attached data sets, which `kaggle/pack.py` makes. It searches all folders below
+/kaggle/input, because Kaggle has moved its inputs before. It uses the newest checkpoint
+of each folder and averages their scores. The result is submission.csv.
 
 A clip that cannot be read gets zeros and is reported. It does not stop the kernel,
 because a kernel that stops gets no score.
@@ -27,17 +27,17 @@ SAMPLE = "sample_submission.csv"
 
 # %%
 def find_folders(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
-    """The folders, at any depth, with files of that pattern; links are followed.
+    """The folders, at any depth, with files that match a pattern; follows links.
 
     Raises:
-      FileNotFoundError: there are none.
+      FileNotFoundError: there are no such files.
     """
     paths = glob.glob(f"{glob.escape(str(root))}/**/{pattern}", recursive=True)
     folders = sorted({pathlib.Path(path).parent.resolve() for path in paths})
     if not folders:
         raise FileNotFoundError(
-            f"there is no {pattern} below {root}; attach the competition and what "
-            f"pack.py makes (or set {INPUT_DIR_VARIABLE} to another folder)"
+            f"there is no {pattern} below {root}; attach the competition and the data "
+            f"set of pack.py (or set {INPUT_DIR_VARIABLE} to another folder)"
         )
     print(f"{pattern}:", *folders, flush=True)
     return folders
@@ -75,7 +75,7 @@ def score(command: Sequence[str], predictions: pathlib.Path) -> None:
     If it writes no file on a machine with a GPU, it runs again on the CPU.
 
     Raises:
-      ValueError: there is no file; the output of runner.py says why.
+      ValueError: there is no file; the output of runner.py has the reason.
     """
     attempts = {"all devices": {}}
     if shutil.which("nvidia-smi"):
@@ -100,11 +100,11 @@ def score(command: Sequence[str], predictions: pathlib.Path) -> None:
 def write_submission(
     predictions: pathlib.Path, columns: Sequence[str], sample_clips: Sequence[str]
 ) -> None:
-    """Writes the predictions in the order of the sample, whole or not at all.
+    """Writes the predictions in the order of the sample, completely or not at all.
 
-    Clips that are only in the sample get zeros, because Kaggle refuses a submission
-    that lacks rows. But if the sample lacks clips, it is of another test set (Kaggle
-    runs the kernel again on private clips), and the predictions determine the rows.
+    Clips that are only in the sample get zeros, because Kaggle rejects a submission
+    that lacks rows. If the sample lacks clips, it is for another test set, because
+    Kaggle runs the kernel again on private clips. Then the predictions give the rows.
     """
     (_, *classes), *rows = read_csv(predictions)
     scores = {row[0]: dict(zip(classes, row[1:])) for row in rows}
@@ -127,7 +127,7 @@ def main() -> None:
     """Makes the submission.
 
     Raises:
-      SystemExit: it cannot be made; one line says why.
+      SystemExit: it cannot be made; the message has the reason in one line.
     """
     root = pathlib.Path(os.environ.get(INPUT_DIR_VARIABLE, "/kaggle/input"))
     try:

@@ -14,7 +14,7 @@ CELL_MARK = "# %%\n"
 
 
 def notebook(source: str) -> str:
-    """The notebook of a Python source, as JSON."""
+    """The notebook of a Python source text, as JSON."""
     text, *code = source.split(CELL_MARK)
     cells = [cell("markdown", 0, ast.literal_eval(text.strip()))]
     for number, part in enumerate(code, start=1):

@@ -2,8 +2,8 @@
 
     python kaggle/pack.py OUT --owner NAME --checkpoint runs/first/model.ckpt-12000
 
-writes OUT/dataset, the data set to upload, and OUT/kernel, the kernel that uses it, and
-prints the commands that upload them. The kernel averages the scores of all checkpoints.
+This writes the data set, OUT/dataset, and the kernel, OUT/kernel, and prints the
+commands to upload them. The kernel averages the scores of all checkpoints.
 """
 
 import json
@@ -31,8 +31,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "checkpoint",
         None,
-        "model.ckpt-N, or a train_dir (its newest), or several of them, "
-        "comma-separated: their scores are averaged.",
+        "model.ckpt-N, or a train_dir for its newest one. The scores of several, "
+        "separated by commas, are averaged.",
     )
     flags.DEFINE_string(
         "name", "freesound-audio-tagger", "Name of data set and kernel on Kaggle."
@@ -52,9 +52,9 @@ def define_flags() -> None:
 
 
 def write_metadata(folder: pathlib.Path, owner: str, name: str) -> None:
-    """Writes what Kaggle's program reads beside the data set and the kernel."""
+    """Writes the metadata of the data set and the kernel for Kaggle's program."""
     address = f"{owner}/{name}"
-    # Kaggle makes the address from the title, so both have the same name.
+    # Kaggle makes the address from the title, so both use the same name.
     dataset = {"title": name, "id": address, "licenses": [{"name": LICENSE}]}
     template = ROOT / "kaggle" / "kernel-metadata.json"
     kernel = json.loads(template.read_text(encoding="utf-8"))
@@ -76,10 +76,10 @@ def pack(
     class_map_path: str,
     hparams: str,
 ) -> None:
-    """Writes the folder `out`, a new one; see `define_flags` for the rest.
+    """Writes the new folder `out`; see `define_flags` for the other arguments.
 
     Raises:
-      ValueError, OSError: something cannot be used. If it is a checkpoint, the class
+      ValueError, OSError: an argument cannot be used. If it is a checkpoint, the class
         map or a hyperparameter, nothing is written.
     """
     class_names = read_class_map(class_map_path)
@@ -91,7 +91,7 @@ def pack(
     loaded = {}
     for path in checkpoint.split(","):
         prefix = checkpoints.find_checkpoint(path, "--checkpoint")
-        # The network is only built to prove that the kernel will be able to load it.
+        # The network is built only to check that the kernel can load it.
         _, loaded[prefix] = model.load_network(
             prefix, class_names, model_name=MODEL_NAME, hparam_overrides=overrides
         )
@@ -115,14 +115,14 @@ def pack(
         shutil.copy(ROOT / "kaggle" / file, kernel)
     write_metadata(out, owner, name)
     print(
-        f"to upload both:\n"
+        f"to upload both, run:\n"
         f"  kaggle datasets create -p {dataset} --dir-mode zip\n"
         f"  kaggle kernels push -p {kernel}"
     )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Packs what the flags name; returns the exit status."""
+    """Runs the program; returns the exit status."""
     if len(argv) != 2:
         raise ValueError(f"OUT must be one folder, but got {len(argv) - 1} arguments")
     values = flags.FLAGS

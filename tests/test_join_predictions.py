@@ -63,10 +63,10 @@ HEADER = "fname,Bark,Meow\n"
         ("s-0-of-2.csv", "", "s-0-of-2.csv, s-0-of-3.csv"),
         ("s-2-of-3.csv", "", "."),
         ("s-2-of-3.csv", "fname,Bark,Moo\n", "s-2-of-3.csv has other classes"),
-        ("s-0-of-3.csv", HEADER + "a.wav,1,0\n", "not of the same clips"),
-        ("s-2-of-3.csv", HEADER + "c.wav,1,0\n", "not of the same clips"),
-        ("s-2-of-3.csv", HEADER + "c.wav,1,0\nc.wav,1,0\n", "not of the same clips"),
-        ("s-1-of-3.csv", HEADER + "a.wav,1,0\nd.wav,1,0\n", "not of the same clips"),
+        ("s-0-of-3.csv", HEADER + "a.wav,1,0\n", "from different clips"),
+        ("s-2-of-3.csv", HEADER + "c.wav,1,0\n", "from different clips"),
+        ("s-2-of-3.csv", HEADER + "c.wav,1,0\nc.wav,1,0\n", "from different clips"),
+        ("s-1-of-3.csv", HEADER + "a.wav,1,0\nd.wav,1,0\n", "from different clips"),
     ],
 )
 def test_parts_that_do_not_fit_are_an_error(parts, part, text, message):

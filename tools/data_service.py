@@ -5,7 +5,7 @@
 
 One dispatcher distributes the clips. Any number of workers read them and compute their
 features. `runner.py --mode train --data_service grpc://HOST:5050` trains on these.
-Workers may start and stop at any time. They read the clips by the same paths as the
+Workers may start and stop at any time. They read the clips from the same paths as the
 trainer.
 """
 
@@ -27,19 +27,19 @@ MAX_PORT = 65535
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_integer(
-        "port", None, "Port to listen at; 0: any free port.", 0, MAX_PORT
+        "port", None, "Port to listen on; 0: any free port.", 0, MAX_PORT
     )
     flags.DEFINE_string(
         "work_dir",
         "",
-        "Of a dispatcher: folder for its journal, from which it resumes after a "
+        "For a dispatcher: folder for its journal, from which it resumes after a "
         "restart. Empty: no journal.",
     )
-    flags.DEFINE_string("dispatcher", "", "Of a worker: host:port of the dispatcher.")
+    flags.DEFINE_string("dispatcher", "", "For a worker: host:port of the dispatcher.")
     flags.DEFINE_string(
         "host",
         socket.gethostname(),
-        "Of a worker: name or address of this machine, as trainers reach it.",
+        "For a worker: name or address of this machine for the trainers.",
     )
     flags.mark_flag_as_required("port")
 
@@ -50,17 +50,17 @@ def start_server(
     """Starts a server, which runs until it is deleted or the process ends.
 
     Args:
-      role: "dispatcher", or "worker", which waits for the dispatcher.
-      port: port to listen at; 0: any free port.
-      work_dir: of a dispatcher: folder for its journal, or empty.
-      dispatcher: of a worker: host:port of the dispatcher.
-      host: of a worker: name of this machine, as trainers reach it.
+      role: "dispatcher" or "worker". A worker waits for the dispatcher.
+      port: port to listen on; 0: any free port.
+      work_dir: for a dispatcher: folder for its journal, or empty.
+      dispatcher: for a worker: host:port of the dispatcher.
+      host: for a worker: name or address of this machine for the trainers.
 
     Returns:
       A `DispatchServer` or a `WorkerServer` of `tf.data.experimental.service`.
 
     Raises:
-      OSError: it cannot be started.
+      OSError: the server cannot be started.
     """
     import tensorflow as tf
 

@@ -1,12 +1,11 @@
-"""Exports a trained tagger for people who have TensorFlow or LiteRT, but not this
-project.
+"""Exports a trained tagger for use with TensorFlow or LiteRT, without this project.
 
     python -m tools.export_model --checkpoint runs/first \\
         --class_map_path class_map.csv --export_dir shared/first
 
-writes the folder shared/first with a SavedModel for TensorFlow, a model for LiteRT
-(formerly TensorFlow Lite) and the class map. Both models take waveforms and compute the
-features themselves, so they always match the features of the training.
+This writes the folder shared/first with a SavedModel for TensorFlow, a model for LiteRT
+(formerly TensorFlow Lite) and the class map. The inputs of both models are waveforms.
+Both compute the features themselves, as in training.
 
 Letters for shapes: E examples, C classes, S samples.
 """
@@ -33,12 +32,12 @@ CLASS_MAP = "class_map.csv"
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_string(
-        "checkpoint", None, "model.ckpt-N, or a train_dir (its newest)."
+        "checkpoint", None, "model.ckpt-N, or a train_dir for its newest one."
     )
     flags.DEFINE_string(
         "class_map_path", None, "CSV of index,name lines, one for each class."
     )
-    flags.DEFINE_string("export_dir", None, "Folder to write, a new one.")
+    flags.DEFINE_string("export_dir", None, "New folder to write to.")
     flags.DEFINE_string(
         "hparams",
         "",
@@ -57,7 +56,7 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> 
     Args:
       network: `keras.Model` with the weights to use.
       hparams: hyperparameters of the features.
-      fft_type: `tf.DType` that the FFT takes.
+      fft_type: `tf.DType` of the input of the FFT.
 
     Returns:
       A `tf.Module`.
@@ -73,7 +72,7 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> 
         )
         def __call__(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
             examples = inputs.waveform_to_examples(waveform, hparams, fft_type=fft_type)
-            # In float32, unlike inference: LiteRT has no sigmoid of float64.
+            # Unlike inference, this is float32, because LiteRT lacks a float64 sigmoid.
             scores = tf.sigmoid(network(examples, training=False))
             clip_scores = tf.reduce_mean(scores, axis=0)
             return {"example_scores": scores, "clip_scores": clip_scores}
@@ -85,12 +84,12 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> 
 
 
 def to_litert(network: Any, hparams: hparams_lib.Hparams) -> bytes:
-    """Converts a network and its features to a LiteRT model."""
+    """Returns a LiteRT model of the features and the network."""
     import tensorflow as tf
 
     import inputs
 
-    # LiteRT's FFT takes float32 only. It computes in float64, so it is exact.
+    # LiteRT's FFT accepts only float32, but computes in float64, so it is exact.
     tagger = define_tagger(network, hparams, inputs.FAST_FFT)
     function = tagger.__call__.get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tagger)
@@ -127,16 +126,16 @@ def export(
     export_dir: str,
     hparam_overrides: Mapping[str, Any],
 ) -> None:
-    """Exports a checkpoint into a folder, which appears whole or not at all.
+    """Exports a checkpoint to a folder, which appears complete or not at all.
 
     Args:
-      checkpoint: `model.ckpt-N`, or a folder, of which the newest checkpoint is taken.
+      checkpoint: `model.ckpt-N`, or a folder for its newest checkpoint.
       class_map_path: class map of the C classes.
       export_dir: a folder that does not exist yet.
       hparam_overrides: hyperparameters for a checkpoint without hparams.json beside it.
 
     Raises:
-      ValueError, OSError: an argument cannot be used, or export_dir not written.
+      ValueError, OSError: an argument cannot be used, or export_dir cannot be written.
     """
     import tensorflow as tf
 

@@ -2,8 +2,8 @@
 
     python -m tools.join_predictions submission.csv
 
-reads submission-0-of-3.csv, submission-1-of-3.csv and submission-2-of-3.csv from the
-same folder, and writes the rows of all clips, in sorted order, to submission.csv. If
+This reads submission-0-of-3.csv, submission-1-of-3.csv and submission-2-of-3.csv from
+the same folder, and writes the rows of all clips to submission.csv, sorted by name. If
 parts are missing or do not fit each other, it writes nothing.
 """
 
@@ -40,12 +40,12 @@ def find_parts(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
-    """The header, then the rows of all parts in the order of the clips.
+    """The header, then the rows of all parts, sorted by the name of the clip.
 
-    Part i of n has every n-th clip of the sorted names, starting from the i-th.
+    Part i of n must have every n-th clip of the sorted names, starting with clip i.
 
     Raises:
-      ValueError: the parts differ in their classes, or do not have these clips.
+      ValueError: the parts have different classes, or do not have these clips.
     """
     tables = []
     for part in parts:
@@ -58,7 +58,7 @@ def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
     names = sorted({row[0] for row in joined})
     for shard, (part, (_, rows)) in enumerate(zip(parts, tables)):
         if [row[0] for row in rows] != names[shard :: len(parts)]:
-            raise ValueError(f"{part} and the other parts are not of the same clips")
+            raise ValueError(f"{part} and the other parts are from different clips")
     return [header, *joined]
 
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(table)
     write_whole(path, text.getvalue())
-    print(f"{len(table) - 1} clips of {len(parts)} parts joined in {path}")
+    print(f"{len(table) - 1} clips of {len(parts)} parts joined into {path}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Makes a small synthetic data set in the form of FSDKaggle2019, to try the tagger.
+"""Makes a small synthetic data set like FSDKaggle2019, to test the tagger.
 
     python -m tools.make_demo_data OUT
 
@@ -41,7 +41,7 @@ def _band_noise(
 
 def bass_drum(time: np.ndarray, rng: Generator) -> np.ndarray:
     """Decaying sines whose frequency falls from 150 to 50 Hz."""
-    since = time % rng.uniform(0.3, 0.5)  # s since the stroke
+    since = time % rng.uniform(0.3, 0.5)  # s since the last stroke
     cycles = 50 * since + 100 * 0.04 * (1 - np.exp(-since / 0.04))
     return np.sin(2 * np.pi * cycles) * np.exp(-since / 0.12)
 
@@ -100,7 +100,7 @@ def write_wav(path: pathlib.Path, samples: np.ndarray) -> None:
 
 
 def write_data(out: pathlib.Path) -> None:
-    """Writes the whole data set, which is the same every time."""
+    """Writes the data set, which is the same every time."""
     rng = np.random.default_rng(SEED)
     singles = [(name,) for name in SYNTHESIZERS]
     pairs = list(itertools.combinations(SYNTHESIZERS, 2))

@@ -51,13 +51,13 @@ def split(
     Args:
       labels: int [N, C], 1 for the labels of each clip.
       fraction: share of the clips for validation, between 0 and 1.
-      num_folds: number of folds, each of which is the validation part once; None: a
-        single split.
+      num_folds: number of folds; each fold is the validation part once. None: a single
+        split.
       seed: seed of the random choices and of the order of the positions.
 
     Returns:
       (training, validation) for each fold, or for the single split: int arrays of
-      positions, shuffled.
+      shuffled positions.
 
     Raises:
       ValueError: there are too few clips, or an argument is out of range.
@@ -71,7 +71,7 @@ def split(
         splitter = MultilabelStratifiedShuffleSplit(
             n_splits=1, test_size=fraction, random_state=random_state
         )
-    # The stratifiers take a single column for another kind of problem.
+    # The stratifiers do not accept a single column, so a column of zeros is added.
     parts = list(splitter.split(labels, np.pad(labels, [(0, 0), (0, 1)])))
     if not all(part.size for pair in parts for part in pair):
         raise ValueError(f"{len(labels)} clips are too few: a part would be empty")
@@ -81,7 +81,7 @@ def split(
 def write_split(
     source: str, *, out_dir: str, fraction: float, num_folds: int | None, seed: int
 ) -> None:
-    """Splits one CSV and writes its parts into out_dir.
+    """Splits one CSV and writes its parts to out_dir.
 
     Classes without validation clips are reported on stderr.
 
@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
     if not sources:
         raise ValueError("expected at least one CSV of clips; see --help")
     if len(stems) < len(sources):
-        raise ValueError("the names of the CSVs must differ, as their parts' names do")
+        raise ValueError("the names of the CSVs must differ, because parts share them")
     make_folder(FLAGS.out_dir, "--out_dir")
     for source in sources:
         write_split(
