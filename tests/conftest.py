@@ -9,13 +9,13 @@ from helpers import SMALL_HPARAMS, Dataset, run_main
 
 from tagger import program
 
-# Where the tests run in the background, it is ignored, and children would inherit that.
+# Shells ignore SIGINT for background jobs, and child processes would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-program.set_environment()  # As users run it; before anything imports TensorFlow.
+program.set_environment()  # As for users. This must precede importing TensorFlow.
 
 import tensorflow as tf  # noqa: E402
 
-# Two devices, for training on both; before TensorFlow starts. Others use the first.
+# Two devices for distributed training, before TensorFlow starts. Others use the first.
 (CPU,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(
     CPU, [tf.config.LogicalDeviceConfiguration()] * 2
@@ -25,13 +25,13 @@ import model  # noqa: E402
 
 REFERENCE_VARIABLE = "TAGGER_REFERENCE_DIR"
 WHOLE_NETWORK = model.MOBILENET_V1
-# The first rows of the network are built in a tenth of the time.
+# Building only the first rows of the network takes a tenth of the time.
 FIRST_ROWS = WHOLE_NETWORK[:3]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def small_network():
-    """Gives the networks of the tests only the first rows of the table."""
+    """Networks in the tests have only the first rows of the table."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "MOBILENET_V1", FIRST_ROWS)
         yield
@@ -39,7 +39,7 @@ def small_network():
 
 @pytest.fixture(scope="module")
 def whole_network():
-    """Gives the networks of a module's tests all rows of the table."""
+    """Networks in a module's tests have all rows of the table."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "MOBILENET_V1", WHOLE_NETWORK)
         yield
@@ -50,7 +50,7 @@ def reference() -> pathlib.Path:
     """The folder of large references; without it, tests that need it are skipped."""
     folder = os.environ.get(REFERENCE_VARIABLE)
     if not folder:
-        pytest.skip(f"set {REFERENCE_VARIABLE} to a folder of what the original gave")
+        pytest.skip(f"set {REFERENCE_VARIABLE} to a folder of the original's results")
     return pathlib.Path(folder)
 
 
@@ -62,7 +62,7 @@ def dataset(tmp_path_factory) -> Dataset:
 
 @pytest.fixture(scope="session")
 def trained(dataset, tmp_path_factory) -> pathlib.Path:
-    """A train_dir with checkpoints 0, 2, 4 and 5 of a seeded run; not to be changed."""
+    """A train_dir with checkpoints 0, 2, 4 and 5 of a seeded run; do not change it."""
     train_dir = tmp_path_factory.mktemp("trained") / "run"
     flags = dataset.train_flags(
         train_dir,

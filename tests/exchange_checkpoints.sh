@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Each of two Pythons trains, and both apply and go on with what it has trained.
+# Two Pythons exchange checkpoints: each trains, then both score and the other resumes.
 #
 #   tests/exchange_checkpoints.sh PYTHON PYTHON
 set -euo pipefail
@@ -47,4 +47,4 @@ if difference > 1e-6:
 print(f"{one.shape[0]} clips, scores differ by at most {difference:.1g}; ", end="")
 END
 done
-echo "both go on with the other's"
+echo "each resumes from the other's checkpoints"

@@ -1,4 +1,4 @@
-"""What the tests share: the command line, small clips, tables of the documentation."""
+"""Helpers of the tests: the command line, small clips, tables of the documentation."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ def write_wav(path: pathlib.Path, samples: np.ndarray) -> str:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens at, all different."""
+    """Different ports that are not in use."""
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(socket.socket()) for _ in range(number)]
         for server in servers:
@@ -80,7 +80,7 @@ def program_command(program: object, *arguments: object) -> list[str]:
 
 
 def section_of(page: str, title: str) -> str:
-    """What a page of the documentation has below a heading."""
+    """The text below a heading on a page of the documentation."""
     text = (ROOT / page).read_text()
     return re.split(rf"^#+ {title}$", text, flags=re.MULTILINE)[1]
 
@@ -95,14 +95,14 @@ def table_of_page(page: str, title: str) -> list[list[str]]:
 def run_main(arguments: Sequence[str]) -> int:
     """Runs runner.py with arguments in this process; returns the exit status."""
     for flag in runner.FLAGS.get_key_flags_for_module("runner"):
-        flag.unparse()  # Those of the call before are still set.
+        flag.unparse()  # The flags of the previous call are still set.
     with pytest.raises(SystemExit) as exit:
         program.run(runner.main, ["runner.py", *arguments])
     return exit.value.code
 
 
 class Dataset:
-    """Twelve clips as files: a tone, noise, or both."""
+    """Twelve WAV files, each with a tone, noise, or both."""
 
     def __init__(self, root: pathlib.Path):
         rng = np.random.default_rng(1)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the suite on several versions: each line of VERSIONS is a Python, TensorFlow,
-# Keras. Then the first and the last exchange checkpoints. Environments stay in .matrix;
-# a Python that is not there is told and left out.
+# Runs the tests with several versions: each line of VERSIONS has the versions of Python,
+# TensorFlow and Keras. Then the first and the last exchange checkpoints. Environments
+# are kept in .matrix. A version that cannot be installed is reported and skipped.
 #
 #   tests/matrix.sh [pytest's arguments]
 set -uo pipefail

@@ -23,7 +23,7 @@ def variables_of(**values) -> dict[str, tf.Variable]:
     return variables
 
 
-def test_a_checkpoint_comes_back(tmp_path):
+def test_a_saved_checkpoint_is_restored(tmp_path):
     saved = variables_of(Conv__weights=[1.0, 2.0], beta1_power=0.5)
     saved["global_step"].assign(7)
     prefix = checkpoints.save(tmp_path, saved, 7)
@@ -58,7 +58,7 @@ def network_and_adam() -> tuple[keras.Model, keras.optimizers.Optimizer]:
 
 
 def test_checkpoints_pass_to_tensorflow_1s_saver_and_back(tmp_path):
-    """A graph with a Saver, as the original has, restores ours, and we restore its."""
+    """A Saver, as in the original, restores our checkpoints, and we restore its."""
     network, adam = network_and_adam()
     adam.iterations.assign(12)
     for number, moment in enumerate(
@@ -113,7 +113,7 @@ def values_of(prefix: str) -> dict[str, np.ndarray]:
     return {name: reader.get_tensor(name) for name in checkpoints.shapes(prefix)}
 
 
-def test_checkpoints_are_listed_by_number_and_only_if_whole(tmp_path):
+def test_complete_checkpoints_are_listed_by_number(tmp_path):
     for step in (100, 20, 3):
         checkpoints.save(tmp_path, variables_of(x=1.0), step)
     (tmp_path / "model.ckpt-4.index").touch()
@@ -145,12 +145,12 @@ def test_names_of_checkpoints():
         checkpoints.checkpoint_step("x/model.ckpt")
 
 
-def test_of_old_checkpoints_one_per_15_minutes_is_kept(tmp_path, monkeypatch):
+def test_one_old_checkpoint_per_15_minutes_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "MAX_TO_KEEP", 2)
     for step in range(6):
         prefix = checkpoints.save(tmp_path, variables_of(x=1.0), step)
         os.utime(prefix + ".index", (600 * step, 600 * step))
-    # Written every 10 minutes. The newest two are kept, and those of minutes 0 and 20.
+    # With one per 10 minutes, the newest two and those of minutes 0 and 20 remain.
     steps = [
         checkpoints.checkpoint_step(p) for p in checkpoints.list_checkpoints(tmp_path)
     ]
@@ -192,7 +192,7 @@ def test_another_shape_names_the_variable(tmp_path):
         checkpoints.restore(prefix, variables_of(fc__weights=[1.0, 2.0]))
 
 
-def test_a_folder_that_cannot_be_written_is_an_oserror(tmp_path):
+def test_an_unwritable_folder_is_an_oserror(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="cannot write checkpoint model.ckpt-1 in"):
         checkpoints.save(tmp_path / "file", variables_of(x=1.0), 1)
@@ -218,12 +218,12 @@ CONVOLUTIONS = [name for name in SHAPES if name not in FULLY_CONNECTED]
         ([], [], EVERYTHING),
         ([], ["fully_connected"], CONVOLUTIONS),
         (["fully_connected"], [], FULLY_CONNECTED),
-        # From the start of the name: Conv matches Conv_1 and Conv_10 too.
+        # Scopes match from the start of the name: Conv also matches Conv_1 and Conv_10.
         (["Conv"], [], [name for name in SHAPES if name.startswith("Conv")]),
         (["Conv/"], [], ["Conv/weights", "Conv/BatchNorm/gamma"]),
         (["Conv_1/"], [], ["Conv_1/weights"]),
         (["Conv_1"], [], ["Conv_1/weights", "Conv_10/weights"]),
-        # Not in the middle of it: weights alone would match no name.
+        # Scopes do not match in the middle: weights alone would match no name.
         ([".*weights"], [], [name for name in SHAPES if name.endswith("weights")]),
         (["Conv/", "fully_connected"], [], [*EVERYTHING[:2], *FULLY_CONNECTED]),
         # Includes first, then excludes.
@@ -254,14 +254,14 @@ OTHER_CLASSES = SHAPES | {"fully_connected/weights": (64, 80)}
         (OTHER_CLASSES, [], [], "--warmstart_exclude_scopes=fully_connected/"),
     ],
 )
-def test_warm_starts_that_cannot_be_name_the_flag(stored, include, exclude, message):
+def test_impossible_warm_starts_name_the_flag(stored, include, exclude, message):
     with pytest.raises(ValueError, match=message):
         checkpoints.plan_warm_start(
             SHAPES, stored, include_scopes=include, exclude_scopes=exclude
         )
 
 
-def test_the_advised_flag_leaves_out_no_more_than_it_must():
+def test_the_suggested_flag_excludes_only_what_it_must():
     stored = SHAPES | {"Conv_1/weights": (1, 1, 8, 64)}
     with pytest.raises(ValueError, match=r"exclude_scopes=f,Conv_1/$"):
         checkpoints.plan_warm_start(
@@ -273,7 +273,7 @@ def test_the_advised_flag_leaves_out_no_more_than_it_must():
     assert "Conv_10/weights" in plan.restored
 
 
-def test_the_report_says_what_was_left_and_why():
+def test_the_report_lists_skipped_variables_and_reasons():
     stored = {name: shape for name, shape in SHAPES.items() if "gamma" not in name}
     report = checkpoints.plan_warm_start(
         SHAPES, stored, include_scopes=["Conv", "f"], exclude_scopes=["Conv_1/"]
@@ -300,7 +300,7 @@ def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, capsys):
     assert "has no locks" in capsys.readouterr().err
 
 
-def test_what_killed_processes_left_is_removed(tmp_path):
+def test_unfinished_files_of_killed_processes_are_deleted(tmp_path):
     (tmp_path / ".saving-3-1234").mkdir()
     for name in (".checkpoint.abc.tmp", ".hparams.json.abc.tmp", "checkpoint"):
         (tmp_path / name).touch()
@@ -308,7 +308,7 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
-def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+def test_only_one_process_can_train_in_a_folder(tmp_path):
     with checkpoints.locked(tmp_path):
         second = checkpoints.locked(tmp_path)
         with pytest.raises(CheckpointError, match="another process is training in"):

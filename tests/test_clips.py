@@ -1,4 +1,4 @@
-"""Readers of class maps, clip CSVs and WAV headers."""
+"""Reading class maps, CSVs of clips, and WAV headers."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from wav_corpus import INVALID, SAMPLES, VALID, VALID_LENGTHS
 from tagger import clips, wav
 from tagger.clips import InputProblems
 
-NOBODY = 65534  # a user's number
+NOBODY = 65534  # the number of a user without permissions
 
 
 @pytest.mark.parametrize("name", VALID)
@@ -33,7 +33,7 @@ def test_wavs_of_all_lengths(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_invalid_wavs_say_what_and_what_is_expected(tmp_path, name):
+def test_invalid_wavs_report_what_is_wrong_and_expected(tmp_path, name):
     contents, message = INVALID[name]
     path = tmp_path / "clip.wav"
     path.write_bytes(contents)
@@ -43,7 +43,7 @@ def test_invalid_wavs_say_what_and_what_is_expected(tmp_path, name):
     assert "expected a 16-bit PCM WAV file, 44.1 kHz, mono" in str(error.value)
 
 
-def test_a_large_file_of_nothing_takes_no_time(tmp_path):
+def test_a_large_empty_file_is_read_quickly(tmp_path):
     path = tmp_path / "clip.wav"
     path.write_bytes(wav_corpus.riff(wav_corpus.FMT))
     os.truncate(path, 2**36)  # sparse
@@ -63,7 +63,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
 
 @pytest.fixture
 def forbidden(tmp_path):
-    """A WAV that may not be read; root, who may, is somebody else meanwhile."""
+    """A WAV without read permission. Root becomes another user during the test."""
     path = tmp_path / "clip.wav"
     path.write_bytes(VALID["plain"])
     path.chmod(0)
@@ -103,7 +103,7 @@ def test_the_csvs_of_the_data_set(tmp_path, contents):
     ]
 
 
-def test_names_with_spaces_and_letters_of_any_kind(tmp_path):
+def test_names_with_spaces_and_any_letters(tmp_path):
     _, rows = read_rows(tmp_path, "fname,labels\nein Bär.wav,Bark\nd/犬.wav,Bark\n")
     assert [row.fname for row in rows] == ["ein Bär.wav", "d/犬.wav"]
 
@@ -218,7 +218,7 @@ def test_all_problems_of_all_files_are_reported_at_once(tmp_path):
     assert len(problems) == len(expected)
 
 
-def test_an_unknown_label_is_one_line(tmp_path, dataset):
+def test_an_unknown_label_is_reported_once(tmp_path, dataset):
     path = tmp_path / "clips.csv"
     path.write_text("fname,labels\n00.wav,tone\n01.wav,Noise\n02.wav,tone\n")
     (problem,) = problems_of(
@@ -228,7 +228,7 @@ def test_an_unknown_label_is_one_line(tmp_path, dataset):
     assert "2 clips" in problem
 
 
-def test_a_folder_with_none_of_the_clips_is_one_line(tmp_path, dataset):
+def test_a_folder_without_the_clips_is_reported_once(tmp_path, dataset):
     (problem,) = problems_of(
         csv_path=dataset.csv_path,
         clip_dir=tmp_path,

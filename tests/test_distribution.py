@@ -17,7 +17,7 @@ from tagger.hparams import Hparams, parse_hparams
 from tagger.trainer import Trainer
 
 BATCH = 16
-HANG_SECONDS = 120  # No process here takes so long.
+
 TWO_HOSTS = ["a:1", "b:2"]
 FOR_WORKERS = SMALL_HPARAMS.replace("batch_size=4", "batch_size=6")  # 2 or 3 of them
 
@@ -50,7 +50,7 @@ def batches(number: int):
 
 
 def losses(trainer: Trainer, split: distribution.Distribution | None, steps: int):
-    """The losses of steps, with each batch split over the replicas if asked."""
+    """The losses of steps. If split is given, batches are split over its replicas."""
     found = []
     for features, labels in batches(steps):
         batch = features, labels
@@ -78,7 +78,7 @@ def test_two_replicas_of_8_equal_one_of_16_without_batch_norm(two_devices):
             )
 
 
-def test_one_seed_draws_the_same_batches_for_one_device_and_two(
+def test_one_seed_gives_the_same_batches_on_one_and_two_devices(
     dataset, tmp_path, capsys
 ):
     hparams = SMALL_HPARAMS.replace("batch_size=4", "batch_size=16,bn=0")
@@ -96,7 +96,7 @@ def test_one_seed_draws_the_same_batches_for_one_device_and_two(
     np.testing.assert_allclose(*found, atol=1e-5)
 
 
-def test_with_batch_norm_curves_lie_together_and_moving_averages_are_averaged(
+def test_with_batch_norm_losses_are_close_and_averages_are_synced(
     two_devices,
 ):
     more = "batch_size=16"
@@ -115,7 +115,7 @@ def test_with_batch_norm_curves_lie_together_and_moving_averages_are_averaged(
     np.testing.assert_allclose(after[0], np.mean(before, axis=0), rtol=1e-6)
 
 
-def test_dropout_draws_anew_in_each_step_on_both_devices(two_devices):
+def test_dropout_differs_in_each_step_on_both_devices(two_devices):
     trainer = new_trainer(two_devices.strategy, "batch_size=16,dropout=0.5")
     trainer.optimizer.learning_rate = 0.0
     batch = next(batches(1))
@@ -167,14 +167,14 @@ def test_checkpoints_pass_between_one_device_and_two(
         ),
     ],
 )
-def test_what_cannot_be_distributed_is_one_line(
+def test_impossible_distributions_are_reported_in_one_line(
     dataset, tmp_path, capsys, flags, message
 ):
     assert run_main(dataset.train_flags(tmp_path / "run", **flags)) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_where_a_process_stands_in_its_cluster(monkeypatch):
+def test_the_index_of_a_process_in_its_cluster(monkeypatch):
     def place(cluster: dict, job: str, index: object) -> tuple[int, int]:
         task = {"type": job, "index": index}
         config = json.dumps({"cluster": cluster, "task": task})
@@ -200,7 +200,9 @@ def test_where_a_process_stands_in_its_cluster(monkeypatch):
         '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
     ],
 )
-def test_a_wrong_cluster_is_one_line(dataset, tmp_path, capsys, monkeypatch, text):
+def test_an_invalid_cluster_is_reported_in_one_line(
+    dataset, tmp_path, capsys, monkeypatch, text
+):
     monkeypatch.setenv("TF_CONFIG", text)
     assert run_main(dataset.train_flags(tmp_path / "run")) == 1
     error = capsys.readouterr().err
@@ -209,7 +211,7 @@ def test_a_wrong_cluster_is_one_line(dataset, tmp_path, capsys, monkeypatch, tex
 
 
 def two_workers() -> distribution.Distribution:
-    """What a chief sees, without its worker."""
+    """A chief whose other worker is not running."""
     workers = distribution.Distribution()
     workers.num_workers = 2
     return workers
@@ -230,7 +232,7 @@ def test_too_few_clips_for_the_workers(dataset):
         train._check_workers(one, two_workers())
 
 
-def test_workers_that_start_from_other_weights_say_so(monkeypatch):
+def test_different_initial_weights_are_an_error(monkeypatch):
     workers, trainer = two_workers(), new_trainer(None, "")
     monkeypatch.setattr(workers, "_mean_float", lambda value: value)
     workers.check_equal(trainer.checksums(), "different weights")

@@ -1,4 +1,4 @@
-"""The Python code in README.md and docs/usage.md runs as it stands."""
+"""The Python code in README.md and docs/usage.md runs unchanged."""
 
 import re
 

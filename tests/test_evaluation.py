@@ -37,7 +37,7 @@ def options(**values) -> evaluation.Options:
 
 @pytest.fixture(scope="module")
 def results(dataset, trained, tmp_path_factory):
-    """An eval_dir with all results of `trained`; not to be changed."""
+    """An eval_dir with all results of `trained`; do not change it."""
     eval_dir = tmp_path_factory.mktemp("results") / "eval"
     assert run_eval(dataset, trained, eval_dir) == 0
     return eval_dir
@@ -45,13 +45,13 @@ def results(dataset, trained, tmp_path_factory):
 
 @pytest.fixture
 def eval_dir(results, tmp_path):
-    """The same for a test that changes it."""
+    """A copy of `results` for a test that changes it."""
     return shutil.copytree(results, tmp_path / "eval")
 
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A train_dir for a test that changes it."""
+    """A copy of `trained` for a test that changes it."""
     return shutil.copytree(trained, tmp_path / "run")
 
 
@@ -95,7 +95,7 @@ def test_the_hparams_tab_joins_training_and_evaluation(trained, results):
         assert len(trial.hparams) == len(hparams.FIELDS)
 
 
-def test_a_restart_evaluates_what_has_no_marker(
+def test_a_restart_evaluates_steps_without_a_marker(
     dataset, trained, results, eval_dir, capsys, monkeypatch
 ):
     monkeypatch.setattr(evaluation, "RUNNING_PRINT_SECONDS", -1)
@@ -111,7 +111,7 @@ def test_a_restart_evaluates_what_has_no_marker(
     assert read_table(eval_dir) == read_table(results)
 
 
-def test_of_equal_results_the_later_step_is_best(dataset, trained, tmp_path, capsys):
+def test_the_later_of_equal_steps_is_best(dataset, trained, tmp_path, capsys):
     for step, overall in zip(STEPS, ("0.5", "0.999", "0.7", "0.999")):
         (tmp_path / f"eval-{step}.txt").write_text(f"Overall lwlrap = {overall}\n")
     assert run_eval(dataset, trained, tmp_path) == 0
@@ -175,7 +175,7 @@ def test_waits_for_new_and_changed_checkpoints(run, tmp_path, monkeypatch):
         options(train_dir=str(run), eval_dir=str(tmp_path), eval_timeout_secs=60)
     ):
         step = checkpoints.checkpoint_step(prefix)
-        if step != 2:  # as if this one could not be read
+        if step != 2:  # This one is treated as unreadable.
             (tmp_path / f"eval-{step}.txt").touch()
         found.append(step)
     assert found == [0, 2, 4, 5, 2]
@@ -212,7 +212,7 @@ def test_notes_on_empty_classes_and_nearly_equal_scores(
     assert read_table(tmp_path)[0]["Noise"] == "0.000000"
 
 
-def test_results_of_other_clips_are_refused(
+def test_results_for_other_clips_are_an_error(
     dataset, trained, eval_dir, tmp_path, capsys
 ):
     csv_path = tmp_path / "other.csv"
@@ -221,18 +221,16 @@ def test_results_of_other_clips_are_refused(
     assert "--eval_dir" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_results_of_another_train_dir_are_a_warning(
+def test_results_for_another_train_dir_are_a_warning(
     dataset, trained, run, eval_dir, capsys
 ):
     assert run_eval(dataset, run, eval_dir) == 0
     assert f"checkpoints in {os.path.realpath(trained)}" in capsys.readouterr().err
 
 
-def test_a_clip_that_vanishes_stops_with_its_name(
-    dataset, trained, tmp_path, capsys, monkeypatch
-):
+def test_a_deleted_clip_is_named(dataset, trained, tmp_path, capsys, monkeypatch):
     clip_dir = shutil.copytree(dataset.clip_dir, tmp_path / "clips")
-    monkeypatch.setattr(  # called after the headers were read
+    monkeypatch.setattr(  # This is called after the headers were read.
         evaluation, "_report_empty_classes", lambda *_: (clip_dir / "03.wav").unlink()
     )
     assert run_eval(dataset, trained, tmp_path, eval_clip_dir=clip_dir) == 1
@@ -240,7 +238,9 @@ def test_a_clip_that_vanishes_stops_with_its_name(
     assert evaluated_steps(tmp_path) == []
 
 
-def test_scores_that_are_not_finite_stop_with_the_clip(dataset, run, tmp_path, capsys):
+def test_the_clip_of_a_score_that_is_not_finite_is_named(
+    dataset, run, tmp_path, capsys
+):
     prefix = str(run / "model.ckpt-0")
     reader = tf.train.load_checkpoint(prefix)
     values = {n: tf.Variable(reader.get_tensor(n)) for n in checkpoints.shapes(prefix)}

@@ -1,4 +1,4 @@
-"""Exporting: scores of the module and of LiteRT, and folders that appear whole."""
+"""Exporting: scores of the module and of LiteRT, and complete folders."""
 
 import dataclasses
 import errno
@@ -97,7 +97,7 @@ def test_what_cannot_be_used_is_named(
     assert os.listdir("full") == ["mine.txt"]
 
 
-def test_a_folder_appears_whole_or_not_at_all(
+def test_a_folder_appears_complete_or_not_at_all(
     dataset, trained, tmp_path, capsys, monkeypatch
 ):
     """A full disk while the second model is written; later there is space."""

@@ -9,7 +9,7 @@ from tagger import files, hparams, run_record
 from tagger.hparams import Hparams
 
 
-def test_defaults_are_the_baselines():
+def test_defaults_equal_those_of_the_baseline():
     assert dataclasses.asdict(Hparams()) == {
         "stft_window_seconds": 0.025,
         "stft_hop_seconds": 0.010,
@@ -128,7 +128,7 @@ def run_dir(tmp_path):
     return tmp_path
 
 
-def test_trained_values_are_taken(run_dir, capsys):
+def test_trained_values_are_used(run_dir, capsys):
     assert _read(run_dir, {}) == Hparams(mel_bands=64, lr=0.01)
     assert _read(run_dir, {"mel_bands": 64}) == Hparams(mel_bands=64, lr=0.01)
     assert capsys.readouterr().err == ""
@@ -142,7 +142,7 @@ def test_the_command_line_overrides_with_a_warning(run_dir, capsys):
     assert "64" in warning
 
 
-def test_without_the_file_defaults_hold(tmp_path):
+def test_without_the_file_the_defaults_are_used(tmp_path):
     assert _read(tmp_path, {"lr": 1.0}) == Hparams(lr=1.0)
 
 

@@ -91,7 +91,7 @@ def test_a_clip_that_is_cut_off_later_gets_zeros(
     assert "04.wav" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_clip_may_have_a_name_that_is_not_utf_8(dataset, trained, tmp_path):
+def test_the_name_of_a_clip_need_not_be_utf_8(dataset, trained, tmp_path):
     folder = tmp_path / "test"
     folder.mkdir()
     shutil.copy(dataset.clip_dir / "00.wav", os.fsencode(folder) + b"/\xff.wav")
@@ -100,7 +100,7 @@ def test_a_clip_may_have_a_name_that_is_not_utf_8(dataset, trained, tmp_path):
     assert out.read_bytes().splitlines()[1].startswith(b"\xff.wav,0.")
 
 
-def test_only_unreadable_clips_give_rows_too(dataset, trained, tmp_path):
+def test_a_folder_of_only_unreadable_clips(dataset, trained, tmp_path):
     folder = tmp_path / "test"
     folder.mkdir()
     (folder / "a.wav").touch()
@@ -122,7 +122,7 @@ def test_only_unreadable_clips_give_rows_too(dataset, trained, tmp_path):
         ({"hparams": "bn=0"}, "lacks 5 of 12 variables"),
     ],
 )
-def test_wrong_flags_are_one_line(
+def test_wrong_flags_are_reported_in_one_line(
     dataset, trained, tmp_path, capsys, monkeypatch, change, message
 ):
     monkeypatch.chdir(tmp_path)

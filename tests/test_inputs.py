@@ -14,7 +14,7 @@ from tagger.hparams import Hparams, parse_hparams
 
 CASES = {"features": Hparams(), "features_alt": parse_hparams(ALT_HPARAMS)}
 NAMES = ("harmonics_0p3s", "hop_boundary_151_frames", "noise_burst_1p7s")
-# From the log of float32 FFTs: tonal clips have bands as quiet as rounding errors.
+# Errors of the float32 FFT are large in the log of the quiet bands of tonal clips.
 TOLERANCE = {"noise_burst_1p7s": 1e-4}
 TONAL_TOLERANCE = 1e-2
 
@@ -128,7 +128,7 @@ def test_a_sine_is_loudest_in_its_band():
     ("window", "hop", "size"),
     [(1102, 441, 9999), (1411, 706, 5000), (100, 300, 1001), (8, 8, 64), (5, 2, 5)],
 )
-def test_framing_is_that_of_tf_signal_bit_for_bit(window, hop, size):
+def test_frames_equal_those_of_tf_signal(window, hop, size):
     waveform = tf.random.stateless_normal([size], [1, 2])
     frames = tf.signal.frame(waveform, window, hop) * tf.signal.hann_window(window)
     hparams = Hparams(
@@ -142,7 +142,7 @@ def test_framing_is_that_of_tf_signal_bit_for_bit(window, hop, size):
     np.testing.assert_array_equal(actual, expected)
 
 
-def test_samples_are_those_of_tensorflows_decoder(tmp_path):
+def test_samples_equal_those_of_tensorflow(tmp_path):
     path = write_wav(tmp_path / "c.wav", np.array([-32768, -1, 0, 1, 32767]))
     expected, _ = tf.audio.decode_wav(tf.io.read_file(path))
     waveform = inputs.clip_to_waveform(path, np.int64(44), np.int64(5))
@@ -151,7 +151,7 @@ def test_samples_are_those_of_tensorflows_decoder(tmp_path):
 
 @pytest.fixture
 def tagged(tmp_path) -> clips_lib.Clips:
-    """Seven clips of other lengths, each labelled with its own class."""
+    """Seven clips of different lengths, each labelled with its own class."""
     rng = np.random.default_rng(0)
     paths = [
         write_wav(tmp_path / f"{i}.wav", rng.integers(-9000, 9000, 3000 + 7000 * i))
@@ -218,7 +218,7 @@ def test_one_seed_gives_the_same_batches(tagged):
     assert not np.array_equal(batches(5), batches(6))
 
 
-def test_batches_are_whole_and_labels_go_with_features(tagged):
+def test_batches_are_full_and_labels_match_features(tagged):
     by_label = {}
     for clip in range(7):
         table = tagged.take(np.array([clip]))
@@ -231,7 +231,7 @@ def test_batches_are_whole_and_labels_go_with_features(tagged):
         for example, label in zip(features.numpy(), labels.numpy(), strict=True):
             assert label.sum() == 1
             distances = np.abs(by_label[int(label.argmax())] - example).max(axis=(1, 2))
-            assert distances.min() < 1e-4  # the FFTs of training and scoring
+            assert distances.min() < 1e-4  # FFTs of training and scoring differ.
 
 
 def test_clip_input_keeps_order_and_fills_batches(tagged, monkeypatch):
@@ -243,7 +243,7 @@ def test_clip_input_keeps_order_and_fills_batches(tagged, monkeypatch):
     np.testing.assert_array_equal(positions, np.repeat(np.arange(7), per_clip))
 
 
-def test_a_clip_that_becomes_shorter_or_vanishes_is_named(tagged):
+def test_a_shortened_or_deleted_clip_is_named(tagged):
     with open(tagged.paths[3], "r+b") as file:
         file.truncate(1000)
     with pytest.raises(OSError, match="cut off") as error:

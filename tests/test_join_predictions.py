@@ -79,6 +79,6 @@ def test_parts_that_do_not_fit_are_an_error(parts, part, text, message):
     assert not (parts / "s.csv").exists()
 
 
-def test_no_parts_at_all_are_an_error(tmp_path):
+def test_missing_parts_are_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"s\.csv: .* found none"):
         join(tmp_path / "s.csv")

@@ -11,7 +11,7 @@ from helpers import ROOT
 from tagger.hparams import Hparams, parse_hparams
 
 COMPETITION = "freesound-audio-tagging-2019"
-# Where Kaggle mounted the competition and a data set until 2026, and from then on.
+# Folders of the competition and of a data set on Kaggle: until 2026, and since then.
 LAYOUTS = (
     (COMPETITION, "tagger"),
     (f"competitions/{COMPETITION}", "datasets/me/tagger"),
@@ -19,7 +19,7 @@ LAYOUTS = (
 
 
 def load(name: str):
-    """The module kaggle/NAME.py, which is in no package."""
+    """The module kaggle/NAME.py, which is not in a package."""
     path = ROOT / "kaggle" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"kaggle_{name}", path)
     module = importlib.util.module_from_spec(spec)
@@ -43,7 +43,7 @@ def run_pack(out, dataset, *checkpoints: object, **options: str) -> None:
 
 @pytest.fixture(scope="module")
 def packed(dataset, trained, tmp_path_factory):
-    """Two packed checkpoints; not to be changed."""
+    """Two packed checkpoints; do not change them."""
     out = tmp_path_factory.mktemp("packed") / "new" / "out"
     run_pack(out, dataset, trained / "model.ckpt-2", trained)
     return out
@@ -115,7 +115,7 @@ def test_a_checkpoint_of_the_original_is_packed_with_its_hyperparameters(
         ({"hparams": "bn=0"}, "Conv/biases"),
     ],
 )
-def test_what_does_not_fit_is_not_packed(dataset, trained, tmp_path, options, message):
+def test_bad_inputs_are_not_packed(dataset, trained, tmp_path, options, message):
     with pytest.raises((ValueError, OSError), match=message):
         run_pack(tmp_path / "out", dataset, trained, **options)
     assert not any(tmp_path.iterdir())
@@ -193,7 +193,7 @@ def test_checkpoints_of_all_data_sets_are_used_once(inputs):
         (lambda i: write(i.competition / kernel.SAMPLE, "fname,A,B,B"), r"\(3\)"),
     ],
 )
-def test_bad_inputs_are_one_line_before_scoring(inputs, tmp_path, change, message):
+def test_bad_inputs_are_reported_before_scoring(inputs, tmp_path, change, message):
     change(inputs)
     with pytest.raises(SystemExit, match=f"^error: [^\n]*{message}[^\n]*$"):
         kernel.main()

@@ -1,4 +1,4 @@
-"""lwlrap against toy tables, scikit-learn, and its own definition of ties."""
+"""lwlrap, compared with toy tables, scikit-learn, and its definition of ties."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def lwlrap_of(truth, scores) -> Lwlrap:
         ([[1, 0, 1]], [[3, 2, 1]], [1, 0, 2 / 3], 5 / 6),
         ([[0, 1, 1]], [[3, 2, 1]], [0, 1 / 2, 2 / 3], 7 / 12),
         ([[1, 1, 1]], [[3, 2, 1]], [1, 1, 1], 1),
-        # Each label counts the same: three labels here, not two clips.
+        # Each label has the same weight: there are three labels and two clips.
         ([[1, 0, 0], [1, 1, 0]], [[1, 2, 3], [3, 2, 1]], [2 / 3, 1, 0], 7 / 9),
     ],
 )
@@ -33,20 +33,20 @@ def test_toy_tables(truth, scores, per_class, overall):
     assert lwlrap.overall_lwlrap() == pytest.approx(overall)
 
 
-def test_of_equal_scores_the_higher_index_ranks_first():
+def test_the_higher_index_of_equal_scores_ranks_first():
     assert lwlrap_of([[1, 0, 0, 0]], [[5, 5, 5, 5]]).overall_lwlrap() == 1 / 4
     assert lwlrap_of([[0, 0, 0, 1]], [[5, 5, 5, 5]]).overall_lwlrap() == 1
     assert lwlrap_of([[0, 1, 0, 0]], [[9, 5, 5, 1]]).overall_lwlrap() == 1 / 3
 
 
-def test_clips_without_labels_count_nothing():
+def test_clips_without_labels_do_not_count():
     with_empty = lwlrap_of([[0, 1], [0, 0]], [[2, 1], [1, 2]])
     assert with_empty.overall_lwlrap() == 1 / 2
     assert with_empty.total_num_samples == 2
     np.testing.assert_array_equal(with_empty.per_class_weight(), [0, 1])
 
 
-def test_nothing_accumulated_is_zero():
+def test_without_clips_the_result_is_zero():
     lwlrap = Lwlrap(["a", "b"])
     assert lwlrap.overall_lwlrap() == 0
     np.testing.assert_array_equal(lwlrap.per_class_weight(), [0, 0])

@@ -1,4 +1,4 @@
-"""The network against the published table and scores; the training rules."""
+"""The network, compared with published values; loss, optimizer and scores."""
 
 import math
 
@@ -12,8 +12,8 @@ import model
 from tagger import checkpoints, layers
 from tagger.hparams import Hparams, parse_hparams
 
-# Layer, activation shape, weights and multiplies as the baseline's document lists them.
 pytestmark = pytest.mark.usefixtures("whole_network")
+# Layer, activation shape, weights and multiplies, as published for the baseline.
 PUBLISHED = [
     ("C(3x3, 16, 1)", (100, 96, 16), "144", "1.4M"),
     ("SC(3x3, 64, 1)", (100, 96, 64), "1.2K", "11.2M"),
@@ -52,7 +52,7 @@ def rounded(value: int) -> str:
     return str(value)
 
 
-def test_every_row_of_the_published_table(network):
+def test_the_layers_equal_the_published_table(network):
     rows, totals, pending = [], [0, 0], [0, 0]
     for layer in network.layers:
         if not isinstance(layer, layers.Convolution):
@@ -60,7 +60,7 @@ def test_every_row_of_the_published_table(network):
         shape = layer.output.shape[1:]
         weights = math.prod(layer.kernel.shape)
         pending[0] += weights
-        # Each weight is used at each position of the activation, once.
+        # Each weight is used once for each position of the activation.
         pending[1] += weights * shape[0] * shape[1]
         if layer.depthwise:
             stride = layer.stride
@@ -108,7 +108,7 @@ def test_the_number_and_names_of_variables(network):
     )
 
 
-def test_a_keras_file_comes_back(tmp_path):
+def test_a_saved_keras_file_is_loaded(tmp_path):
     network = network_of("dropout=0.5,global_pool=max", num_classes=3)
     network.get_layer("Conv_2").trainable = False
     features = np.random.default_rng(0).normal(size=(2, 100, 96)).astype("f4")
@@ -223,7 +223,7 @@ def test_initial_weights():
     assert values.std() == pytest.approx(0.5 * 0.88, rel=0.01)
     np.testing.assert_array_equal(initial(1)["Conv_5/weights"], pointwise)
     assert not np.array_equal(initial(2)["Conv_5/weights"], pointwise)
-    # Layers of one shape do not start alike.
+    # Layers of the same shape have different initial weights.
     assert not np.array_equal(xavier["Conv_7/weights"], xavier["Conv_8/weights"])
 
 
@@ -289,7 +289,7 @@ def test_learning_rate(step, text, epoch_num_batches, expected):
     assert float(optimizer.learning_rate) == pytest.approx(expected)
 
 
-def test_ten_steps_of_adam_are_tensorflow_1s():
+def test_ten_steps_of_adam_equal_tensorflow_1():
     hparams = parse_hparams("lr=0.01,adam_eps=0.1")
     rng = np.random.default_rng(0)
     start = rng.normal(size=5).astype(np.float32)
@@ -312,7 +312,7 @@ def test_ten_steps_of_adam_are_tensorflow_1s():
     np.testing.assert_allclose(ours.numpy(), expected, rtol=0, atol=1e-6)
 
 
-def test_sgd_is_plain():
+def test_sgd_has_no_momentum():
     variable = keras.Variable([1.0, -2.0])
     sgd = model.define_optimizer(parse_hparams("opt=sgd,lr=0.5"), epoch_num_batches=1)
     sgd.apply([tf.constant([1.0, 2.0])], [variable])

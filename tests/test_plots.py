@@ -1,4 +1,4 @@
-"""The picture of examples: its size, and the place of frequencies."""
+"""The picture of examples: its size, and the positions of frequencies."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The bar: on a terminal only, and never in the way of results."""
+"""The progress bar: it appears only on a terminal, and does not mix with results."""
 
 import io
 import re
@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def attach(monkeypatch):
-    """A function that puts a terminal in the place of streams; bars show at once."""
+    """A function that replaces streams by a terminal; bars appear at once."""
 
     def attach_terminal(*streams: str) -> Terminal:
         terminal = Terminal()
@@ -38,7 +38,7 @@ def test_a_pipe_has_no_bar(capsys):
     assert (output.out, output.err) == ("a line\n", "")
 
 
-def test_a_bar_shows_what_and_how_far(attach):
+def test_a_bar_shows_title_and_progress(attach):
     terminal = attach("stderr")
     with progress.progress_bar(
         8, what="training", unit="step", done=2, keep=True
@@ -51,7 +51,7 @@ def test_a_bar_shows_what_and_how_far(attach):
     assert terminal.getvalue().endswith("\n")
 
 
-def test_a_line_on_the_same_terminal_starts_on_a_clean_one(attach):
+def test_a_printed_line_replaces_the_bar(attach):
     terminal = attach("stdout", "stderr")
     with progress.progress_bar(2, what="step 0", unit="clip"):
         progress.print_result("a line")
@@ -66,7 +66,7 @@ def test_training_to_a_terminal(dataset, tmp_path, attach):
     screen = terminal.getvalue()
     assert "11/11" in screen
     assert re.search(r"loss=\d\.\d{4}\]", screen)
-    # The bar shows each step; a line of every tenth remains.
+    # The bar shows each step. A line is printed for every tenth step.
     assert re.findall(r"(?:^|\r)step (\d+): loss", screen, re.MULTILINE) == ["10"]
     assert "checking WAV headers" in screen
     assert "done at step 11; checkpoint model.ckpt-11" in screen.splitlines()[-1]

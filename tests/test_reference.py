@@ -1,4 +1,4 @@
-"""Agreement with what the original baseline computes, on large references."""
+"""Agreement with the original baseline, on large references."""
 
 import csv
 import itertools
@@ -19,7 +19,7 @@ from tagger.hparams import Hparams, parse_hparams
 
 ESC10_VARIABLE = "TAGGER_ESC10_DIR"
 pytestmark = pytest.mark.usefixtures("whole_network")
-NOISY = ("noise", "silence", "square", "one_", "hop_")  # Without bands near the offset.
+NOISY = ("noise", "silence", "square", "one_", "hop_")  # No bands near the offset.
 
 
 def features_of(path, hparams) -> np.ndarray:
@@ -83,7 +83,7 @@ def test_network_with_seeded_weights(reference, key, text):
 
 
 def test_inference_from_the_originals_checkpoint(reference, tmp_path):
-    """The command, on those of the predicted clips that are at hand."""
+    """Runs the command on the predicted clips that are available."""
     with (reference / "predictions_fold1_ckpt700.csv").open(newline="") as file:
         header, *rows = list(csv.reader(file))
     expected = {row[0]: np.array(row[1:], float) for row in rows}
@@ -115,7 +115,7 @@ def test_inference_from_the_originals_checkpoint(reference, tmp_path):
 
 
 def test_evaluation_of_the_originals_checkpoint(reference, tmp_path):
-    """Every class and the overall value to all digits, on fold 1 of ESC-10."""
+    """All digits of all classes and of the overall value, on fold 1 of ESC-10."""
     esc10 = os.environ.get(ESC10_VARIABLE)
     if not esc10:
         pytest.skip(f"set {ESC10_VARIABLE} to a folder with audio/ and val1.csv")
@@ -134,7 +134,7 @@ def test_evaluation_of_the_originals_checkpoint(reference, tmp_path):
 
 
 def test_resuming_from_the_originals_checkpoint(reference, tmp_path, capsys):
-    """A train_dir of the original's goes on; its optimizer's slots were left out."""
+    """Resumes from a train_dir of the original, without the optimizer's state."""
     run = tmp_path / "run"
     shutil.copytree(reference / "tf1_checkpoint", run)
     for path in run.iterdir():

@@ -111,14 +111,14 @@ def test_flags_of_another_mode_are_reported(capsys):
     assert "--class_map_path: there is no file m" in errors
 
 
-def test_flags_come_from_a_file(tmp_path, capsys):
+def test_flags_are_read_from_a_file(tmp_path, capsys):
     path = tmp_path / "flags.txt"
     path.write_text(INFERENCE.replace(" ", "\n"))
     assert run_main([f"--flagfile={path}"]) == 1
     assert "--class_map_path: there is no file m" in capsys.readouterr().err
 
 
-def test_what_the_user_sets_in_the_environment_stays(monkeypatch):
+def test_environment_variables_of_the_user_are_unchanged(monkeypatch):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     program.set_environment()
     assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
@@ -132,8 +132,8 @@ def test_the_recipe_has_the_published_values():
         "lr=3e-3,lrdecay=0.94,dropout=0.6,lsmooth=0.1,global_pool=max,warmstart=1"
     )
     assert curated == expected
-    for act in (noisy, curated):
-        hparams.parse_hparams(act)
+    for stage in (noisy, curated):
+        hparams.parse_hparams(stage)
     # 10 epochs of 9,148 batches and 100 of 1,217, of 64 examples.
     for line in ("noisy_steps=91480", "curated_steps=121700", "batch_size=64"):
         assert f"\n{line}\n" in text
@@ -189,7 +189,7 @@ WITHOUT_TENSORFLOW = ("hparams", "run_record", "clips", "wav", "lwlrap", "files"
 
 
 def imports_of(path: pathlib.Path) -> set[str]:
-    """The packages that a module imports anywhere, by their first names."""
+    """The top-level names of all packages that a module imports anywhere."""
     modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -204,7 +204,7 @@ def imports_of(path: pathlib.Path) -> set[str]:
     [*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py")],
     ids=lambda path: path.stem,
 )
-def test_imports_run_one_way(path):
+def test_imports_go_in_one_direction(path):
     name = "tagger" if path.parent.name == "tagger" else path.stem
     layer = next((n for n, names in enumerate(LAYERS) if name in names), 0)
     allowed = set().union(*LAYERS[layer + 1 :])

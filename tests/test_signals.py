@@ -9,7 +9,7 @@ from tagger import signals
 
 @pytest.fixture
 def own_signals():
-    """Gives the signals back as they were; children would inherit those ignored."""
+    """Restores the handlers, because child processes would inherit ignored signals."""
     previous = {n: signal.getsignal(n) for n in signals.STOP_SIGNALS}
     yield
     for number, handler in previous.items():
@@ -17,13 +17,13 @@ def own_signals():
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_a_stop_request_is_noted_unless_the_signal_is_ignored(own_signals, ignored):
+def test_a_signal_is_recorded_unless_it_is_ignored(own_signals, ignored):
     if ignored:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     with signals.StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.received == (None if ignored else signal.SIGINT)
-    # A second Ctrl-C does not disturb the exit.
+    # A second Ctrl-C does not interrupt the exit.
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 

@@ -80,7 +80,7 @@ def counts_of(rows) -> collections.Counter:
 
 
 def check_split(source, train, validation, share):
-    """Each clip is in one part, rows are shuffled, and labels are stratified."""
+    """Checks that each clip is in one part, and shuffling and stratification."""
     header, *rows = rows_of(source)
     assert train[0] == validation[0] == header
     assert sorted(train[1:] + validation[1:]) == sorted(rows)

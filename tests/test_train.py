@@ -1,4 +1,4 @@
-"""Training: starts, stops, resumes, repeats, and learns."""
+"""Training: start, stop, resuming, repeatability, and learning."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def new_trainer(text: str = SMALL_HPARAMS) -> Trainer:
     )
 
 
-def test_six_steps_equal_three_a_stop_and_three_more(tmp_path):
+def test_resumed_steps_equal_uninterrupted_steps(tmp_path):
     text = SMALL_HPARAMS + ",lrdecay=0.5,decay_epochs=2"
     rng = np.random.default_rng(0)
     batches = [
@@ -62,7 +62,7 @@ def test_six_steps_equal_three_a_stop_and_three_more(tmp_path):
         np.testing.assert_array_equal(second.variables[name], variable, err_msg=name)
 
 
-def test_what_a_run_leaves_behind(trained):
+def test_the_files_of_a_run(trained):
     steps = [
         checkpoints.checkpoint_step(p) for p in checkpoints.list_checkpoints(trained)
     ]
@@ -88,7 +88,7 @@ def test_what_a_run_leaves_behind(trained):
     assert tf.io.decode_png(png).shape[:2] == (int(height), int(width))
 
 
-def test_one_seed_gives_one_run(dataset, trained, tmp_path, capsys):
+def test_the_same_seed_gives_the_same_run(dataset, trained, tmp_path, capsys):
     flags = dict(hparams=SMALL_HPARAMS, checkpoint_steps=2, seed=3)
     again = tmp_path / "again"
     assert run_main(dataset.train_flags(again, max_steps=5, **flags)) == 0
@@ -100,9 +100,7 @@ def test_one_seed_gives_one_run(dataset, trained, tmp_path, capsys):
         np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
-def test_a_run_resumes_with_the_hyperparameters_it_began_with(
-    dataset, trained, tmp_path, capsys
-):
+def test_a_resumed_run_keeps_its_hyperparameters(dataset, trained, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     assert run_main(dataset.train_flags(run, max_steps=7, hparams="lr=1e-4")) == 0
@@ -114,7 +112,7 @@ def test_a_run_resumes_with_the_hyperparameters_it_began_with(
     assert checkpoints.list_checkpoints(run)[-1].endswith("model.ckpt-7")
     record = json.loads((run / "hparams.json").read_text())
     assert (record["hparams"]["lr"], record["hparams"]["mel_bands"]) == (1e-4, 16)
-    # Adam's slots and powers went on.
+    # Adam's powers continue.
     power = values_of(str(run / "model.ckpt-7"))["beta1_power"]
     assert power == pytest.approx(0.9**8)
 
@@ -131,9 +129,7 @@ def test_a_damaged_newest_checkpoint_is_skipped(dataset, trained, tmp_path, caps
     assert "already at step 4" in errors
 
 
-def test_a_run_that_resumes_with_other_clips_is_warned_of_once(
-    dataset, trained, tmp_path, capsys
-):
+def test_resuming_with_other_clips_warns_once(dataset, trained, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     some = tmp_path / "some.csv"
@@ -145,7 +141,7 @@ def test_a_run_that_resumes_with_other_clips_is_warned_of_once(
         assert warnings == expected
 
 
-def test_warm_start_takes_weights_and_leaves_the_rest(
+def test_a_warm_start_restores_only_trainable_variables(
     dataset, trained, tmp_path, capsys
 ):
     flags = dataset.train_flags(
@@ -168,7 +164,7 @@ def test_warm_start_takes_weights_and_leaves_the_rest(
     assert not np.array_equal(
         start["fully_connected/weights"], source["fully_connected/weights"]
     )
-    # Where there are checkpoints, the run resumes.
+    # If there are checkpoints, the run resumes instead.
     assert run_main(flags) == 0
     assert "resuming from" in capsys.readouterr().err
 
@@ -183,7 +179,7 @@ def test_warm_start_takes_weights_and_leaves_the_rest(
         ({"warmstart_checkpoint": "none/model.ckpt-1"}, "--warmstart_checkpoint"),
     ],
 )
-def test_warm_starts_that_cannot_be_are_one_line(
+def test_impossible_warm_starts_are_reported_in_one_line(
     dataset, trained, tmp_path, capsys, flags, message
 ):
     flags = {"warmstart_checkpoint": trained} | flags
@@ -194,7 +190,7 @@ def test_warm_starts_that_cannot_be_are_one_line(
     assert not checkpoints.list_checkpoints(run)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     dataset, tmp_path, capsys
 ):
     run = tmp_path / "run"
@@ -221,9 +217,7 @@ def test_bad_inputs_are_all_reported_and_nothing_is_written(dataset, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
-def test_a_clip_that_is_cut_off_later_stops_with_its_name(
-    dataset, tmp_path, capsys, monkeypatch
-):
+def test_a_clip_that_is_cut_off_later_is_named(dataset, tmp_path, capsys, monkeypatch):
     clip_dir = tmp_path / "clips"
     shutil.copytree(dataset.clip_dir, clip_dir)
 
@@ -244,14 +238,14 @@ def test_a_clip_that_is_cut_off_later_stops_with_its_name(
     assert len(checkpoints.list_checkpoints(run)) == 1
 
 
-def test_a_second_trainer_leaves(dataset, tmp_path, capsys):
+def test_a_second_trainer_exits(dataset, tmp_path, capsys):
     with checkpoints.locked(tmp_path):
         assert run_main(dataset.train_flags(tmp_path, max_steps=1)) == 1
     assert "another process is training in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_checkpoint_and_leaves(
+def test_a_signal_saves_a_checkpoint_and_stops(
     dataset, tmp_path, capsys, monkeypatch, number
 ):
     run = tmp_path / "run"
@@ -287,7 +281,7 @@ def test_mixed_precision_trains_and_keeps_float32(
     arguments = dataset.train_flags(run, hparams=SMALL_HPARAMS, max_steps=2, seed=3)
     assert run_main([*arguments, "--mixed_precision"]) == 0
     losses = losses_of(capsys.readouterr().out)
-    # Not compared with float32: so small a network magnifies all differences.
+    # There is no comparison with float32, because a small network amplifies errors.
     assert all(0 < loss < 10 for loss in losses.values())
     assert kinds == ["bfloat16"]
     values = values_of(str(run / "model.ckpt-2"))
@@ -296,7 +290,7 @@ def test_mixed_precision_trains_and_keeps_float32(
 
 
 def test_it_learns(dataset, tmp_path, capsys):
-    """Tone and noise are told apart after some seconds of training."""
+    """The network distinguishes tone and noise after some seconds of training."""
     run, eval_dir = tmp_path / "run", tmp_path / "eval"
     flags = dataset.train_flags(
         run, hparams=SMALL_HPARAMS, max_steps=100, checkpoint_steps=100, seed=1

@@ -1,8 +1,8 @@
-"""WAV files of every kind: those that must be read, and those that must be refused.
+"""WAV files of every kind: those that must be read, and those that must be rejected.
 
     python tests/wav_corpus.py OUT_DIR
 
-writes them as files, `valid/` and `invalid/`, to try other programs on.
+This writes them to the folders `valid/` and `invalid/`, to test other programs.
 """
 
 import pathlib
@@ -11,9 +11,9 @@ import sys
 
 NUM_SAMPLES = 7
 SAMPLES = struct.pack(f"<{NUM_SAMPLES}h", -32768, -3, -1, 0, 1, 3, 32767)
-# The GUID of a sub-format in WAVE_FORMAT_EXTENSIBLE, behind its two bytes of code.
+# The GUID of a sub-format in WAVE_FORMAT_EXTENSIBLE, after its two bytes of code.
 GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
-UNKNOWN = 2**32 - 1  # the size that programs leave which write to a pipe
+UNKNOWN = 2**32 - 1  # the size in the header if a program writes to a pipe
 
 
 def chunk(name: bytes, body: bytes, size: int | None = None, pad: bool = True) -> bytes:
@@ -50,7 +50,7 @@ def extensible(code: int = 1, guid_tail: bytes = GUID_TAIL, **format: int) -> by
 
 
 def list_chunk(text: bytes, pad: bool = True) -> bytes:
-    """A LIST chunk with a title, as editors write it."""
+    """A LIST chunk with a title, such as editors write."""
     return chunk(b"LIST", b"INFOINAM" + struct.pack("<I", len(text)) + text, pad=pad)
 
 
@@ -58,7 +58,7 @@ FMT, DATA = fmt(), chunk(b"data", SAMPLES)
 BEXT = chunk(b"bext", b"\0" * 602)
 ODD, EVEN = b"A title", b"A title."
 
-# All of these hold exactly SAMPLES.
+# All of these contain exactly SAMPLES.
 VALID = {
     "plain": riff(FMT, DATA),
     "format_of_18_bytes": riff(fmt(extension=b"\0\0"), DATA),
@@ -98,7 +98,7 @@ VALID = {
         FMT, list_chunk(ODD), chunk(b"data", SAMPLES, size=UNKNOWN), size=UNKNOWN
     ),
 }
-# These hold other numbers of samples.
+# These contain other numbers of samples.
 VALID_LENGTHS = {
     "no_samples": (riff(FMT, chunk(b"data", b"")), 0),
     "no_samples_and_list": (riff(FMT, chunk(b"data", b""), list_chunk(EVEN)), 0),
@@ -107,7 +107,7 @@ VALID_LENGTHS = {
     "one_sample": (riff(FMT, chunk(b"data", b"ab")), 1),
     "100_seconds": (riff(FMT, chunk(b"data", bytes(100 * 88200))), 100 * 44100),
 }
-# What is wrong is said in these words.
+# Each file has a part of its error message.
 INVALID = {
     "8_bits": (riff(fmt(bits=8), DATA), "has 8 bits per sample"),
     "24_bits": (riff(fmt(bits=24), DATA), "has 24 bits per sample"),
@@ -136,7 +136,7 @@ INVALID = {
         riff(FMT, DATA)[:-2],
         "is cut off: its header says 14 bytes of samples, but the file has 12",
     ),
-    "lies_about_its_size": (
+    "wrong_size": (
         riff(FMT, chunk(b"data", SAMPLES, size=2**31 - 2)),
         "is cut off: its header says 2147483646 bytes",
     ),

@@ -1,11 +1,11 @@
-"""Takes the figures that the tests carry out of the folder of references.
+"""Makes the golden files of the tests from the folder of references.
 
     python tests/golden/make_golden.py REFERENCE_DIR
 
-`features.npz` holds three short clips as int16 samples, their log mel examples for two
-sets of hyperparameters, evaluated in float64 from the documented formulas, and
-`seeded_network.npz` the scores that the original baseline (TensorFlow 1 graph) gave for
-such examples, with the weights that tests/conftest.py draws again.
+`features.npz` has three short clips as int16 samples, and their log mel examples for
+two sets of hyperparameters, computed in float64 from the documented formulas.
+`seeded_network.npz` has the scores that the original baseline (TensorFlow 1 graph) gave
+for these examples, with the weights of `helpers.seeded_weights`.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""The processes here have the whole network, and so has what they work on."""
+"""Fixtures of system tests, which all use the whole network."""
 
 import pathlib
 
@@ -12,12 +12,12 @@ WHOLE_NETWORK = model.MOBILENET_V1
 
 @pytest.fixture(scope="module", autouse=True)
 def whole(whole_network):
-    """Each test has the whole network."""
+    """Each test uses the whole network."""
 
 
 @pytest.fixture(scope="session")
 def trained(dataset, tmp_path_factory) -> pathlib.Path:
-    """A train_dir with checkpoints 0 and 2 of a seeded run; not to be changed."""
+    """A train_dir with checkpoints 0 and 2 of a seeded run; do not change it."""
     train_dir = tmp_path_factory.mktemp("trained") / "run"
     flags = dataset.train_flags(
         train_dir, hparams=SMALL_HPARAMS, max_steps=2, checkpoint_steps=2, seed=3

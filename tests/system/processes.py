@@ -8,18 +8,18 @@ import time
 
 from helpers import PROGRAM_ENVIRONMENT, program_command
 
-HANG_SECONDS = 300  # No process of the tests takes so long.
+HANG_SECONDS = 300  # A process of the tests that takes longer hangs.
 POLL_SECONDS = 0.02
 
 
 class Process:
-    """A program of the repository that is running, with its output in files.
+    """A running program of the repository, with its output in files.
 
     Args:
-      folder: where the files are put.
-      name: of the files.
-      command: of `program_command`.
-      environment: variables that are set for it.
+      folder: folder of the files.
+      name: name of the files, without suffix.
+      command: arguments of `program_command`.
+      environment: environment variables of the program.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class Process:
 
     @property
     def out(self) -> str:
-        """What it has written to stdout so far."""
+        """The text on stdout so far."""
         return self._out.read_text()
 
     @property
     def err(self) -> str:
-        """What it has written to stderr so far."""
+        """The text on stderr so far."""
         return self._err.read_text()
 
     def wait_for(self, pattern: str) -> bool:
-        """Waits until a line of its output matches; False if it ended before."""
+        """Waits until a line of output matches; False if the program ends before."""
         deadline = time.monotonic() + HANG_SECONDS
         while not re.search(pattern, self.out + self.err, re.MULTILINE):
             assert time.monotonic() < deadline, self.err
@@ -61,11 +61,11 @@ class Process:
         return True
 
     def send(self, number: signal.Signals) -> None:
-        """Sends it a signal."""
+        """Sends a signal to the program."""
         self._process.send_signal(number)
 
     def ends_within(self, seconds: float) -> bool:
-        """Whether it ends in that time."""
+        """Whether the program ends within this time."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -73,13 +73,13 @@ class Process:
         return True
 
     def status(self) -> int:
-        """Its exit status, once it has ended."""
+        """Waits for the end of the program; returns its exit status."""
         try:
             return self._process.wait(HANG_SECONDS)
         finally:
             self._process.kill()
 
     def losses(self) -> dict[int, str]:
-        """The losses that it has printed, by step."""
+        """The printed losses, by step."""
         found = re.findall(r"^step (\d+): loss (\S+?)(?:,|$)", self.out, re.MULTILINE)
         return {int(step): loss for step, loss in found}

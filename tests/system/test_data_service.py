@@ -47,7 +47,7 @@ def service(tmp_path_factory):
 
 @pytest.mark.parametrize("num_trainers", [1, 2])
 def test_each_clip_comes_once_per_epoch(dataset, service, monkeypatch, num_trainers):
-    """Of streams that end after one epoch, two and three."""
+    """Checks streams that end after one, two and three epochs."""
     paths = [str(path) for path in sorted(dataset.clip_dir.iterdir())]
     table = clips.make_clips(
         paths, wav.read_wav_headers(paths), np.eye(len(paths), dtype=np.float32)
@@ -85,7 +85,7 @@ def test_training_and_resuming(dataset, service, tmp_path, capsys):
     assert checkpoints.list_checkpoints(tmp_path)[-1].endswith("model.ckpt-4")
 
 
-def test_a_clip_that_breaks_is_named(service, tmp_path):
+def test_an_unreadable_clip_is_named(service, tmp_path):
     paths = [str(tmp_path / "gone.wav")]
     table = clips.make_clips(paths, [(44, 30000)], np.ones([1, 1], np.float32))
     stream = inputs.train_input(
@@ -140,7 +140,7 @@ def test_training_continues_when_a_data_worker_or_the_dispatcher_dies(
         assert first_dispatcher.status() == -signal.SIGKILL
         second_dispatcher = started(start_server(tmp_path, "restarted", *dispatcher))
         third_worker = started(start_worker(tmp_path, "third", address))
-        # The only worker left is one of the new dispatcher.
+        # Only the worker that was started with the new dispatcher remains.
         second_worker.send(signal.SIGKILL)
         later = max(trainer.losses()) + STEPS_FETCHED_AHEAD
         assert trainer.wait_for(f"^step {later}:"), trainer.err

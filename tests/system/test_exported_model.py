@@ -15,7 +15,7 @@ from test_export_model import varied_network
 from tagger import checkpoints
 from tagger.run_record import write_hparams
 
-# Appended to an example of docs/export.md and a function `score` of float32 [S].
+# Code that follows an example of docs/export.md and a function `score` of float32 [S].
 SCORE_FOLDER = """
 import pathlib, sys, wave
 import numpy as np

@@ -1,4 +1,4 @@
-"""A full or read-only disk: an error of one line, and no half-written file.
+"""A full or read-only disk: an error in one line, and no incomplete file.
 
 The disks are small file systems in memory. Only root can mount them; the tests are
 skipped for other users.
@@ -31,7 +31,7 @@ def mount(tmp_path):
         try:
             subprocess.run(command, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError):
-            pytest.skip("may not mount a file system")
+            pytest.skip("no permission to mount a file system")
         mounted.append(folder)
         return folder
 
@@ -64,7 +64,7 @@ def test_training_on_a_disk_that_fills_keeps_the_checkpoints_there(
 
 
 def fill(disk: pathlib.Path, leave: int) -> None:
-    """Leaves so many bytes free."""
+    """Fills a disk, except for some bytes."""
     (disk / "filler").write_bytes(bytes(MEBIBYTE - leave))
 
 
@@ -110,7 +110,7 @@ def test_read_only_folders_name_their_flags(dataset, trained, mount, capsys):
 
 @pytest.fixture
 def small_files():
-    """Writes of more than 100 kB fail half-way, as on a full disk; no mount needed."""
+    """Writes of more than 100 kB fail, as on a full disk, but without a mount."""
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100000, hard))

@@ -1,6 +1,6 @@
-"""Damaged and random inputs: read correctly, or refused with a message of one line.
+"""Damaged and random inputs: read correctly, or rejected with a message of one line.
 
-TAGGER_FUZZ_INPUTS sets how many are tried of each kind.
+TAGGER_FUZZ_INPUTS sets the number of inputs of each kind.
 """
 
 import os
@@ -29,7 +29,7 @@ MANY = settings(
 
 
 def mutated(contents: bytes, rng: np.random.Generator) -> bytes:
-    """Some bytes changed, removed, repeated or put in, or a size in a header."""
+    """A copy with some bytes changed, removed, repeated or inserted, or with sizes."""
     data = bytearray(contents)
     for _ in range(rng.integers(1, 4)):
         start = int(rng.integers(0, len(data) + 1))
@@ -50,9 +50,9 @@ def mutated(contents: bytes, rng: np.random.Generator) -> bytes:
 
 
 def check_wav(path, contents: bytes) -> bool:
-    """Whether a file is read; then its samples are in it, else the message is a line.
+    """Whether a file can be read. If not, checks that the message is one line.
 
-    The samples of what is read also come out of the pipeline.
+    If it can be read, checks its samples in the file and from the pipeline.
     """
     path.write_bytes(contents)
     try:
@@ -78,13 +78,13 @@ def test_mutated_wavs(tmp_path):
         check_wav(path, mutated(SEEDS[index % len(SEEDS)], rng))
         for index in range(FUZZ_INPUTS)
     )
-    # Neither all refused nor all read, or the mutations try nothing.
+    # If all files were read, or all were rejected, the mutations would test nothing.
     assert 0.1 < read / FUZZ_INPUTS < 0.9
 
 
 @MANY
 @given(st.binary(max_size=200))
-def test_random_bytes_are_no_wav(tmp_path_factory, contents):
+def test_random_bytes_are_not_a_wav(tmp_path_factory, contents):
     path = tmp_path_factory.getbasetemp() / "random.wav"
     assert not check_wav(path, contents)
     assert not check_wav(path, b"RIFF\0\0\0\0WAVE" + contents[:8])

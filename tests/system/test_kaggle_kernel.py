@@ -13,7 +13,7 @@ from helpers import SMALL_HPARAMS, run_main, run_program, write_wav
 from test_kaggle import kernel
 
 PRIVATE_CLIPS = 3361  # of the private test set
-# Runs a command without network, and with a folder that is read-only for root too.
+# Runs a command without network, and with a folder that even root cannot write to.
 SANDBOX = [
     *["unshare", "--map-root-user", "--net", "--mount", "sh", "-ec"],
     'mount --bind "$0" "$0"; mount -o remount,ro,bind "$0"; exec "$@"',

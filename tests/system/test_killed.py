@@ -1,4 +1,4 @@
-"""Processes that are killed at random moments: what they leave, and what resumes.
+"""Processes that are killed at random moments: their files, and resuming.
 
 TAGGER_KILLS sets how often each mode is killed.
 """
@@ -26,7 +26,7 @@ CHECKPOINTS = 8
 
 
 def kills(mode: str, seconds: float):
-    """Numbered signals, and random times after a process is at work to send them at."""
+    """Yields numbers, random delays in seconds, and signals to send."""
     rng = random.Random(mode)
     signals = itertools.cycle(rng.sample(SIGNALS, len(SIGNALS)))
     for number in range(KILLS):
@@ -41,10 +41,10 @@ def kill(process: Process, sign: str, seconds: float, number: signal.Signals) ->
     """Sends a signal some seconds after the process has printed a sign of its work.
 
     Args:
-      sign: a regular expression.
+      sign: a regular expression that matches the sign.
 
     Returns:
-      Whether it was still at work.
+      Whether the process was still running.
     """
     if not process.wait_for(sign) or process.ends_within(seconds):
         return False
@@ -59,7 +59,7 @@ def finish(process: Process) -> None:
 
 
 def newest_step(train_dir: pathlib.Path) -> int:
-    """Checks that what a train_dir shows is whole; its newest step, or -1."""
+    """Checks that the checkpoints are complete; returns the newest step, or -1."""
     prefixes = checkpoints.list_checkpoints(train_dir)
     for prefix in prefixes[-2:]:
         reader = tf.train.load_checkpoint(prefix)
@@ -92,7 +92,7 @@ def test_training(dataset, tmp_path):
         if steps and before >= 0:
             assert steps[0] == before + 1
             assert f"resuming from {train_dir}/model.ckpt-{before}" in process.err
-        # Lost are at most the steps since the last whole checkpoint.
+        # At most the steps after the last complete checkpoint are lost.
         last = steps[-1] if steps else before
         assert newest >= max(before, (last - 1) // 2 * 2 if steps else -1)
         if killed and steps and sent != signal.SIGKILL:
@@ -111,7 +111,7 @@ def evaluated_steps(process: Process) -> set[int]:
 
 
 def markers(eval_dir: pathlib.Path) -> set[int]:
-    """Checks that what an eval_dir shows is whole; the steps that have a marker."""
+    """Checks that all results are complete; returns the steps that have a marker."""
     steps = set()
     for path in eval_dir.glob("eval-*.txt"):
         assert re.fullmatch(
@@ -130,7 +130,7 @@ def markers(eval_dir: pathlib.Path) -> set[int]:
 
 @pytest.fixture(scope="module")
 def many_checkpoints(trained, tmp_path_factory) -> pathlib.Path:
-    """A train_dir with the steps 1 to CHECKPOINTS, all alike."""
+    """A train_dir with equal checkpoints for the steps 1 to CHECKPOINTS."""
     folder = tmp_path_factory.mktemp("many") / "run"
     folder.mkdir()
     shutil.copy(trained / "hparams.json", folder)
@@ -141,7 +141,7 @@ def many_checkpoints(trained, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-def test_evaluation_goes_on_by_two_at_once(dataset, many_checkpoints, tmp_path):
+def test_two_evaluators_resume(dataset, many_checkpoints, tmp_path):
     eval_dir = tmp_path / "eval"
     flags = dataset.eval_flags(many_checkpoints, eval_dir)
     done = set()

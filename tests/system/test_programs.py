@@ -14,7 +14,7 @@ from tagger import signals
 
 
 @pytest.mark.parametrize("arguments", ["--help", "--mode=train"])
-def test_help_and_wrong_flags_need_no_tensorflow_and_little_time(arguments):
+def test_help_and_wrong_flags_are_fast_without_tensorflow(arguments):
     code = f"""
 import sys, runner
 from tagger import program
@@ -24,7 +24,7 @@ finally:
     assert not {{"tensorflow", "keras", "inputs"}} & set(sys.modules)
 """
     seconds = []
-    for _ in range(3):  # The best of them, as others may use the machine.
+    for _ in range(3):  # The fastest counts, because others may use the machine.
         started = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
@@ -43,7 +43,7 @@ def test_help_lists_every_flag():
 
 
 @pytest.mark.parametrize("number", signals.STOP_SIGNALS)
-def test_a_program_leaves_at_once_with_the_status_of_shells(tmp_path, number):
+def test_a_program_exits_at_once_with_the_status_of_shells(tmp_path, number):
     program = tmp_path / "program.py"
     program.write_text(
         "import signal\nfrom tagger import signals\n"
@@ -55,7 +55,7 @@ def test_a_program_leaves_at_once_with_the_status_of_shells(tmp_path, number):
 
 
 def test_the_recipe_runs(tmp_path):
-    """A few steps of both acts on synthetic clips, to a submission of all classes."""
+    """Runs a few steps of both stages on synthetic clips, and makes a submission."""
     done = subprocess.run(
         [ROOT / "recipes" / "published_baseline.sh", "--smoke", tmp_path],
         env=os.environ | {"PYTHON": sys.executable},

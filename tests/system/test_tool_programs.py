@@ -1,4 +1,4 @@
-"""The small programs as users start them: good and wrong arguments, and --help."""
+"""The tools as programs: correct and wrong arguments, and --help."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from helpers import (
     table_of_page,
 )
 
-TOOLS = {  # with the page and the section of its flags, if it has any
+TOOLS = {  # Each with the page and the section that list its flags, if any.
     "make_class_map.py": None,
     "tools.make_demo_data": None,
     "tools.make_validation_split": ("docs/usage.md", "Validation split"),

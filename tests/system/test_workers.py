@@ -1,4 +1,4 @@
-"""Processes that train together: stopped, killed, and resumed by others."""
+"""Processes that train together: stopping, killing, and resuming."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ HPARAMS = SMALL_HPARAMS.replace("batch_size=4", "batch_size=6")  # of 2 or 3 wor
 
 @contextlib.contextmanager
 def workers(folder: pathlib.Path, *flags_of_each: list[str]):
-    """Processes of runner.py, the chief first, that TF_CONFIG joins."""
+    """Processes of runner.py that train together. The chief is the first."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(len(flags_of_each))]
     with contextlib.ExitStack() as stack:
         processes = []
@@ -72,7 +72,7 @@ def test_workers_are_killed_and_stopped_and_others_resume(dataset, tmp_path, cap
             assert "Traceback" not in worker.err
         step = max(both[0].losses())
     assert newest_step(run) == step
-    # The chief alone wrote: one file of events per start.
+    # Only the chief writes: there is one file of events per start.
     assert len(list(run.glob("events.*"))) == 3
     assert len(checkpoints.shapes(f"{run}/model.ckpt-{step}")) == 306
     alone = dataset.train_flags(run, hparams=HPARAMS, max_steps=step + 1)
@@ -91,7 +91,7 @@ def test_a_stop_of_one_worker_stops_all(dataset, tmp_path):
     assert newest_step(tmp_path / "run") == max(three[0].losses())
 
 
-def test_workers_with_different_flags_say_so(dataset, tmp_path):
+def test_workers_with_different_flags_are_an_error(dataset, tmp_path):
     run = tmp_path / "run"
     flags_of_each = [
         dataset.train_flags(run, hparams=HPARAMS + more, max_steps=2)
@@ -104,7 +104,7 @@ def test_workers_with_different_flags_say_so(dataset, tmp_path):
     assert not checkpoints.list_checkpoints(run)
 
 
-def test_a_worker_whose_port_is_taken_says_so(dataset, tmp_path):
+def test_a_port_in_use_is_an_error(dataset, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = f"127.0.0.1:{server.getsockname()[1]}"
         config = {
