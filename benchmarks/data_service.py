@@ -1,10 +1,10 @@
-"""Seconds of audio that 1 and 2 data workers deliver a second, and the local pipeline.
+"""Compares the local pipeline with 1 and 2 data workers, in audio per second.
 
     python benchmarks/data_service.py
 
-Each data worker is a process held to one core, as far as there are cores. The examples
-are drawn as a trainer draws them, without shuffling and training. On two cores the
-second data worker shares its core with the process that draws.
+Each data worker runs on its own core, if there are enough cores. This process receives
+examples like a trainer, but without shuffling and training. On two cores, the second
+data worker shares its core with this process.
 """
 
 import argparse
@@ -29,7 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 @contextlib.contextmanager
 def running(*arguments: object, core: int | None = None) -> Iterator[None]:
-    """Runs a part of a data service, from when it is ready to the end of the block."""
+    """Runs a part of a data service within the block, which starts when it is ready."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tools.data_service", *map(str, arguments)],
         cwd=ROOT,
@@ -44,20 +44,20 @@ def running(*arguments: object, core: int | None = None) -> Iterator[None]:
             if "is ready" in line:
                 break
         else:
-            raise ValueError(f"it did not start: {arguments}")
+            raise ValueError(f"the server did not start: {arguments}")
         yield
     finally:
         process.kill()
         process.wait()
 
 
-def audio_a_second(root: pathlib.Path, address: str | None, name: str) -> float:
-    """Seconds of audio that come as examples in a second.
+def audio_per_second(root: pathlib.Path, address: str | None, name: str) -> float:
+    """The seconds of audio that are received per second, as examples.
 
     Args:
-      root: with the data that `measure.make_data` wrote.
-      address: of the data service; none: features are computed here.
-      name: of the job there.
+      root: folder that `measure.make_data` wrote.
+      address: address of the data service; None: features are computed here.
+      name: name of the job of the data service.
     """
     import numpy as np
 
@@ -106,9 +106,9 @@ def main() -> None:
                 stack.enter_context(running("worker", *flags, core=core))
         for turn in range(rounds):
             for name, address in addresses.items():
-                rates[name].append(audio_a_second(root, address, f"turn-{turn}"))
+                rates[name].append(audio_per_second(root, address, f"turn-{turn}"))
     print(measure.machine("tensorflow"))
-    print("\nSeconds of audio a second, as examples\n")
+    print("\nSeconds of audio per second, as examples\n")
     print("| | median | from - to |")
     print("|---|---|---|")
     for name, values in rates.items():

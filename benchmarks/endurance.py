@@ -1,10 +1,10 @@
-"""A trainer, an evaluator and TensorBoard side by side, and their memory over time.
+"""Runs a trainer, an evaluator and TensorBoard together, and measures their memory.
 
     python benchmarks/endurance.py [--minutes 10] [--data DIR]
 
-Training takes small steps with a checkpoint every five, so that hundreds of steps and
-many evaluations fit. DIR has audio/, train1.csv, val1.csv and class_map.csv; without
-it, 100 clips of noise are both.
+Training uses small batches and a checkpoint every five steps, so that there are many
+steps and evaluations. DIR has audio/, train1.csv, val1.csv and class_map.csv. Without
+--data, 100 clips of noise are used for training and evaluation.
 """
 
 import argparse
@@ -28,10 +28,10 @@ STOP_SECONDS = 120
 
 
 def resident_mebibytes(process: subprocess.Popen) -> float:
-    """The memory that a process holds now.
+    """The current memory of a process.
 
     Raises:
-      ValueError: it has ended.
+      ValueError: the process has ended.
     """
     if process.poll() is not None:
         raise ValueError(f"exit status {process.returncode}: {process.args}")
@@ -71,7 +71,7 @@ def commands(data: pathlib.Path, root: pathlib.Path) -> dict[str, list[object]]:
 
 
 def make_noise(folder: pathlib.Path) -> pathlib.Path:
-    """Writes clips of noise where --data names none."""
+    """Writes clips of noise; returns their folder."""
     measure.make_data(folder / "noise", num_clips=100, seconds=1)
     data = folder / "noise"
     (data / "clips").rename(data / "audio")
@@ -82,7 +82,7 @@ def make_noise(folder: pathlib.Path) -> pathlib.Path:
 
 
 def main() -> None:
-    """Runs the three and prints the table."""
+    """Runs the three processes and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--data", type=pathlib.Path)

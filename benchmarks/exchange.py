@@ -1,10 +1,10 @@
-"""Bytes that workers exchange in a training step: counted, and on the loopback.
+"""Measures the bytes that workers exchange per training step.
 
     python benchmarks/exchange.py
 
-Trains in 2 and 3 processes on this machine, on examples so small that the exchange is
-most of it, and reads what has passed the loopback interface between two steps. A ring
-of n workers sends 2(n-1)/n times the gradients from each.
+This trains in 2 and 3 processes on this machine, with small examples. It counts the
+bytes on the loopback interface between two steps. In a ring of n workers, each worker
+is expected to send 2(n-1)/n times the size of the gradients.
 """
 
 import argparse
@@ -21,11 +21,11 @@ import measure
 from tagger import program
 
 LOOPBACK = "lo"
-FIRST, LAST = 20, 120  # steps to read the interface at
+FIRST, LAST = 20, 120  # steps between which bytes are counted
 CLIPS, SECONDS = 20, 2
 HPARAMS = "mel_bands=16,example_window_seconds=0.1,example_hop_seconds=0.1,batch_size=6"
 FLOAT32_BYTES = 4
-END_SECONDS = 60  # for all to end once the chief has
+END_SECONDS = 60  # for all workers to end after the chief
 
 
 def bytes_sent() -> int:
@@ -38,7 +38,7 @@ def bytes_sent() -> int:
 
 
 def train_together(root: pathlib.Path, num_workers: int) -> float:
-    """Bytes on the loopback for a step of all workers."""
+    """The bytes on the loopback per step, for all workers."""
     addresses = [f"localhost:{port}" for port in measure.free_ports(num_workers)]
     command = measure.train_command(root, LAST + 1)  # The last step also saves.
     command += [f"--hparams={HPARAMS}", "--checkpoint_steps=1000000"]
@@ -85,18 +85,16 @@ def main() -> None:
     size = values * FLOAT32_BYTES
     print(measure.machine("tensorflow"))
     print(f"\nGradients of {values} weights\n")
-    print(
-        "| workers | gradients, MB | counted, MB a step of all | on the loopback, MB |"
-    )
+    print("| workers | gradients, MB | expected per step, MB | on the loopback, MB |")
     print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder) / "data"
         measure.make_data(root, CLIPS, SECONDS)
         for num_workers in (2, 3):
-            counted = 2 * (num_workers - 1) * size
+            expected = 2 * (num_workers - 1) * size
             sent = train_together(root, num_workers)
             print(
-                f"| {num_workers} | {size / 1e6:.2f} | {counted / 1e6:.1f} "
+                f"| {num_workers} | {size / 1e6:.2f} | {expected / 1e6:.1f} "
                 f"| {sent / 1e6:.1f} |",
                 flush=True,
             )

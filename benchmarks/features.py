@@ -2,9 +2,9 @@
 
     python benchmarks/features.py [--clips 200] [--rounds 10]
 
-From five-second WAV files to log mel examples, each in its own parallel pipeline, in
-one process in turn. Then what a GPU needs: the audio that the pipeline must deliver to
-keep a card of a given step time busy, and the cores like these that deliver it.
+All read five-second WAV files and compute log mel examples in parallel. They run
+alternately in one process. The second table lists, for GPUs of some step times, the
+audio per second that they need, and the number of cores like these that deliver it.
 """
 
 import argparse
@@ -36,8 +36,8 @@ from tools.make_demo_data import write_wav  # noqa: E402
 
 SECONDS = 5
 ORIGINAL_PARALLEL_CALLS = 4  # the original's constant
-STEP_MILLISECONDS = (200, 100, 50, 20, 10)  # of the cards in the table
-TOLERANCE = 2e-2  # between ways to compute the log of nearly nothing
+STEP_MILLISECONDS = (200, 100, 50, 20, 10)  # of the GPUs in the table
+TOLERANCE = 2e-2  # Quiet bands differ most in the logarithm.
 
 
 def make_clips(folder: pathlib.Path, count: int) -> list[str]:
@@ -50,7 +50,7 @@ def make_clips(folder: pathlib.Path, count: int) -> list[str]:
 
 
 def ours(paths: list[str], hparams: Hparams) -> tf.data.Dataset:
-    """Our pipeline, examples of one clip at a time."""
+    """Our pipeline; each element has the examples of one clip."""
     headers = [wav.read_wav_header(path) for path in paths]
     table = clips.make_clips(paths, headers, np.zeros([len(paths), 1], np.float32))
     dataset = tf.data.Dataset.from_tensor_slices(
@@ -77,7 +77,7 @@ def original(paths: list[str], hparams: Hparams) -> tf.data.Dataset:
 
 
 def pytorch_examples(path: str, matrix: torch.Tensor, hparams: Hparams) -> torch.Tensor:
-    """The same in PyTorch."""
+    """The examples of a clip, computed in PyTorch."""
     with wave.open(path) as file:
         data = file.readframes(file.getnframes())
     waveform = torch.frombuffer(bytearray(data), dtype=torch.int16).float() / 32768
@@ -93,28 +93,26 @@ def pytorch_examples(path: str, matrix: torch.Tensor, hparams: Hparams) -> torch
     return log_mel.unfold(0, size, hop).transpose(1, 2).contiguous()
 
 
-def report_need(audio_a_second: float, hparams: Hparams) -> None:
-    """Prints what cards of some step times need, from the seconds of audio a second
-    that the pipeline delivers on this machine.
-    """
-    a_core = audio_a_second / inputs.PARALLEL_CLIPS
-    a_step = hparams.batch_size * hparams.example_hop_seconds
-    print(f"\nTo keep a GPU busy: {a_core:.0f} s of audio a second from a core here\n")
-    print(f"| step of {hparams.batch_size} examples | audio a second | cores |")
+def report_need(audio_per_second: float, hparams: Hparams) -> None:
+    """Prints how much audio and how many cores GPUs need, for some times per step."""
+    per_core = audio_per_second / inputs.PARALLEL_CLIPS
+    per_step = hparams.batch_size * hparams.example_hop_seconds
+    print(f"\nAudio for a GPU; one core here delivers {per_core:.0f} s per second\n")
+    print(f"| step of {hparams.batch_size} examples | audio per second | cores |")
     print("|---|---|---|")
     for milliseconds in STEP_MILLISECONDS:
-        need = a_step / milliseconds * 1000
-        print(f"| {milliseconds} ms | {need:.0f} s | {need / a_core:.1f} |")
+        need = per_step / milliseconds * 1000
+        print(f"| {milliseconds} ms | {need:.0f} s | {need / per_core:.1f} |")
 
 
 def main() -> None:
-    """Checks that all agree, times them and prints the table."""
+    """Checks that all features agree, times all contenders and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
     hparams = Hparams()
-    torch.set_num_threads(1)  # A clip a thread, as many threads as cores.
+    torch.set_num_threads(1)  # One clip per thread, one thread per core.
     matrix = torch.from_numpy(
         tf.signal.linear_to_mel_weight_matrix(
             hparams.mel_bands,
@@ -153,7 +151,7 @@ def main() -> None:
         contenders["PyTorch"] = run_torch
         seconds = measure.take_turns(contenders, arguments.rounds)
     print(measure.machine("tensorflow", "torch"))
-    title = f"Features, {arguments.clips} clips of {SECONDS} s; a second: of audio"
+    title = f"Features, {arguments.clips} clips of {SECONDS} s; rates: s of audio"
     audio = arguments.clips * SECONDS
     measure.report(title, seconds, "ours", audio)
     report_need(audio / statistics.median(seconds["ours"]), hparams)

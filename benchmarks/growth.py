@@ -1,10 +1,10 @@
-"""How time and memory grow with the number of clips, and how soon training starts.
+"""Measures how time and memory grow with the number of clips.
 
     python benchmarks/growth.py
 
-Whole processes, each started anew, on 1x, 2x and 4x the clips: features alone, a few
-training steps, and inference. Then the memory of training with the shuffle buffer full,
-the time to the first training step on 300 clips, and to check many headers.
+Complete processes compute features, train a few steps, and run inference, on 1x, 2x and
+4x the clips. The program also measures the memory of training with a full shuffle
+buffer, the time to the first training step on 300 clips, and the time to check headers.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CLIPS = (40, 80, 160)
 SECONDS = 5
 STEPS = 3
 FIRST_STEP_CLIPS = 300
-HEADERS = 25000  # As many clips as the noisy and the curated set have.
+HEADERS = 25000  # about as many clips as the noisy and the curated set have
 FULL_BUFFER_CLIPS, FULL_BUFFER_SECONDS = 500, 20  # 20,000 examples
 FEATURES_FLAG = "--features_of"
 
@@ -44,7 +44,7 @@ def drain_features(clip_dir: str) -> None:
 
 
 def seconds_to_first_step(command: list[object]) -> float:
-    """How long a training process takes from start to the loss of its first step."""
+    """The seconds from the start of a training process to its first loss."""
     started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
@@ -62,7 +62,7 @@ def seconds_to_first_step(command: list[object]) -> float:
 
 
 def seconds_to_check_headers(clip_dir: pathlib.Path) -> float:
-    """How long it takes to read as many headers as HEADERS, of links to some clips."""
+    """The seconds to read HEADERS headers, of links to some clips."""
     from tagger import wav
 
     sources = list(clip_dir.iterdir())

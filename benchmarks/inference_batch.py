@@ -2,8 +2,8 @@
 
     python benchmarks/inference_batch.py [--rounds 10]
 
-The same weights and batch of 64 examples [100, 96], 10 classes, in one process in turn.
-ONNX Runtime gets the network with batch norm folded into the convolutions.
+All use the same network, a batch of 64 examples [100, 96] and 10 classes. They run
+alternately in one process. In ONNX, batch norm is folded into the convolutions.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def onnx_session(network: keras.Model) -> onnxruntime.InferenceSession:
 
 
 def main() -> None:
-    """Checks that the scores agree, times all of them and prints the table."""
+    """Checks that the scores agree, times all contenders and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10)
     rounds = parser.parse_args().rounds

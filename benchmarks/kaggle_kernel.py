@@ -2,8 +2,8 @@
 
     python benchmarks/kaggle_kernel.py [--clips 3361] [--longest 20.4]
 
-Packs an untrained checkpoint of 80 classes, writes clips into folders as on Kaggle, and
-runs the kernel as a process. Lengths are spread evenly. With the defaults, their mean
+Packs an untrained checkpoint of 80 classes, writes clips to folders as on Kaggle, and
+runs the kernel as a process. Lengths are evenly spaced. With the defaults, their mean
 is that of the test set (12.9 hours of 4,481 clips). One clip in a hundred is cut off.
 """
 

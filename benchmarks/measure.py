@@ -1,4 +1,4 @@
-"""What the benchmarks share: taking turns, medians, and saying on what they ran."""
+"""Helpers of the benchmarks: alternating runs, medians, and the machine."""
 
 import contextlib
 import csv
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 def take_turns(
     contenders: Mapping[str, Callable[[], object]], rounds: int, warm_ups: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each call, contenders in turn, so that noise falls on all alike."""
+    """The seconds of each call. Contenders alternate, so that noise affects all."""
     for _ in range(warm_ups):
         for run in contenders.values():
             run()
@@ -38,16 +38,16 @@ def take_turns(
 def report(
     title: str, seconds: Mapping[str, Sequence[float]], ours: str, unit: float = 1.0
 ) -> None:
-    """Prints medians, spreads and how many times faster ours is than each.
+    """Prints medians, spreads and ratios of the medians.
 
     Args:
-      title: of the table.
-      seconds: of the calls of each contender.
-      ours: the name of the contender to compare with.
-      unit: how much work a call does; with another than 1, work a second is shown too.
+      title: title of the table.
+      seconds: seconds of the calls, by contender.
+      ours: name of the contender that the others are divided by.
+      unit: amount of work in a call; unless it is 1, the work per second is shown too.
     """
     print(f"\n{title}\n")
-    print("| | median s | from - to s | a second | ours is faster by |")
+    print("| | median s | from - to s | per second | ratio to ours |")
     print("|---|---|---|---|---|")
     reference = statistics.median(seconds[ours])
     for name, values in seconds.items():
@@ -61,7 +61,7 @@ def report(
 
 
 def machine(*packages: str) -> str:
-    """The processor, its cores, the versions and the date, in a line."""
+    """The processor, its cores, the versions and the date, in one line."""
     processor = platform.processor() or platform.machine()
     flags: set[str] = set()
     if sys.platform == "linux":
@@ -83,10 +83,10 @@ def machine(*packages: str) -> str:
 def run_process(
     command: Sequence[object], python: str = sys.executable
 ) -> tuple[float, float]:
-    """Runs a Python command as a process of its own; its seconds and peak MiB.
+    """Runs a Python command as a separate process; returns its seconds and peak MiB.
 
     Raises:
-      ValueError: it failed.
+      ValueError: the command failed.
     """
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -102,7 +102,7 @@ def run_process(
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens at, all different."""
+    """Different ports that are not in use."""
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(socket.socket()) for _ in range(number)]
         for server in servers:

@@ -1,10 +1,10 @@
-"""Scores clips in the original's way, as the peer of whole_process.py and features.py.
+"""Scores clips in the original's way, to compare with our programs.
 
     python benchmarks/original_way.py CLIP_DIR CHECKPOINT[,CHECKPOINT...] [CSV]
 
-A TensorFlow 1 graph in tf.compat.v1: the original's operations for the features, batch
-norm not folded, a run of the session for each clip, and everything again for each
-checkpoint. It also runs on TensorFlow 2.13, which is nearer to the original's own.
+This is a TensorFlow 1 graph in tf.compat.v1. It uses the original's operations for the
+features, and does not fold batch norm. Each clip and checkpoint needs a session run. It
+also runs on TensorFlow 2.13, which is closer to the original's version.
 """
 
 import csv
@@ -19,12 +19,12 @@ import tensorflow as tf
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from tagger.hparams import SAMPLE_RATE, Hparams  # noqa: E402
 
-# Of the network's depthwise convolutions.
+# The strides of the network's depthwise convolutions.
 SEPARABLE_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 
 
 def original_examples(path: tf.Tensor, hparams: Hparams) -> tf.Tensor:
-    """From a WAV file to [E, frames, F], by decode_wav and tf.signal.stft."""
+    """The examples [E, frames, F] of a WAV file, by decode_wav and tf.signal.stft."""
     waveform, _ = tf.audio.decode_wav(tf.io.read_file(path))
     spectrogram = tf.abs(
         tf.signal.stft(
@@ -52,7 +52,7 @@ def original_examples(path: tf.Tensor, hparams: Hparams) -> tf.Tensor:
 
 
 def convolutions() -> Iterator[tuple[str, bool, int]]:
-    """Scope, whether it is depthwise, and stride of each convolution."""
+    """Yields the scope, whether it is depthwise, and the stride of each convolution."""
     yield "Conv", False, 1
     for number, stride in enumerate(SEPARABLE_STRIDES):
         yield "SeparableConv2d" + (f"_{number}" if number else ""), True, stride
@@ -60,7 +60,7 @@ def convolutions() -> Iterator[tuple[str, bool, int]]:
 
 
 def score_clips(paths: list[str], prefixes: list[str]) -> None:
-    """Scores clips with checkpoints, one clip a run of the session."""
+    """Scores clips with checkpoints, one clip per session run."""
     v1 = tf.compat.v1
     shapes = tf.train.load_checkpoint(prefixes[0]).get_variable_to_shape_map()
 

@@ -2,10 +2,10 @@
 
     python benchmarks/train_step.py [--rounds 3]
 
-The same network, batch of 64 examples [100, 96], 10 classes, Adam, in one process in
-turn. "Plain Keras" is the network as one writes it with Keras layers, in a tf.function;
-it is timed once more in a process of its own without oneDNN, which is how TensorFlow
-runs it on a CPU without AVX512 unless told otherwise.
+All use the same network, batches of 64 examples [100, 96], 10 classes and Adam. They
+run alternately in one process. "Plain Keras" is the network in standard Keras layers,
+in a tf.function. It is also timed in a separate process without oneDNN, which is the
+default of TensorFlow on a CPU without AVX512.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PLAIN_FLAG = "--plain_keras_alone"
 
 
 def ours(features: np.ndarray, labels: np.ndarray):
-    """Our training step, as --mode train takes it."""
+    """The training step of --mode train."""
     trainer = train.define_trainer(
         num_classes=CLASSES,
         hparams=Hparams(),
@@ -127,7 +127,7 @@ def pytorch(features: np.ndarray, labels: np.ndarray):
 
 
 def main() -> None:
-    """Times all of them and prints the table."""
+    """Times all contenders and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(PLAIN_FLAG, action="store_true")

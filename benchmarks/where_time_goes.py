@@ -1,10 +1,10 @@
-"""Where a training step and a batch of scoring spend their time, on a CPU.
+"""Measures the time of the operations of a training step, on a CPU.
 
     python benchmarks/where_time_goes.py [--rounds 5]
 
-Each kind of operation at the shapes of each layer, for 64 examples, one at a time,
-summed over the layers; beside them the whole step, and the floor: the multiplications
-of the convolutions at the rate of a large matrix product on this machine.
+Each kind of operation is timed separately, for 64 examples and the shapes of each
+layer, and summed over the layers. The program also times the complete step, and prints
+a lower limit: the convolutions' multiplications at the rate of a large matrix product.
 """
 
 import argparse
@@ -34,11 +34,11 @@ GIGA = 1e9
 def layer_operations(
     layer: layers.Convolution, size: tuple[int, int]
 ) -> tuple[dict[str, tuple[functools.partial, float]], tuple[int, int]]:
-    """The operations of one convolution's layer in a training step.
+    """The operations of a convolution layer in a training step.
 
     Returns:
-      By kind, a call and its GFLOP (0 where it does not multiply matrices); and the
-      height and width that the layer leaves.
+      A call and its GFLOP (0 if it does not multiply matrices) for each kind, and the
+      height and width of the layer's output.
     """
     stride, shape = layer.stride, layer.kernel.shape
     out_size = tuple(-(-n // stride) for n in size)
@@ -117,12 +117,12 @@ def layer_operations(
 
 
 def median_seconds(run, rounds: int) -> float:
-    """The median time of a call, after one that does not count."""
+    """The median time of a call, after a warm-up call."""
     return statistics.median(measure.take_turns({"": run}, rounds)[""])
 
 
 def main() -> None:
-    """Times all of them and prints the tables."""
+    """Times all operations and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
@@ -159,10 +159,10 @@ def main() -> None:
         print(f"| {kind} | {seconds[kind]:.3f} | {share:.0%} | {speed} |")
     forward = sum(value for kind, value in gflops.items() if "forward" in kind)
     print(
-        f"\nall of these {sum(seconds.values()):.2f} s; the training step {step:.2f} s"
+        f"\nsum of these {sum(seconds.values()):.2f} s; the training step {step:.2f} s"
     )
     print(
-        f"a plain matrix product runs at {rate:.0f} GFLOP/s: the floor is "
+        f"a plain matrix product runs at {rate:.0f} GFLOP/s; lower limit: "
         f"{3 * forward / rate:.2f} s for a step, {forward / rate:.2f} s for scoring, "
         f"which takes {scoring:.2f} s"
     )

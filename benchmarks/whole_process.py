@@ -1,10 +1,10 @@
-"""Inference and evaluation as whole processes: ours and the original's way.
+"""Inference and evaluation as complete processes: ours, and the original's way.
 
     python benchmarks/whole_process.py [--original_python PYTHON]
 
-Inference on 400 five-second clips, and evaluation of 8 checkpoints on 80 of them, each
-process started anew. The peer is original_way.py; --original_python names a Python with
-another TensorFlow to run it with, such as 2.13.
+Inference scores 400 five-second clips. Evaluation uses 8 checkpoints and 80 of these
+clips. The original's way is original_way.py. --original_python is a Python to run it
+with another TensorFlow, such as 2.13.
 """
 
 import argparse
