@@ -1,10 +1,10 @@
-# make demo   sets up, then trains, evaluates and applies a tagger on synthetic clips
-# make test   sets up, then runs the tests
-# make test-matrix  runs the tests on several versions of Python and TensorFlow
-# make bench  sets up, then runs the benchmarks with their peers beside them
-# make bench-more  likewise of the Kaggle kernel, several workers, and a data service
+# make demo   installs packages; trains, evaluates and applies a tagger on synthetic clips
+# make test   installs packages and runs the tests
+# make test-matrix  runs the tests with several versions of Python and TensorFlow
+# make bench  installs packages and runs the benchmarks of this program and others
+# make bench-more  benchmarks the Kaggle kernel, several workers, and a data service
 # make lint   checks the style of the code
-# make clean  removes what these have made
+# make clean  removes all files that these commands have made
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What the two stages of the published recipe gain, on a small set:
+# Measures the effect of the two stages of the published recipe on a small data set.
 #
 #   recipes/noisy_then_clean.sh DATA OUT
 #
-# DATA holds audio/, class_map.csv, train2.csv and val2.csv, such as ESC-10 without and
-# with its fold 2. Three runs, evaluated on val2.csv: on labels of which a third were
-# replaced at random; on the clean labels, warm-started from the first; and on the clean
-# labels alone, for as many steps as the second and for as many as both together.
+# DATA has audio/, class_map.csv, train2.csv and val2.csv, for example ESC-10 without
+# fold 2, and fold 2. Three runs are evaluated on val2.csv: with noisy labels, of which a
+# third were replaced at random; with the clean labels, warm-started from the first run;
+# and with only the clean labels, for as many steps as the second run and as both runs.
 set -euo pipefail
 
 if [[ $# -ne 2 ]]; then
@@ -34,8 +34,8 @@ for row in draw.sample(rows, len(rows) // 3):
 csv.writer(open(noisy, "w", newline="")).writerows([header, *rows])
 PYTHON
 
-# Batch norm's moving averages start anew in every run, so that short runs need them
-# to move faster than the default does.
+# Every run resets the moving averages of batch norm, so short runs need a faster decay
+# than the default.
 common=batch_size=32,bndecay=0.97,global_pool=max
 second_stage=lr=3e-3,lrdecay=0.94,dropout=0.6,lsmooth=0.1
 

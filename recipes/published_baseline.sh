@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Trains the published baseline on the noisy, then on the curated set; then a submission.
+# Trains the published baseline on the noisy set, then on the curated set, and predicts.
 #
-#   recipes/published_baseline.sh DATA OUT      the whole recipe: many hours
+#   recipes/published_baseline.sh DATA OUT      the full recipe: many hours
 #   recipes/published_baseline.sh --smoke OUT   a few steps on synthetic clips
 #
-# DATA holds the unzipped data set: train_noisy.csv, train_noisy/, train_curated.csv,
-# train_curated/ and test/. All checkpoints and OUT/submission.csv go to OUT. Run it
+# DATA has the unzipped data set: train_noisy.csv, train_noisy/, train_curated.csv,
+# train_curated/ and test/. OUT gets all checkpoints and submission.csv. Run the script
 # again after a stop to resume.
 #
-# PYTHON=... chooses another Python than that of .venv, which `make` sets up.
+# PYTHON=... selects another Python than the one in .venv, which `make` creates.
 # On a Tesla V100 the original took about 3 hours for the noisy set and 5 for the
 # curated set, and reached an lwlrap of 0.546 on the whole test set.
 set -euo pipefail
