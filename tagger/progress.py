@@ -1,5 +1,6 @@
 """What a person sees on a terminal: a bar on stderr, results on stdout."""
 
+import shutil
 import sys
 
 import tqdm
@@ -19,6 +20,8 @@ def progress_bar(
       done: units that were done before.
       keep: whether the bar appears at once, and stays when it is closed.
     """
+    # tqdm itself shows nothing on a terminal without a size, as notebooks have them.
+    size = shutil.get_terminal_size()
     return tqdm.tqdm(
         total=total,
         initial=done,
@@ -26,7 +29,8 @@ def progress_bar(
         unit=unit,
         leave=keep,
         delay=0 if keep else DELAY_SECONDS,
-        dynamic_ncols=True,
+        ncols=size.columns,
+        nrows=size.lines,
         disable=None,  # where stderr is no terminal
     )
 
