@@ -1,5 +1,6 @@
 """Terminal output: a progress bar on stderr, results on stdout."""
 
+import shutil
 import sys
 
 import tqdm
@@ -19,6 +20,8 @@ def progress_bar(
       done: number of units that are already done.
       keep: whether the bar appears at once and remains after it is closed.
     """
+    # By itself, tqdm shows no bar on a terminal without a size, such as in notebooks.
+    size = shutil.get_terminal_size()
     return tqdm.tqdm(
         total=total,
         initial=done,
@@ -26,7 +29,8 @@ def progress_bar(
         unit=unit,
         leave=keep,
         delay=0 if keep else DELAY_SECONDS,
-        dynamic_ncols=True,
+        ncols=size.columns,
+        nrows=size.lines,
         disable=None,  # disabled if stderr is not a terminal
     )
 

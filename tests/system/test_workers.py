@@ -41,54 +41,38 @@ def newest_step(train_dir: pathlib.Path) -> int:
     return checkpoints.checkpoint_step(checkpoints.list_checkpoints(train_dir)[-1])
 
 
-def test_workers_are_killed_and_stopped_and_others_resume(dataset, tmp_path, capsys):
-    """The chief of three is killed, then a worker of two; then two are stopped."""
+def test_three_workers_stop_together_and_one_that_dies_ends_all(
+    dataset, tmp_path, capsys
+):
     run = tmp_path / "run"
     flags = dataset.train_flags(run, hparams=HPARAMS, checkpoint_steps=3)
+    with workers(tmp_path, flags, flags, flags) as three:
+        assert three[0].wait_for("^step 4:")
+        three[2].send(signal.SIGTERM)
+        assert [worker.status() for worker in three] == [143, 143, 143]
+        assert three[0].losses() == three[1].losses() == three[2].losses()
+        assert "stopped by another worker at step" in three[0].err
+        assert "stopped by SIGTERM at step" in three[2].err
+    stopped = newest_step(run)
+    assert stopped == max(three[0].losses())
+    assert len(checkpoints.shapes(f"{run}/model.ckpt-{stopped}")) == 306
     with workers(tmp_path, flags, flags, flags) as (chief, *others):
-        assert chief.wait_for("^step 4:")
+        assert chief.wait_for(f"^step {stopped + 4}:")
+        assert f"resuming from {run}/model.ckpt-{stopped}" in chief.err
         chief.send(signal.SIGKILL)
         for worker in others:
             assert worker.status() == 1
             assert worker.err.splitlines()[-1].startswith("error: ")
-            assert "Traceback" not in worker.err
-    assert newest_step(run) == 3
-    with workers(tmp_path, flags, flags) as (chief, other):
-        assert chief.wait_for("^step 7:")
-        other.send(signal.SIGKILL)
-        assert chief.status() == 1
-        assert "Traceback" not in chief.err
+    for worker in (*three, *others):
+        assert "Traceback" not in worker.err
+    # Only the chief writes: there is one file of events per start.
+    assert len(list(run.glob("events.*"))) == 2
     step = newest_step(run)
     assert step % 3 == 0
-    with workers(tmp_path, flags, flags) as both:
-        assert both[0].wait_for(f"^step {step + 2}:")
-        both[0].send(signal.SIGINT)
-        both[1].send(signal.SIGTERM)
-        assert [w.status() for w in both] == [130, 143]
-        assert both[0].losses() == both[1].losses()
-        for worker, name in zip(both, ("SIGINT", "SIGTERM")):
-            assert f"resuming from {run}/model.ckpt-{step}" in worker.err
-            assert f"stopped by {name} at step" in worker.err
-            assert "Traceback" not in worker.err
-        step = max(both[0].losses())
-    assert newest_step(run) == step
-    # Only the chief writes: there is one file of events per start.
-    assert len(list(run.glob("events.*"))) == 3
-    assert len(checkpoints.shapes(f"{run}/model.ckpt-{step}")) == 306
     alone = dataset.train_flags(run, hparams=HPARAMS, max_steps=step + 1)
     assert run_main(alone) == 0
     assert f"resuming from {run}/model.ckpt-{step}" in capsys.readouterr().err
     assert newest_step(run) == step + 1
-
-
-def test_a_stop_of_one_worker_stops_all(dataset, tmp_path):
-    flags = dataset.train_flags(tmp_path / "run", hparams=HPARAMS)
-    with workers(tmp_path, flags, flags, flags) as three:
-        assert three[0].wait_for("^step 2:")
-        three[2].send(signal.SIGTERM)
-        assert [worker.status() for worker in three] == [143, 143, 143]
-        assert "stopped by another worker at step" in three[0].err
-    assert newest_step(tmp_path / "run") == max(three[0].losses())
 
 
 def test_workers_with_different_flags_are_an_error(dataset, tmp_path):
