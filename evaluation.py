@@ -10,7 +10,7 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import model
 from tagger import checkpoints, distribution, summaries
 from tagger.clips import Clips, read_clips
 from tagger.files import lock, make_folder, write_whole
+from tagger.hparams import MODEL_NAMES
 from tagger.lwlrap import Lwlrap
 from tagger.progress import print_result, progress_bar
 
@@ -43,7 +44,7 @@ class Options:
     eval_csv_path: str
     train_dir: str
     eval_dir: str
-    model: str = "mobilenet-v1"
+    model: str = MODEL_NAMES[0]
     hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # overrides
     eval_every_k: int = 1
     eval_shard: tuple[int, int] = (0, 1)  # index of this part, number of parts
@@ -73,9 +74,10 @@ def evaluate(options: Options) -> None:
     clips = clips.take(np.random.default_rng(SHUFFLE_SEED).permutation(len(clips)))
     _report_empty_classes(clips, class_names)
     make_folder(options.eval_dir, "--eval_dir")
-    _check_same_clips(options, clips, class_names)
+    _check_same_run(options, clips, class_names)
     _write_table(options.eval_dir, class_names)
     evaluator = _Evaluator(options, clips, class_names)
+    prefix = None
     try:
         for prefix in _new_checkpoints(options):
             try:
@@ -84,9 +86,11 @@ def evaluate(options: Options) -> None:
                 print(f"skipped: {error}", file=sys.stderr)
     finally:
         _report_best(options.eval_dir, class_names)
-    if not checkpoints.list_checkpoints(options.train_dir):
+    existing = checkpoints.list_checkpoints(options.train_dir)
+    if not existing or (prefix and not _read_markers(options.eval_dir, class_names)):
         raise ValueError(
-            f"--train_dir: there is no complete checkpoint in {options.train_dir}"
+            f"--train_dir: there is no checkpoint in {options.train_dir} that can be "
+            f"read"
         )
 
 
@@ -100,49 +104,38 @@ def _report_empty_classes(clips: Clips, class_names: Sequence[str]) -> None:
         )
 
 
-def _check_same_clips(
-    options: Options, clips: Clips, class_names: Sequence[str]
-) -> None:
-    """Checks that all results in eval_dir are for these clips, labels and classes.
+def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) -> None:
+    """Checks that eval_dir has no results for other checkpoints, clips or labels.
 
     The first evaluator writes what it evaluates to `evaluated.json`.
 
     Raises:
-      ValueError: eval_dir has results for other clips, labels or classes.
+      ValueError: it has.
     """
     path = pathlib.Path(options.eval_dir) / CONTENTS_FILE
     train_dir = os.path.realpath(options.train_dir)
-    checksum = clips.checksum(class_names)
+    contents = {"train_dir": train_dir, "clips_crc32": clips.checksum(class_names)}
+    text = json.dumps(contents, indent=2) + "\n"
     if not path.exists():
-        contents = {"train_dir": train_dir, "clips_crc32": checksum}
-        write_whole(path, json.dumps(contents, indent=2) + "\n")
-        return
-    earlier = json.loads(path.read_text(encoding="utf-8"))
-    if earlier.get("clips_crc32") != checksum:
+        write_whole(path, text)
+    elif path.read_text(encoding="utf-8", errors="replace") != text:
         raise ValueError(
-            f"--eval_dir: {options.eval_dir} has results for other clips, labels or "
-            f"classes; choose another folder"
-        )
-    if earlier.get("train_dir") != train_dir:
-        print(
-            f"warning: {options.eval_dir} has results for checkpoints in "
-            f"{earlier.get('train_dir')}; steps that have a result are skipped (choose "
-            f"another --eval_dir, unless that folder was moved)",
-            file=sys.stderr,
+            f"--eval_dir: {options.eval_dir} has results for other checkpoints, clips, "
+            f"labels or classes; choose another folder (or delete {path} if "
+            f"--train_dir was only moved)"
         )
 
 
 def _new_checkpoints(options: Options) -> Iterator[str]:
     """Yields the checkpoints of this evaluator without a marker, and waits for more.
 
-    A checkpoint that could not be read has no marker. It is yielded again only after
-    its file has changed.
+    A checkpoint that could not be read has no marker. It is not yielded again.
     """
-    time_tried: dict[str, float] = {}  # modification time when it was yielded
+    yielded = set()
     waiting_since = None
     while True:
-        if prefix := _next_checkpoint(options, time_tried):
-            time_tried[prefix] = checkpoints.time_written(prefix)
+        if prefix := _next_checkpoint(options, yielded):
+            yielded.add(prefix)
             waiting_since = None
             yield prefix
             continue
@@ -158,21 +151,15 @@ def _new_checkpoints(options: Options) -> Iterator[str]:
         time.sleep(POLL_SECONDS)
 
 
-def _next_checkpoint(options: Options, time_tried: Mapping[str, float]) -> str | None:
-    """The oldest checkpoint that can be evaluated now."""
-    for prefix in _own_checkpoints(options):
-        marker = _marker_path(options.eval_dir, checkpoints.checkpoint_step(prefix))
-        changed = time_tried.get(prefix) != checkpoints.time_written(prefix)
-        if changed and not marker.exists():
-            return prefix
-    return None
-
-
-def _own_checkpoints(options: Options) -> list[str]:
-    """The checkpoints of this evaluator: every k-th, of these every n-th."""
+def _next_checkpoint(options: Options, yielded: Set[str]) -> str | None:
+    """The oldest checkpoint of this evaluator that has no marker."""
     index, num_evaluators = options.eval_shard
     prefixes = checkpoints.list_checkpoints(options.train_dir)
-    return prefixes[:: options.eval_every_k][index::num_evaluators]
+    for prefix in prefixes[:: options.eval_every_k][index::num_evaluators]:
+        marker = _marker_path(options.eval_dir, checkpoints.checkpoint_step(prefix))
+        if prefix not in yielded and not marker.exists():
+            return prefix
+    return None
 
 
 class _Evaluator:

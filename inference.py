@@ -16,6 +16,7 @@ import model
 from tagger import checkpoints, distribution
 from tagger.clips import Clips, make_clips, read_class_map
 from tagger.files import make_folder, write_whole
+from tagger.hparams import MODEL_NAMES
 from tagger.progress import counted, progress_bar
 from tagger.wav import read_wav_headers
 
@@ -28,7 +29,7 @@ class Options:
     inference_clip_dir: str
     inference_checkpoint: Sequence[str]  # The scores of several are averaged.
     predictions_csv_path: str
-    model: str = "mobilenet-v1"
+    model: str = MODEL_NAMES[0]
     hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # overrides
     inference_shard: tuple[int, int] = (0, 1)  # index of this part, number of parts
     mixed_precision: bool = False
@@ -55,9 +56,9 @@ def predict(options: Options) -> list[str]:
     index, num_parts = options.inference_shard
     names = list_wavs(options.inference_clip_dir)[index::num_parts]
     csv_path = part_path(options.predictions_csv_path, index, num_parts)
-    if os.path.isdir(csv_path):
-        raise IsADirectoryError(f"--predictions_csv_path: {csv_path} is a folder")
     make_folder(os.path.dirname(csv_path) or ".", "--predictions_csv_path")
+    if os.path.exists(csv_path) and not os.path.isfile(csv_path):
+        raise OSError(f"--predictions_csv_path: {csv_path} is not a regular file")
     paths = [os.path.join(options.inference_clip_dir, name) for name in names]
     clips, problems = _read_headers(paths, num_classes=len(class_names))
     print(distribution.describe_platform(), clips, sep="\n", file=sys.stderr)

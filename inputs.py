@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tagger import program
 from tagger.clips import Clips
 from tagger.distribution import num_cpu_cores
 from tagger.hparams import SAMPLE_RATE, Hparams
@@ -31,7 +32,6 @@ PARALLEL_CLIPS = num_cpu_cores()
 # the log mel of a quiet band by 0.01 if the clip is a pure tone. Training uses float32
 # for speed. Scoring uses float64, so that the scores of all programs agree.
 FAST_FFT, EXACT_FFT = tf.float32, tf.float64
-COMPLEX_TYPES = {tf.float32: tf.complex64, tf.float64: tf.complex128}
 ENDLESS = np.iinfo(np.int64).max  # length of the stream from a data service
 CACHE_BYTES = 2 * 2**30  # Features up to this size are kept in memory between passes.
 # AutoGraph would take 1 s to search these functions for control flow. There is none.
@@ -106,12 +106,7 @@ def waveform_to_log_mel_spectrogram(
     waveform = tf.pad(waveform, [[0, missing]])
     # frames has shape [T, fft_length].
     frames = _windowed_frames(waveform, hparams)
-    spectrum = tf.raw_ops.RFFT(
-        input=tf.cast(frames, fft_type),
-        fft_length=[hparams.fft_length],
-        Tcomplex=COMPLEX_TYPES[fft_type],
-    )
-    spectrum = tf.cast(spectrum, tf.complex64)
+    spectrum = tf.cast(tf.signal.rfft(tf.cast(frames, fft_type)), tf.complex64)
     # magnitude has shape [T, bins]. tf.abs is slower, because it avoids overflow.
     magnitude = tf.sqrt(
         tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
@@ -247,16 +242,6 @@ def clip_order(
     return positions.shuffle(num_clips, seed=seed).shard(num_shards, shard)
 
 
-def shuffle_buffer(
-    clips: Clips, hparams: Hparams, *, num_shards: int = 1
-) -> tuple[int, int]:
-    """The size of a shard's shuffle buffer, in examples and in bytes."""
-    num_examples = int(hparams.num_examples(clips.num_samples).sum())
-    buffered = max(1, min(EXAMPLE_SHUFFLE_BUFFER, num_examples // num_shards))
-    values = hparams.example_window_frames * hparams.mel_bands
-    return buffered, buffered * values * np.float32().nbytes
-
-
 def train_input(
     clips: Clips,
     hparams: Hparams,
@@ -302,7 +287,9 @@ def train_input(
         dataset = _examples_of(order, clips, hparams, deterministic=deterministic)
     else:
         dataset = _served_examples(clips, hparams, seed=seed, service=data_service)
-    buffered, _ = shuffle_buffer(clips, hparams, num_shards=num_shards)
+    # A larger buffer than the set would only take time to allocate.
+    num_examples = int(hparams.num_examples(clips.num_samples).sum())
+    buffered = max(1, min(EXAMPLE_SHUFFLE_BUFFER, num_examples // num_shards))
     dataset = dataset.map(label).unbatch().shuffle(buffered, seed=seed)
     if data_service is None:
         dataset = dataset.repeat()
@@ -389,7 +376,7 @@ def read_batches(dataset: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tenso
     try:
         yield from dataset
     except tf.errors.OpError as error:
-        reason = str(error.message).splitlines()[0]
+        reason = program.tensorflow_reason(error)
         raise OSError(
             f"a clip can no longer be read, or a data service failed: {reason}"
         ) from None

@@ -9,8 +9,8 @@ The three modes, in the order in which they are used:
 3. `--mode inference` scores a folder of clips with a checkpoint. It writes a CSV in
    Kaggle's format.
 
-`--flagfile FILE` reads flags from a file, one per line. Errors are reported on stderr,
-one line for each problem, and the exit status is 1.
+`--flagfile FILE` reads flags from a file, one `--name=value` per line. Errors are
+reported on stderr, one line for each problem, and the exit status is 1.
 """
 
 import dataclasses
@@ -200,7 +200,7 @@ def _check_hparams(text: str) -> bool:
 def _check_devices(devices: Sequence[str]) -> bool:
     different = len(set(devices)) == len(devices)
     one_kind = len({name[:3] for name in devices}) <= 1
-    known = all(re.fullmatch(r"(CPU|GPU):\d{1,3}", name) for name in devices)
+    known = all(re.fullmatch(r"(CPU|GPU):(0|[1-9]\d{0,2})", name) for name in devices)
     return different and one_kind and known
 
 
@@ -209,16 +209,13 @@ def _check_data_service(address: str) -> bool:
     return not address or bool(re.fullmatch(r"grpc://[^/]+:\d{1,5}", address))
 
 
-@flags.validator("inference_checkpoint", message="must not have empty names")
-def _check_inference_checkpoint(paths: Sequence[str]) -> bool:
-    return all(paths)
-
-
 def _is_shard(text: str) -> bool:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     return bool(match) and int(match[1]) < int(match[2])
 
 
+for name in ("inference_checkpoint", *WARM_START[1:]):
+    flags.register_validator(name, all, message="must not have empty parts")
 for name in ("eval_shard", "inference_shard"):
     flags.register_validator(
         name, _is_shard, message="must be i/n with i from 0 to n-1, such as 0/4"
@@ -329,8 +326,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         return run[FLAGS.mode]()
     except tf.errors.OpError as error:
-        reason = re.sub(r"\{\{.*?\}\}", "", str(error.message)).strip()
-        raise OSError(f"TensorFlow: {reason.splitlines()[0]}") from None
+        raise OSError(f"TensorFlow: {program.tensorflow_reason(error)}") from None
 
 
 if __name__ == "__main__":

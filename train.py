@@ -38,7 +38,7 @@ DEFAULT_PASSES = 1000  # passes over the data, if --max_steps is 0
 ADVICE = "the last checkpoint is kept; a lower lr may help"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """What to train. Each field is the value of the flag with its name.
 
@@ -62,37 +62,6 @@ class Options:
     warmstart_exclude_scopes: Sequence[str] = ()
     devices: Sequence[str] = ()
     data_service: str = ""
-
-
-def define_trainer(
-    *,
-    num_classes: int,
-    hparams: Hparams,
-    epoch_num_batches: int,
-    model_name: str = hparams_lib.MODEL_NAMES[0],
-    mixed_precision: bool = False,
-    strategy: tf.distribute.Strategy | None = None,
-) -> Trainer:
-    """Builds a trainer with a new network, optimizer and loss.
-
-    Args:
-      num_classes: C.
-      hparams: hyperparameters of model and training.
-      epoch_num_batches: batches per epoch; only lrdecay needs it.
-      model_name: a name that --model allows.
-      mixed_precision: see `model.define_model`.
-      strategy: see `Trainer`; None: TensorFlow's default one, which has one replica.
-    """
-    strategy = strategy or tf.distribute.get_strategy()
-    with strategy.scope():
-        network = model.define_model(
-            model_name,
-            num_classes=num_classes,
-            hparams=hparams,
-            mixed_precision=mixed_precision,
-        )
-        optimizer = model.define_optimizer(hparams, epoch_num_batches=epoch_num_batches)
-    return Trainer(network, optimizer, model.define_loss(hparams), strategy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +128,10 @@ def train(options: Options) -> int:
             f"({options.train_dir}) and --warmstart_checkpoint must be on a drive that "
             f"all workers share",
         )
+        if trainer.steps_done >= plan.max_steps:
+            done = trainer.steps_done
+            print(f"already at step {done} of {plan.max_steps}", file=sys.stderr)
+            return 0
         if workers.is_chief:
             run_record.write_hparams(
                 options.train_dir,
@@ -222,9 +195,8 @@ def _check_workers(plan: Plan, workers: distribution.Distribution) -> None:
             f"workers, but got {len(plan.clips)}"
         )
     # Only the paths of input files may differ.
-    options = dataclasses.replace(
-        plan.options, class_map_path="", train_clip_dir="", train_csv_path=""
-    )
+    paths = dict.fromkeys(["class_map_path", "train_clip_dir", "train_csv_path"], "")
+    options = dataclasses.replace(plan.options, hparams={}, **paths)
     facts = [options, plan.hparams, plan.class_names]
     facts += [plan.clips.num_samples.tobytes(), plan.clips.labels.tobytes()]
     workers.check_equal(
@@ -246,6 +218,37 @@ def _set_seed(seed: int | None, workers: distribution.Distribution) -> int:
     seed = workers.chief_value(seed)
     keras.utils.set_random_seed(seed)
     return seed
+
+
+def define_trainer(
+    *,
+    num_classes: int,
+    hparams: Hparams,
+    epoch_num_batches: int,
+    model_name: str = hparams_lib.MODEL_NAMES[0],
+    mixed_precision: bool = False,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Trainer:
+    """Builds a trainer with a new network, optimizer and loss.
+
+    Args:
+      num_classes: C.
+      hparams: hyperparameters of model and training.
+      epoch_num_batches: batches per epoch; only lrdecay needs it.
+      model_name: a name that --model allows.
+      mixed_precision: see `model.define_model`.
+      strategy: see `Trainer`; None: TensorFlow's default one, which has one replica.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        network = model.define_model(
+            model_name,
+            num_classes=num_classes,
+            hparams=hparams,
+            mixed_precision=mixed_precision,
+        )
+        optimizer = model.define_optimizer(hparams, epoch_num_batches=epoch_num_batches)
+    return Trainer(network, optimizer, model.define_loss(hparams), strategy)
 
 
 def _start(trainer: Trainer, plan: Plan) -> None:
@@ -305,9 +308,6 @@ def _loop(
 ) -> int:
     """Trains, prints, summarises, saves; returns the signal that stopped it, or 0."""
     options, step = plan.options, trainer.steps_done
-    if step >= plan.max_steps:
-        print(f"already at step {step} of {plan.max_steps}", file=sys.stderr)
-        return 0
     if step == 0:
         _save(trainer, plan, workers)
     print("filling the shuffle buffer", file=sys.stderr)
@@ -317,7 +317,7 @@ def _loop(
     if workers.is_chief:
         writer = tf.summary.create_file_writer(options.train_dir)
     with (
-        signals.StopRequest() as stop,
+        signals.recorded() as received,
         writer.as_default(),
         progress_bar(
             plan.max_steps, what="training", unit="step", done=step, keep=True
@@ -331,8 +331,9 @@ def _loop(
         timed_step, timed_at = step, time.monotonic()
         last = False
         while not last:
-            requested = tf.constant(float(stop.received is not None))
-            result = trainer.train_step(*batch, requested)
+            # Each step also adds up which workers were asked to stop.
+            stop_request = tf.constant(float(bool(received)))
+            result = trainer.train_step(*batch, stop_request)
             step += 1
             loss = float(result.loss)
             if not np.isfinite(loss):
@@ -356,7 +357,7 @@ def _loop(
             if not last:
                 batch = next(batches)
     workers.wait_for_all()  # No worker exits before the checkpoint is complete.
-    return _finish(plan, step, stop.received)
+    return _finish(plan, step, received)
 
 
 def _write_summary(result: StepResult, rate: float, step: int) -> None:
@@ -383,17 +384,16 @@ def _save(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> N
         )
 
 
-def _finish(plan: Plan, step: int, received: int | None) -> int:
+def _finish(plan: Plan, step: int, received: Sequence[int]) -> int:
     """Prints why training ended; returns the signal that stopped it, or 0."""
-    options = plan.options
-    reason, stopped_by = "done", 0
+    stopped_by, reason = 0, "done"
     if step < plan.max_steps:
-        stopped_by = received or signal.SIGTERM
-        name = signal.Signals(received).name if received else "another worker"
+        stopped_by = received[-1] if received else signal.SIGTERM
+        name = signal.Signals(stopped_by).name if received else "another worker"
         reason = f"stopped by {name}"
     print(
         f"{reason} at step {step}; checkpoint {checkpoints.NAME}-{step} is in "
-        f"{options.train_dir}",
+        f"{plan.options.train_dir}",
         file=sys.stderr,
     )
     return stopped_by

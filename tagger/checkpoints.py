@@ -64,7 +64,7 @@ def list_checkpoints(directory: str) -> list[str]:
     """
     try:
         names = set(os.listdir(directory))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     prefixes = []
     for name in names:
@@ -268,7 +268,7 @@ def _open(prefix: str) -> Iterator[Any]:
         yield tf.train.load_checkpoint(prefix)
     except (tf.errors.OpError, OSError, LookupError, RuntimeError, ValueError) as error:
         # TensorFlow's reader turns some of its errors into Python's own.
-        reason = str(getattr(error, "message", error)).splitlines()[0]
+        reason = str(getattr(error, "message", error)).partition("\n")[0]
         raise UnreadableError(f"checkpoint {prefix} cannot be read: {reason}") from None
 
 

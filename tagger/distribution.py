@@ -57,6 +57,8 @@ def read_cluster() -> tuple[int, int]:
     Raises:
       ValueError: TF_CONFIG is invalid, or the task is neither chief nor worker.
     """
+    if not os.environ.get(CLUSTER_VARIABLE):
+        return 0, 1
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     try:
         cluster = resolver.cluster_spec().as_dict()

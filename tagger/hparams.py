@@ -169,20 +169,12 @@ class Hparams:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Hparams)}
-# These determine what a trained network computes. The others matter only in training.
-MODEL_HPARAMS = (
-    "stft_window_seconds",
-    "stft_hop_seconds",
-    "mel_bands",
-    "mel_min_hz",
-    "mel_max_hz",
-    "mel_log_offset",
-    "example_window_seconds",
-    "example_hop_seconds",
-    "global_pool",
-    "bn",
-    "bneps",
+# These matter only in training. The others determine what a network computes.
+TRAINING_HPARAMS = (
+    *("batch_size", "dropout", "lsmooth", "weights_init_stddev", "bndecay"),
+    *("warmstart", "opt", "lr", "adam_eps", "lrdecay", "decay_epochs"),
 )
+MODEL_HPARAMS = tuple(name for name in FIELDS if name not in TRAINING_HPARAMS)
 
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:

@@ -6,9 +6,11 @@ all, and `--flagfile` reads flags from a file.
 
 import functools
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -29,7 +31,10 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     Raises:
       SystemExit: always.
     """
-    app.run(functools.partial(_report_errors, main), argv and list(argv))
+    try:
+        app.run(functools.partial(_report_errors, main), argv and list(argv))
+    except UnicodeDecodeError as error:
+        sys.exit(f"error: --flagfile: {error}")
 
 
 def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
@@ -40,12 +45,23 @@ def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
         with signals.handler(signals.exit_now, [signal.SIGTERM]):
             return main(argv)
     except (ValueError, FloatingPointError, OSError) as error:
-        for line in str(error).splitlines():
+        for line in (str(error) or repr(error)).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped by SIGINT", file=sys.stderr)
         return signals.exit_status(signal.SIGINT)
+
+
+def tensorflow_reason(error: Any) -> str:
+    """What went wrong, from the message of a `tf.errors.OpError`.
+
+    TensorFlow puts names of operations, iterators and Python files around it.
+    """
+    lines = re.sub(r"\{\{.*?\}\} ?", "", str(error.message)).splitlines()
+    around = (" ", "\t", "[[", "Graph execution error", "Detected at")
+    reason = " ".join(line for line in lines if line and not line.startswith(around))
+    return re.sub(r".*Iterator::\S+: ", "", reason) or type(error).__name__
 
 
 def check_no_arguments(argv: Sequence[str]) -> None:

@@ -52,27 +52,13 @@ def exit_now(number: int, frame: Any = None) -> None:
     os._exit(exit_status(number))
 
 
-class StopRequest:
+@contextlib.contextmanager
+def recorded() -> Iterator[list[int]]:
     """Records signals within its block, so that a loop can save and stop.
 
-    Attributes:
-      received: the number of the last signal, or None.
+    Yields:
+      The numbers of the signals received so far.
     """
-
-    def __init__(self):
-        self.received: int | None = None
-        self._handler = handler(self._record)
-
-    def __enter__(self):
-        self._handler.__enter__()
-        return self
-
-    def __exit__(self, *exception):
-        self._handler.__exit__(*exception)
-        if self.received:
-            # The program is about to exit. Another signal must not interrupt this.
-            for number in STOP_SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
-
-    def _record(self, number: int, frame: Any) -> None:
-        self.received = number
+    received = []
+    with handler(lambda number, frame: received.append(number)):
+        yield received

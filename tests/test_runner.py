@@ -65,6 +65,8 @@ OPTIONS = {
         (TRAIN + "--devices=GPU0", "--devices="),
         (TRAIN + "--devices=GPU:0,GPU:0", "--devices="),
         (TRAIN + "--devices=GPU:0,CPU:0", "--devices="),
+        (TRAIN + "--devices=CPU:0,CPU:00", "--devices="),
+        (TRAIN + "--warmstart_include_scopes=Conv/,", "--warmstart_include_scopes="),
         (INFERENCE + "--inference_shard=3/3", "--inference_shard=3/3"),
         (INFERENCE + "--inference_checkpoint=,", "--inference_checkpoint"),
         (INFERENCE.replace("--class_map_path=m", ""), "needs --class_map_path"),
@@ -144,9 +146,11 @@ def test_the_documentation_lists_every_flag_with_its_default():
     expected = {}
     for flag in runner.FLAGS.get_key_flags_for_module("runner"):
         modes = [mode for mode in OPTIONS if flag.name in names_of(OPTIONS[mode])]
-        modes = "all" if len(modes) in (0, len(OPTIONS)) else ", ".join(modes)
+        everywhere = flag.name == "mode" or len(modes) == len(OPTIONS)
+        modes = "all" if everywhere else ", ".join(modes)
         text = flag.help.rpartition(">: ")[2]  # absl puts the values of an enum first.
-        default = "" if flag.default in ("", None, False, []) else f"`{flag.default}`"
+        unset = flag.default in ("", None, []) or flag.default is False
+        default = "" if unset else f"`{flag.default}`"
         expected[f"`--{flag.name}`"] = [modes, default, text]
     assert listed == expected
 
