@@ -343,8 +343,8 @@ def clip_input(
 
     Returns:
       Dataset of (features float32 [B, frames, F], int32 [B] positions of the clips that
-      the examples are from). B is SCORING_BATCH, or less in the last batch. Unless
-      clips are skipped, up to CACHE_BYTES of features are kept between passes.
+      the examples are from). B is SCORING_BATCH, or less in the last batch. Features of
+      at most CACHE_BYTES are kept between passes, unless skip_unreadable is set.
     """
 
     @without_autograph

@@ -214,7 +214,7 @@ def _gpu_names() -> list[str]:
 def _set_visible(devices: Sequence[str]) -> None:
     """Hides the GPUs that are not among the devices, and splits the CPU for CPU:1.
 
-    TensorFlow has one CPU device. By its parts, any machine can test several devices.
+    TensorFlow has one CPU device. Splitting it allows tests of several on any machine.
     """
     indices: dict[str, list[int]] = {"CPU": [], "GPU": []}
     for device in devices:
