@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
     if not sources:
         raise ValueError("expected at least one CSV of clips; see --help")
     if len(stems) < len(sources):
-        raise ValueError("the names of the CSVs must differ: parts are named after them")
+        raise ValueError("the names of the CSVs must differ; parts are named by them")
     make_folder(FLAGS.out_dir, "--out_dir")
     for source in sources:
         write_split(
