@@ -153,13 +153,18 @@ def _new_checkpoints(options: Options) -> Iterator[str]:
 
 def _next_checkpoint(options: Options, yielded: Set[str]) -> str | None:
     """The oldest checkpoint of this evaluator that has no marker."""
-    index, num_evaluators = options.eval_shard
-    prefixes = checkpoints.list_checkpoints(options.train_dir)
-    for prefix in prefixes[:: options.eval_every_k][index::num_evaluators]:
+    for prefix in _own_checkpoints(options):
         marker = _marker_path(options.eval_dir, checkpoints.checkpoint_step(prefix))
         if prefix not in yielded and not marker.exists():
             return prefix
     return None
+
+
+def _own_checkpoints(options: Options) -> list[str]:
+    """The checkpoints of this evaluator: every k-th, and of these every n-th."""
+    index, num_evaluators = options.eval_shard
+    prefixes = checkpoints.list_checkpoints(options.train_dir)
+    return prefixes[:: options.eval_every_k][index::num_evaluators]
 
 
 class _Evaluator:

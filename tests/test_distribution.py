@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from helpers import SMALL_HPARAMS, run_main
 
+import runner
 import train
 from tagger import checkpoints, distribution
 from tagger.clips import read_clips
@@ -17,6 +18,7 @@ from tagger.hparams import Hparams, parse_hparams
 from tagger.trainer import Trainer
 
 BATCH = 16
+NO_PATHS = dict.fromkeys(runner.REQUIRED["train"], "")
 
 TWO_HOSTS = ["a:1", "b:2"]
 FOR_WORKERS = SMALL_HPARAMS.replace("batch_size=4", "batch_size=6")  # 2 or 3 of them
@@ -226,7 +228,7 @@ def test_too_few_clips_for_the_workers(dataset):
         flag_prefix="train",
     )
     one = train.Plan(
-        train.Options("", "", "", ""), Hparams(), [], clips.take(np.array([0])), 1, 1
+        train.Options(**NO_PATHS), Hparams(), [], clips.take(np.array([0])), 1, 1
     )
     with pytest.raises(ValueError, match="each of the 2 workers, but got 1"):
         train._check_workers(one, two_workers())

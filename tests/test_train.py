@@ -134,8 +134,8 @@ def test_resuming_with_other_clips_warns_once(dataset, trained, tmp_path, capsys
     shutil.copytree(trained, run)
     some = tmp_path / "some.csv"
     some.write_text("".join(dataset.csv_path.read_text().splitlines(True)[:-1]))
-    flags = dataset.train_flags(run, train_csv_path=some, max_steps=5)
-    for expected in (1, 0):
+    for step, expected in ((6, 1), (7, 0)):
+        flags = dataset.train_flags(run, train_csv_path=some, max_steps=step)
         assert run_main(flags) == 0
         warnings = capsys.readouterr().err.count("different clips or labels")
         assert warnings == expected
