@@ -1,9 +1,6 @@
 """Computes the lwlrap of checkpoints, also during training. Used by --mode eval."""
 
-import csv
 import dataclasses
-import fcntl
-import io
 import json
 import os
 import pathlib
@@ -20,7 +17,7 @@ import inputs
 import model
 from tagger import checkpoints, distribution, summaries
 from tagger.clips import Clips, read_clips
-from tagger.files import lock, make_folder, write_whole
+from tagger.files import make_folder, write_whole
 from tagger.hparams import MODEL_NAMES
 from tagger.lwlrap import Lwlrap
 from tagger.progress import print_result, progress_bar
@@ -29,8 +26,6 @@ SHUFFLE_SEED = 0  # The same order for all checkpoints makes Lwlrap-5% comparabl
 PARTIAL_FRACTION = 0.05  # of the clips, for Lwlrap-5%
 RUNNING_PRINT_SECONDS = 30
 POLL_SECONDS = 2
-TABLE_FILE = "lwlrap.csv"
-TABLE_LOCK_FILE = ".lwlrap.lock"
 CONTENTS_FILE = "evaluated.json"  # describes the clips that were evaluated
 MIN_SCORE_RANGE = 1e-3  # A note is printed if the range of every class is smaller.
 
@@ -55,9 +50,9 @@ class Options:
 def evaluate(options: Options) -> None:
     """Evaluates all checkpoints in train_dir, oldest first, then waits for new ones.
 
-    Writes `eval-N.txt` for each checkpoint, `lwlrap.csv` and TensorBoard's events to
-    eval_dir. A checkpoint that has an `eval-N.txt` is not evaluated again. A checkpoint
-    that cannot be read is reported and skipped.
+    Writes `eval-N.txt` for each checkpoint and TensorBoard's events to eval_dir. A
+    checkpoint that has an `eval-N.txt` is not evaluated again. A checkpoint that cannot
+    be read is reported and skipped.
 
     Raises:
       ValueError, OSError: an input cannot be used; the message names it.
@@ -75,7 +70,6 @@ def evaluate(options: Options) -> None:
     _report_empty_classes(clips, class_names)
     make_folder(options.eval_dir, "--eval_dir")
     _check_same_run(options, clips, class_names)
-    _write_table(options.eval_dir, class_names)
     evaluator = _Evaluator(options, clips, class_names)
     prefix = None
     try:
@@ -85,9 +79,9 @@ def evaluate(options: Options) -> None:
             except checkpoints.UnreadableError as error:
                 print(f"skipped: {error}", file=sys.stderr)
     finally:
-        _report_best(options.eval_dir, class_names)
+        _report_best(options.eval_dir)
     existing = checkpoints.list_checkpoints(options.train_dir)
-    if not existing or (prefix and not _read_markers(options.eval_dir, class_names)):
+    if not existing or (prefix and not _read_results(options.eval_dir)):
         raise ValueError(
             f"--train_dir: there is no checkpoint in {options.train_dir} that can be "
             f"read"
@@ -205,7 +199,6 @@ class _Evaluator:
             tf.summary.scalar("Lwlrap-5%", partial.overall_lwlrap())
         self._writer.flush()
         write_whole(_marker_path(self._options.eval_dir, step), f"{lwlrap}\n")
-        _write_table(self._options.eval_dir, self._class_names)
 
     def _load(self, prefix: str) -> None:
         """Restores a checkpoint. The first one also builds network and features."""
@@ -260,45 +253,23 @@ def _marker_path(eval_dir: str, step: int) -> pathlib.Path:
     return pathlib.Path(eval_dir) / f"eval-{step}.txt"
 
 
-def _read_markers(eval_dir: str, class_names: Sequence[str]) -> dict[int, list[str]]:
-    """The values in all `eval-N.txt`, by step: overall, then one for each class.
-
-    The results of other evaluators are included. Other files are ignored.
-    """
-    markers = {}
+def _read_results(eval_dir: str) -> dict[int, float]:
+    """The overall lwlrap in all `eval-N.txt`, also of other evaluators, by step."""
+    results = {}
     for path in pathlib.Path(eval_dir).iterdir():
         if match := re.fullmatch(r"eval-(\d+)\.txt", path.name):
             text = path.read_text(encoding="utf-8", errors="replace")
-            by_class = dict(re.findall(r"^Lwlrap\((.*)\) = (\d\.\d+)$", text, re.M))
-            overall = re.search(r"^Overall lwlrap = (\d\.\d+)$", text, re.M)
-            if overall:
-                values = [by_class.get(name, "") for name in class_names]
-                markers[int(match[1])] = [overall[1], *values]
-    return dict(sorted(markers.items()))
+            if overall := re.search(r"^Overall lwlrap = (\d\.\d+)$", text, re.M):
+                results[int(match[1])] = float(overall[1])
+    return results
 
 
-def _write_table(eval_dir: str, class_names: Sequence[str]) -> None:
-    """Writes the results of all evaluators to `lwlrap.csv`, one row for each step.
-
-    The lock makes sure that the last evaluator to write has read all results.
-    """
-    folder = pathlib.Path(eval_dir)
-    with open(folder / TABLE_LOCK_FILE, "w") as file:
-        lock(file, fcntl.LOCK_EX)
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["step", "overall", *class_names])
-        for step, values in _read_markers(eval_dir, class_names).items():
-            table.writerow([step, *values])
-        write_whole(folder / TABLE_FILE, text.getvalue())
-
-
-def _report_best(eval_dir: str, class_names: Sequence[str]) -> None:
+def _report_best(eval_dir: str) -> None:
     """Prints the step with the highest overall lwlrap, or the latest of equal ones."""
-    markers = _read_markers(eval_dir, class_names)
-    if markers:
-        best = max(markers, key=lambda step: (float(markers[step][0]), step))
+    results = _read_results(eval_dir)
+    if results:
+        best = max(results, key=lambda step: (results[step], step))
         print(
-            f"best so far: step {best}, overall lwlrap {markers[best][0]}",
+            f"best so far: step {best}, overall lwlrap {results[best]:.6f}",
             file=sys.stderr,
         )

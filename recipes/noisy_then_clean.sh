@@ -52,7 +52,7 @@ run() {
     --eval_clip_dir "$data/audio" --eval_csv_path "$data/val2.csv" \
     --train_dir "$out/$name" --eval_dir "$out/$name/eval" --eval_timeout_secs 0
   echo "$name: $steps steps, $minutes min" >>"$out/results.txt"
-  cut -d, -f1,2 "$out/$name/eval/lwlrap.csv" >>"$out/results.txt"
+  (cd "$out/$name/eval" && grep Overall eval-*.txt | sort -V) >>"$out/results.txt"
 }
 
 run noisy "$noisy_steps" "$out/train2_noisy.csv" \
