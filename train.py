@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 import inputs
 import model
@@ -32,7 +33,7 @@ from tagger import hparams as hparams_lib
 from tagger.clips import Clips, read_clips
 from tagger.hparams import Hparams
 from tagger.progress import print_result, progress_bar
-from tagger.trainer import StepResult, Trainer
+from tagger.trainer import Trainer
 
 DEFAULT_PASSES = 1000  # passes over the data, if --max_steps is 0
 ADVICE = "the last checkpoint is kept; a lower lr may help"
@@ -121,13 +122,7 @@ def train(options: Options) -> int:
             mixed_precision=options.mixed_precision,
             strategy=workers.strategy,
         )
-        _start(trainer, plan)
-        workers.check_equal(
-            trainer.checksums(),
-            f"the workers start from different weights; --train_dir "
-            f"({options.train_dir}) and --warmstart_checkpoint must be on a drive that "
-            f"all workers share",
-        )
+        _start(trainer, plan, workers)
         if trainer.steps_done >= plan.max_steps:
             done = trainer.steps_done
             print(f"already at step {done} of {plan.max_steps}", file=sys.stderr)
@@ -251,7 +246,7 @@ def define_trainer(
     return Trainer(network, optimizer, model.define_loss(hparams), strategy)
 
 
-def _start(trainer: Trainer, plan: Plan) -> None:
+def _start(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> None:
     """Sets the initial values of the variables, and prints where they come from.
 
     In this order:
@@ -275,6 +270,11 @@ def _start(trainer: Trainer, plan: Plan) -> None:
         run_record.warn_of_other_model(os.path.dirname(prefix), plan.hparams)
     else:
         print("starting from scratch", file=sys.stderr)
+    workers.check_equal(
+        trainer.checksums(),
+        f"the workers start from different weights; --train_dir ({options.train_dir}) "
+        f"and --warmstart_checkpoint must be on a drive that all workers share",
+    )
 
 
 def _batches(
@@ -313,12 +313,9 @@ def _loop(
     print("filling the shuffle buffer", file=sys.stderr)
     with signals.end_at_once():
         batch = next(batches)
-    writer = tf.summary.create_noop_writer()
-    if workers.is_chief:
-        writer = tf.summary.create_file_writer(options.train_dir)
     with (
         signals.recorded() as received,
-        writer.as_default(),
+        summaries.writer(options.train_dir, enabled=workers.is_chief).as_default(),
         progress_bar(
             plan.max_steps, what="training", unit="step", done=step, keep=True
         ) as bar,
@@ -338,32 +335,31 @@ def _loop(
             loss = float(result.loss)
             if not np.isfinite(loss):
                 raise FloatingPointError(f"step {step}: the loss is {loss}; {ADVICE}")
-            line = f"step {step}: loss {loss:.6f}"
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            bar.update()
+            rate = None
             if step % options.summary_steps == 0:
                 seconds = time.monotonic() - timed_at
                 rate = (step - timed_step) * plan.hparams.batch_size / seconds
                 timed_step, timed_at = step, timed_at + seconds
-                _write_summary(result, rate, step)
-                print_result(f"{line}, {rate:.1f} examples/s")
-            elif not sys.stdout.isatty():
-                print_result(line)
+                summaries.write_step(result, rate, step)
+            _print_step(bar, step, loss, rate)
             # All workers stop if one of them is asked to stop.
             last = step == plan.max_steps or float(result.stop_requests) > 0
             if last or step % options.checkpoint_steps == 0:
                 _save(trainer, plan, workers)
-                writer.flush()
+                tf.summary.flush()
             if not last:
                 batch = next(batches)
     workers.wait_for_all()  # No worker exits before the checkpoint is complete.
     return _finish(plan, step, received)
 
 
-def _write_summary(result: StepResult, rate: float, step: int) -> None:
-    tf.summary.scalar("loss", result.loss, step=step)
-    tf.summary.scalar("learning_rate", result.learning_rate, step=step)
-    tf.summary.scalar("examples_per_second", rate, step=step)
+def _print_step(bar: tqdm.tqdm, step: int, loss: float, rate: float | None) -> None:
+    """Shows a step in the bar. On a terminal, only lines with the rate are printed."""
+    bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+    bar.update()
+    if rate is not None or not sys.stdout.isatty():
+        speed = "" if rate is None else f", {rate:.1f} examples/s"
+        print_result(f"step {step}: loss {loss:.6f}{speed}")
 
 
 def _save(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> None:

@@ -1,6 +1,6 @@
 """Writes hyperparameters and pictures for TensorBoard.
 
-Each function uses the default writer of tf.summary.
+The `write_` functions use the default writer of tf.summary.
 
 Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
@@ -14,8 +14,23 @@ from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 
 from tagger import plots
 from tagger.hparams import Hparams
+from tagger.trainer import StepResult
 
 PICTURE_EXAMPLES = 8
+
+
+def writer(directory: str, *, enabled: bool) -> tf.summary.SummaryWriter:
+    """A writer of events to a folder; if it is not enabled, it writes nothing."""
+    if not enabled:
+        return tf.summary.create_noop_writer()
+    return tf.summary.create_file_writer(directory)
+
+
+def write_step(result: StepResult, rate: float, step: int) -> None:
+    """Writes the scalars of a training step; the rate is in examples per second."""
+    tf.summary.scalar("loss", result.loss, step=step)
+    tf.summary.scalar("learning_rate", result.learning_rate, step=step)
+    tf.summary.scalar("examples_per_second", rate, step=step)
 
 
 def write_hparams(hparams: Hparams, train_dir: str) -> None:
