@@ -315,3 +315,11 @@ def test_only_one_process_can_train_in_a_folder(tmp_path):
             second.__enter__()
     with checkpoints.locked(tmp_path):
         pass
+
+
+def test_the_first_variable_that_is_not_finite_is_named():
+    variables = {name: keras.Variable([0.0, 1.0]) for name in "abc"}
+    assert checkpoints.first_not_finite(variables) == ""
+    for name, value in (("c", np.inf), ("b", np.nan)):
+        variables[name].assign([0.0, value])
+        assert checkpoints.first_not_finite(variables) == name

@@ -7,6 +7,7 @@ import pathlib
 import re
 
 import pytest
+import tensorflow as tf
 import wav_corpus
 from helpers import ROOT, run_main, table_of_page
 
@@ -118,6 +119,15 @@ def test_flags_are_read_from_a_file(tmp_path, capsys):
     path.write_text(INFERENCE.replace(" ", "\n"))
     assert run_main([f"--flagfile={path}"]) == 1
     assert "--class_map_path: there is no file m" in capsys.readouterr().err
+
+
+def test_an_error_of_tensorflow_is_one_line(monkeypatch, capsys):
+    def fail():
+        raise tf.errors.InternalError(None, None, "{{node x}} it broke\n\t [[{{x}}]]")
+
+    monkeypatch.setattr(runner, "run_train", fail)
+    assert run_main(TRAIN.split()) == 1
+    assert capsys.readouterr().err == "error: TensorFlow: it broke\n"
 
 
 def test_environment_variables_of_the_user_are_unchanged(monkeypatch):
