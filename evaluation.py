@@ -190,7 +190,8 @@ class _Evaluator:
         if len(scores) > 1 and np.ptp(scores, axis=0).max() < MIN_SCORE_RANGE:
             print(
                 f"note: at step {step} all clips have nearly the same scores; early in "
-                f"training, the moving averages of batch norm lag behind (see bndecay)",
+                f"training, the moving averages of batch norm lag behind "
+                f"(see bndecay in docs/reference.md)",
                 file=sys.stderr,
             )
         partial = self._lwlrap(scores[: max(1, int(PARTIAL_FRACTION * len(scores)))])

@@ -8,6 +8,7 @@ commands to upload them. The kernel averages the scores of all checkpoints.
 
 import json
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,12 @@ def define_flags() -> None:
         "hparams.json.",
     )
     flags.mark_flags_as_required(["owner", "checkpoint"])
+    for name in ("owner", "name"):
+        flags.register_validator(
+            name,
+            lambda text: re.fullmatch("[a-z0-9_-]+", text or "a"),
+            message="must be lower-case letters, digits and hyphens, as in addresses",
+        )
 
 
 def write_metadata(folder: pathlib.Path, owner: str, name: str) -> None:
@@ -82,6 +89,8 @@ def pack(
       ValueError, OSError: an argument cannot be used. If it is a checkpoint, the class
         map or a hyperparameter, nothing is written.
     """
+    if out.exists():
+        raise FileExistsError(f"OUT must be a new folder, but {out} exists")
     class_names = read_class_map(class_map_path)
     overrides = parse_overrides(hparams)
     program.start_tensorflow()

@@ -19,7 +19,7 @@ def test_the_python_examples(dataset, tmp_path, monkeypatch, capsys):
     checkpoints.save(
         tmp_path / "runs" / "first", checkpoints.network_variables(network), 700
     )
-    (tmp_path / "class_map.csv").symlink_to(dataset.class_map_path)
+    (tmp_path / "my_class_map.csv").symlink_to(dataset.class_map_path)
     (tmp_path / "clip.wav").symlink_to(dataset.clip_dir / "00.wav")
     monkeypatch.chdir(tmp_path)
     names = {}

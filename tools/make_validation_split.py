@@ -35,12 +35,15 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_string("out_dir", None, "Folder to write to.")
-    flags.DEFINE_float("fraction", 0.1, "Share of the clips for validation.", 0, 1)
+    flags.DEFINE_float("fraction", 0.1, "Share of the clips for validation.")
     flags.DEFINE_integer(
         "folds", None, "Number of folds, instead of a single split.", lower_bound=2
     )
     flags.DEFINE_integer("seed", 0, "Seed of the random choices.", lower_bound=0)
     flags.mark_flag_as_required("out_dir")
+    flags.register_validator(
+        "fraction", lambda share: 0 < share < 1, message="must be between 0 and 1"
+    )
 
 
 def split(
@@ -121,6 +124,8 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError("expected at least one CSV of clips; see --help")
     if len(stems) < len(sources):
         raise ValueError("the names of the CSVs must differ; parts are named by them")
+    if FLAGS.folds and FLAGS["fraction"].present:
+        raise ValueError("--folds and --fraction exclude each other")
     make_folder(FLAGS.out_dir, "--out_dir")
     for source in sources:
         write_split(

@@ -62,7 +62,7 @@ def test_three_workers_stop_together_and_one_that_dies_ends_all(
         chief.send(signal.SIGKILL)
         for worker in others:
             assert worker.status() == 1
-            assert worker.err.splitlines()[-1].startswith("error: ")
+            assert "\nerror: " in worker.err  # TensorFlow may print more after it.
     for worker in (*three, *others):
         assert "Traceback" not in worker.err
     # Only the chief writes: there is one file of events per start.
