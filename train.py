@@ -270,11 +270,13 @@ def _start(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> 
         run_record.warn_of_other_model(os.path.dirname(prefix), plan.hparams)
     else:
         print("starting from scratch", file=sys.stderr)
-    workers.check_equal(
-        trainer.checksums(),
-        f"the workers start from different weights; --train_dir ({options.train_dir}) "
-        f"and --warmstart_checkpoint must be on a drive that all workers share",
-    )
+    if workers.num_workers > 1:  # The checksums take time.
+        workers.check_equal(
+            trainer.checksums(),
+            f"the workers start from different weights; --train_dir "
+            f"({options.train_dir}) and --warmstart_checkpoint must be on a drive that "
+            f"all workers share",
+        )
 
 
 def _batches(

@@ -155,8 +155,10 @@ class Distribution:
         Raises:
           ValueError: their text differs; every worker raises it, with the message.
         """
+        if self.num_workers == 1:
+            return
         checksum = zlib.crc32(repr(facts).encode())
-        if self.num_workers > 1 and self._mean_float(checksum) != checksum:
+        if self._mean_float(checksum) != checksum:
             raise ValueError(message)
 
     def wait_for_all(self) -> None:
