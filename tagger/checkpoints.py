@@ -9,7 +9,6 @@ folder and flushed to disk. Then they are renamed, the index last.
 """
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import re
@@ -113,7 +112,7 @@ def locked(directory: str) -> Iterator[None]:
     """
     with open(os.path.join(directory, LOCK_FILE), "w") as file:
         try:
-            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             raise CheckpointError(
                 f"another process is training in {directory}; stop it, or choose "

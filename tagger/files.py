@@ -60,10 +60,14 @@ def _write_and_rename(path: pathlib.Path, contents: str | bytes) -> None:
         raise
 
 
-def lock(file: IO, kind: int) -> None:
-    """Locks an open file with fcntl.flock; warns if the file system has no locks."""
+def lock(file: IO) -> None:
+    """Locks an open file with fcntl.flock; warns if the file system has no locks.
+
+    Raises:
+      BlockingIOError: another process has locked it.
+    """
     try:
-        fcntl.flock(file, kind)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import model
-from tagger import checkpoints
+from tagger import checkpoints, files
 from tagger.checkpoints import CheckpointError, UnreadableError
 from tagger.hparams import Hparams
 
@@ -294,7 +294,7 @@ def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, capsys):
     def no_locks(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(checkpoints.fcntl, "flock", no_locks)
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
     with checkpoints.locked(tmp_path):
         pass
     assert "has no locks" in capsys.readouterr().err
