@@ -1,10 +1,7 @@
 """Writes the scores of all clips in a folder to a CSV. Used by --mode inference."""
 
-import csv
 import dataclasses
-import io
 import os
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +11,8 @@ import numpy as np
 import inputs
 import model
 from tagger import checkpoints, distribution
-from tagger.clips import Clips, make_clips, read_class_map
-from tagger.files import make_folder, write_whole
+from tagger.clips import Clips, make_clips, read_class_map, write_csv
+from tagger.files import make_folder
 from tagger.hparams import MODEL_NAMES
 from tagger.progress import counted, progress_bar
 from tagger.wav import read_wav_headers
@@ -157,9 +154,8 @@ def _write_predictions(
     scores: Sequence[np.ndarray],
 ) -> None:
     """Writes N rows of C scores, with enough digits to restore their exact values."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["fname", *class_names])
-    for name, row in zip(names, scores, strict=True):
-        table.writerow([name, *(np.format_float_positional(s, trim="0") for s in row)])
-    write_whole(pathlib.Path(path), text.getvalue())
+    rows = (
+        [name, *(np.format_float_positional(score, trim="0") for score in row)]
+        for name, row in zip(names, scores, strict=True)
+    )
+    write_csv(path, [["fname", *class_names], *rows])

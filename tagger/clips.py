@@ -11,11 +11,12 @@ import io
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from tagger import run_record, wav
+from tagger.files import write_whole
 from tagger.hparams import SAMPLE_RATE
 from tagger.progress import counted
 
@@ -206,6 +207,17 @@ def _records(contents: bytes, path: str) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         raise InputProblems([f"{path}:{first_line}: not a CSV: {error}"]) from None
     return records
+
+
+def write_csv(path: str | pathlib.Path, rows: Iterable[Sequence[object]]) -> None:
+    """Writes rows to a CSV, atomically.
+
+    Raises:
+      OSError: it cannot be written; the message names the file.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_whole(pathlib.Path(path), text.getvalue())
 
 
 def read_clips(

@@ -8,13 +8,12 @@ parts are missing or do not fit each other, it writes nothing.
 """
 
 import csv
-import io
 import pathlib
 import re
 from collections.abc import Sequence
 
 from tagger import program
-from tagger.files import write_whole
+from tagger.clips import write_csv
 
 
 def find_parts(path: pathlib.Path) -> list[pathlib.Path]:
@@ -69,9 +68,7 @@ def main(argv: Sequence[str]) -> int:
     path = pathlib.Path(argv[1])
     parts = find_parts(path)
     table = join(parts)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table)
-    write_whole(path, text.getvalue())
+    write_csv(path, table)
     print(f"{len(table) - 1} clips of {len(parts)} parts joined into {path}")
     return 0
 

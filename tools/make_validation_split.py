@@ -11,8 +11,6 @@ The split is multi-label stratified (Sechidis et al. 2011, "On the Stratificatio
 Multi-Label Data"), by the package iterative-stratification.
 """
 
-import csv
-import io
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -26,8 +24,8 @@ from iterstrat.ml_stratifiers import (
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from tagger import program
-from tagger.clips import read_rows
-from tagger.files import make_folder, write_whole
+from tagger.clips import read_rows, write_csv
+from tagger.files import make_folder
 
 FLAGS = flags.FLAGS
 
@@ -102,11 +100,7 @@ def write_split(
         stem = pathlib.Path(source).stem + (f"_fold{fold}" if num_folds else "")
         for part, positions in (("train", training), ("validation", validation)):
             path = pathlib.Path(out_dir) / f"{stem}_{part}.csv"
-            text = io.StringIO()
-            table = csv.writer(text, lineterminator="\n")
-            table.writerow(header)
-            table.writerows(rows[position].fields for position in positions)
-            write_whole(path, text.getvalue())
+            write_csv(path, [header, *(rows[index].fields for index in positions)])
             print(f"{path}: {len(positions)} clips")
         missing = binarizer.classes_[~labels[validation].any(axis=0)]
         if missing.size:
