@@ -53,7 +53,7 @@ def define_flags() -> None:
     for name in ("owner", "name"):
         flags.register_validator(
             name,
-            lambda text: re.fullmatch("[a-z0-9_-]+", text or "a"),
+            lambda text: text is None or re.fullmatch("[a-z0-9_-]+", text),
             message="must be lower-case letters, digits and hyphens, as in addresses",
         )
 

@@ -157,7 +157,8 @@ def export(
             write_models(folder, network, hparams, class_names)
             folder.rename(target)
     except tf.errors.OpError as error:
-        raise OSError(f"cannot write {export_dir}: {error.message}") from None
+        reason = program.tensorflow_reason(error)
+        raise OSError(f"cannot write {export_dir}: {reason}") from None
     print(f"{prefix} exported to {export_dir}")
 
 
