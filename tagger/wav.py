@@ -47,8 +47,8 @@ def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | ValueError]
 def read_wav_header(path: str) -> tuple[int, int]:
     """Finds the samples of a 16-bit PCM, 44.1 kHz, mono RIFF/WAVE file.
 
-    Chunks before and after the samples, odd-sized chunks with or without their pad
-    byte, bytes after the last chunk and WAVE_FORMAT_EXTENSIBLE are allowed. If the
+    Chunks before and after the samples, odd-sized chunks with their pad byte, bytes
+    after the last chunk and WAVE_FORMAT_EXTENSIBLE are allowed. If the
     size is unknown, as in files from a pipe, the samples end with the file.
 
     Returns:
@@ -108,7 +108,7 @@ def _find_samples(file, size: int, path: str) -> tuple[int, int]:
                     f"the file has {size - start}",
                 )
             return start, chunk_size // BYTES_PER_SAMPLE
-        position = _next_chunk(file, start + chunk_size, chunk_size, size)
+        position = start + chunk_size + chunk_size % 2  # with the pad byte
     missing = "samples (no data chunk)" if have_format else "format (no fmt chunk)"
     raise _bad_wav(path, f"has no {missing}, or is cut off")
 
@@ -119,28 +119,6 @@ def _read_chunk_header(file, position: int, size: int) -> tuple[bytes, int] | No
         return None
     file.seek(position)
     return struct.unpack("<4sI", file.read(8))
-
-
-def _next_chunk(file, end: int, chunk_size: int, size: int) -> int:
-    """The position after a chunk and, if its size is odd, its pad byte.
-
-    Some programs omit the pad byte. The position without it is returned if a chunk
-    seems to start there, and none seems to start after a pad byte.
-    """
-    if chunk_size % 2 == 0:
-        return end
-    without_pad = _is_chunk(file, end, size) and not _is_chunk(file, end + 1, size)
-    return end if without_pad else end + 1
-
-
-def _is_chunk(file, position: int, size: int) -> bool:
-    """Whether a chunk seems to start there: printable name, size within the file."""
-    header = _read_chunk_header(file, position, size)
-    if header is None:
-        return False
-    name, chunk_size = header
-    printable = all(0x20 <= byte < 0x7F for byte in name)
-    return name == b"data" or (printable and position + 8 + chunk_size <= size)
 
 
 def _check_format(chunk: bytes, path: str) -> None:

@@ -70,7 +70,6 @@ VALID = {
     "fact_between": riff(FMT, chunk(b"fact", struct.pack("<I", NUM_SAMPLES)), DATA),
     "list_between": riff(FMT, list_chunk(EVEN), DATA),
     "odd_list_between": riff(FMT, list_chunk(ODD), DATA),
-    "odd_list_without_pad_between": riff(FMT, list_chunk(ODD, pad=False), DATA),
     "empty_chunk_between": riff(FMT, chunk(b"PAD ", b""), DATA),
     "everything_before": riff(
         chunk(b"JUNK", b"x"), BEXT, extensible(), list_chunk(ODD), DATA
@@ -109,6 +108,10 @@ VALID_LENGTHS = {
 }
 # Each file has a part of its error message.
 INVALID = {
+    "odd_list_without_pad_between": (
+        riff(FMT, list_chunk(ODD, pad=False), DATA),
+        "has no samples",
+    ),
     "8_bits": (riff(fmt(bits=8), DATA), "has 8 bits per sample"),
     "24_bits": (riff(fmt(bits=24), DATA), "has 24 bits per sample"),
     "32_bits": (riff(fmt(bits=32), DATA), "has 32 bits per sample"),
