@@ -78,5 +78,11 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 
+# The notebook of the Kaggle kernel, from the script.
+KERNELSPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
+kaggle/kernel.ipynb: kaggle/kernel.py $(VENV)/.dev
+	$(VENV)/bin/jupytext --to ipynb --update-metadata '{"kernelspec": $(KERNELSPEC)}' \
+	    --output $@ $<
+
 clean:
 	rm -rf $(VENV) .matrix $(DEMO)

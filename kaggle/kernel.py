@@ -1,3 +1,4 @@
+# %% [markdown]
 """Writes the scores of the test clips of Freesound Audio Tagging 2019.
 
 This Kaggle kernel needs no internet access. Its code and checkpoints come from the
