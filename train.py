@@ -133,7 +133,6 @@ def train(options: Options) -> int:
                 model_name=options.model,
                 hparams=plan.hparams,
                 class_names=class_names,
-                clips_crc32=clips.checksum(class_names),
             )
         return _loop(trainer, plan, workers, _batches(trainer, plan, workers, seed))
 
@@ -324,9 +323,6 @@ def _loop(
     ):
         if workers.is_chief:
             summaries.write_hparams(plan.hparams, options.train_dir)
-            summaries.write_examples(
-                *workers.first_values(batch), plan.class_names, plan.hparams, step=step
-            )
         timed_step, timed_at = step, time.monotonic()
         last = False
         while not last:

@@ -181,10 +181,6 @@ class Distribution:
                 lambda _: next(stream)
             )
 
-    def first_values(self, values: Sequence[Any]) -> list[tf.Tensor]:
-        """The values of the first local replica, from the input of a step."""
-        return [self.strategy.experimental_local_results(v)[0] for v in values]
-
     def _mean_float(self, value: float) -> float:
         # float64 is exact for checksums.
         return float(self._mean(tf.constant(value, tf.float64)))

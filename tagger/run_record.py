@@ -19,33 +19,18 @@ HPARAMS_FILE = "hparams.json"
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """The contents of `hparams.json`; clips_crc32 is `Clips.checksum`, if known."""
+    """The contents of `hparams.json`."""
 
     model: str
     hparams: Hparams
     class_names: list[str]
-    clips_crc32: int | None = None
 
 
 def write_hparams(
-    directory: str,
-    *,
-    model_name: str,
-    hparams: Hparams,
-    class_names: Sequence[str],
-    clips_crc32: int | None = None,
+    directory: str, *, model_name: str, hparams: Hparams, class_names: Sequence[str]
 ) -> None:
-    """Writes the record of a training run to `hparams.json`, atomically.
-
-    Prints a warning to stderr if the clips differ from those of an earlier record.
-    """
-    earlier = read_record(directory)
-    if earlier is not None and earlier.clips_crc32 not in (None, clips_crc32):
-        print(
-            f"warning: training in {directory} resumes with different clips or labels",
-            file=sys.stderr,
-        )
-    record = RunRecord(model_name, hparams, list(class_names), clips_crc32)
+    """Writes the record of a training run to `hparams.json`, atomically."""
+    record = RunRecord(model_name, hparams, list(class_names))
     text = json.dumps(dataclasses.asdict(record), indent=2)
     write_whole(pathlib.Path(directory) / HPARAMS_FILE, text + "\n")
 
@@ -59,7 +44,8 @@ def read_record(directory: str) -> RunRecord | None:
     path = pathlib.Path(directory) / HPARAMS_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return RunRecord(**values | {"hparams": Hparams(**values["hparams"])})
+        hparams = Hparams(**values["hparams"])
+        return RunRecord(values["model"], hparams, values["class_names"])
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (KeyError, TypeError, ValueError) as error:

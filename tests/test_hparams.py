@@ -175,21 +175,6 @@ def test_weights_of_another_model_are_reported(run_dir, tmp_path, capsys):
     assert "mel_bands is 96, but" in capsys.readouterr().err
 
 
-def test_other_clips_are_reported_if_the_clips_are_known(run_dir, capsys):
-    def write(checksum: int) -> str:
-        run_record.write_hparams(
-            run_dir,
-            model_name="mobilenet-v1",
-            hparams=Hparams(),
-            class_names=["Bark"],
-            clips_crc32=checksum,
-        )
-        return capsys.readouterr().err
-
-    assert write(7) == write(7) == ""
-    assert "different clips or labels" in write(8)
-
-
 def test_another_model_is_an_error(run_dir):
     path = run_dir / "hparams.json"
     path.write_text(path.read_text().replace("mobilenet-v1", "resnet"))

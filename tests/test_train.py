@@ -75,17 +75,12 @@ def test_the_files_of_a_run(trained):
     assert set(events.Tags()["tensors"]) == {
         "_hparams_/session_start_info",
         "examples_per_second",
-        "first_batch",
         "learning_rate",
         "loss",
     }
     assert [event.step for event in events.Tensors("loss")] == [1, 2, 3, 4, 5]
     rate = tf.make_ndarray(events.Tensors("learning_rate")[0].tensor_proto)
     assert rate == pytest.approx(1e-3)
-    (picture,) = events.Tensors("first_batch")
-    width, height, png = tf.make_ndarray(picture.tensor_proto)
-    assert picture.step == 0
-    assert tf.io.decode_png(png).shape[:2] == (int(height), int(width))
 
 
 def test_the_same_seed_gives_the_same_run(dataset, trained, tmp_path, capsys):
@@ -107,7 +102,6 @@ def test_a_resumed_run_keeps_its_hyperparameters(dataset, trained, tmp_path, cap
     output = capsys.readouterr()
     assert f"resuming from {run}/model.ckpt-5" in output.err
     assert "lr=0.0001 from the command line is used, not the 0.001" in output.err
-    assert "different clips" not in output.err
     assert list(losses_of(output.out)) == [6, 7]
     assert checkpoints.list_checkpoints(run)[-1].endswith("model.ckpt-7")
     record = json.loads((run / "hparams.json").read_text())
@@ -127,18 +121,6 @@ def test_a_damaged_newest_checkpoint_is_skipped(dataset, trained, tmp_path, caps
     assert "model.ckpt-5 cannot be read" in errors
     assert "resuming from" in errors
     assert "already at step 4" in errors
-
-
-def test_resuming_with_other_clips_warns_once(dataset, trained, tmp_path, capsys):
-    run = tmp_path / "run"
-    shutil.copytree(trained, run)
-    some = tmp_path / "some.csv"
-    some.write_text("".join(dataset.csv_path.read_text().splitlines(True)[:-1]))
-    for step, expected in ((6, 1), (7, 0)):
-        flags = dataset.train_flags(run, train_csv_path=some, max_steps=step)
-        assert run_main(flags) == 0
-        warnings = capsys.readouterr().err.count("different clips or labels")
-        assert warnings == expected
 
 
 def test_a_warm_start_restores_only_trainable_variables(
