@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tagger import program
 from tagger.files import lock, write_whole
 from tagger.run_record import HPARAMS_FILE
 
@@ -72,14 +73,6 @@ def list_checkpoints(directory: str) -> list[str]:
             with contextlib.suppress(CheckpointError):
                 prefixes.append((checkpoint_step(prefix), prefix))
     return [os.path.join(directory, prefix) for _, prefix in sorted(prefixes)]
-
-
-def time_written(prefix: str) -> float:
-    """When a checkpoint was written, in seconds since 1970; 0 if it does not exist."""
-    try:
-        return os.path.getmtime(prefix + INDEX_SUFFIX)
-    except FileNotFoundError:
-        return 0.0
 
 
 def find_checkpoint(path: str, flag: str) -> str:
@@ -213,7 +206,7 @@ def save(directory: str, values: Mapping[str, Any], step: int) -> str:
         _delete_old(directory)
         _write_state(directory)
     except (tf.errors.OpError, OSError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "message", error)
+        reason = program.tensorflow_reason(error)
         raise OSError(
             f"cannot write checkpoint {name} in {directory}: {reason}"
         ) from None
@@ -242,7 +235,7 @@ def _delete_old(directory: str) -> None:
     """Deletes old checkpoints; see MAX_TO_KEEP and KEEP_EVERY_SECONDS."""
     last_kept = -np.inf
     for prefix in list_checkpoints(directory)[:-MAX_TO_KEEP]:
-        written = time_written(prefix)
+        written = os.path.getmtime(prefix + INDEX_SUFFIX)
         if written - last_kept >= KEEP_EVERY_SECONDS:
             last_kept = written
             continue
@@ -267,7 +260,7 @@ def _open(prefix: str) -> Iterator[Any]:
         yield tf.train.load_checkpoint(prefix)
     except (tf.errors.OpError, OSError, LookupError, RuntimeError, ValueError) as error:
         # TensorFlow's reader turns some of its errors into Python's own.
-        reason = str(getattr(error, "message", error)).partition("\n")[0]
+        reason = program.tensorflow_reason(error)
         raise UnreadableError(f"checkpoint {prefix} cannot be read: {reason}") from None
 
 

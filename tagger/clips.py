@@ -114,9 +114,7 @@ def read_class_map(path: str) -> list[str]:
     return names
 
 
-def read_rows(
-    path: str, flag: str = "", *, contents: bytes | None = None
-) -> tuple[list[str], list[Row]]:
+def read_rows(path: str, contents: bytes | None = None) -> tuple[list[str], list[Row]]:
     """Reads a CSV of clips with their labels.
 
     The header names the columns: `fname` and `labels` (comma-separated inside quotes),
@@ -124,17 +122,16 @@ def read_rows(
 
     Args:
       path: path of the CSV.
-      flag: name of the flag with the path, for messages.
       contents: contents of the CSV; None: they are read from the path.
 
     Returns:
       The header, and the rows.
 
     Raises:
-      FileNotFoundError: there is no such file; the message names the flag.
+      FileNotFoundError: there is no such file.
       InputProblems: the file is not such a CSV; the message lists all bad lines.
     """
-    contents = _read_file(path, flag) if contents is None else contents
+    contents = _read_file(path) if contents is None else contents
     header, rows, problems = _parse_rows(contents, path)
     if problems:
         raise InputProblems(problems)
@@ -180,7 +177,7 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
     return header, rows, problems
 
 
-def _read_file(path: str, flag: str) -> bytes:
+def _read_file(path: str, flag: str = "") -> bytes:
     prefix = f"{flag}: " if flag else ""
     try:
         return pathlib.Path(path).read_bytes()

@@ -10,7 +10,6 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from absl import app, flags, logging
 
@@ -53,12 +52,13 @@ def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
         return signals.exit_status(signal.SIGINT)
 
 
-def tensorflow_reason(error: Any) -> str:
-    """What went wrong, from the message of a `tf.errors.OpError`.
+def tensorflow_reason(error: Exception) -> str:
+    """What went wrong, from the message of an error of TensorFlow or Python.
 
     TensorFlow puts names of operations, iterators and Python files around it.
     """
-    lines = re.sub(r"\{\{.*?\}\} ?", "", str(error.message)).splitlines()
+    message = getattr(error, "message", None) or getattr(error, "strerror", None)
+    lines = re.sub(r"\{\{.*?\}\} ?", "", str(message or error)).splitlines()
     around = (" ", "\t", "[[", "Graph execution error", "Detected at")
     reason = " ".join(line for line in lines if line and not line.startswith(around))
     return re.sub(r".*Iterator::\S+: ", "", reason) or type(error).__name__

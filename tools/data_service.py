@@ -84,7 +84,8 @@ def start_server(
             )
         )
     except (tf.errors.OpError, RuntimeError) as error:
-        raise OSError(f"cannot start the {role} at --port {port}: {error}") from None
+        reason = program.tensorflow_reason(error)
+        raise OSError(f"cannot start the {role} at --port {port}: {reason}") from None
 
 
 def main(argv: Sequence[str]) -> int:
