@@ -1,12 +1,14 @@
 """Atomic file writing, file locks, and making folders."""
 
+import contextlib
 import errno
 import fcntl
 import os
 import pathlib
 import sys
 import tempfile
-from typing import IO
+from collections.abc import Iterator
+from typing import IO, BinaryIO
 
 # Errors of file systems without locks, such as some network drives.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -34,30 +36,37 @@ def write_whole(path: pathlib.Path, contents: str | bytes) -> None:
     Raises:
       OSError: it cannot be written; the message names the file.
     """
-    try:
-        _write_and_rename(pathlib.Path(path), contents)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-def _write_and_rename(path: pathlib.Path, contents: str | bytes) -> None:
     if isinstance(contents, str):
         contents = contents.encode("utf-8", "surrogateescape")
-    descriptor, temporary = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
-    )
+    with atomic(path) as file:
+        file.write(contents)
+
+
+@contextlib.contextmanager
+def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Yields a temporary file, which replaces the path at the end of the block.
+
+    Raises:
+      OSError: it cannot be written; the message names the file.
+    """
+    path, temporary = pathlib.Path(path), None
     try:
-        with open(descriptor, "wb") as file:
-            file.write(contents)
+        descriptor, temporary = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+        )
+        with open(descriptor, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp uses 0600.
         os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if temporary:
+            pathlib.Path(temporary).unlink(missing_ok=True)
 
 
 def lock(file: IO) -> None:
