@@ -21,7 +21,9 @@ GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
 UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF)
 FORMAT_CHUNK_BYTES = 40  # of WAVE_FORMAT_EXTENSIBLE, the longest form
 MAX_CHUNKS = 1000  # Real files have about ten. A file of zeros would have millions.
-EXPECTED_WAV = "expected a 16-bit PCM WAV file, 44.1 kHz, mono"
+EXPECTED_WAV = (
+    "expected a 16-bit PCM WAV file, 44.1 kHz, mono; tools.make_dataset converts others"
+)
 
 
 def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | ValueError]:
