@@ -64,13 +64,14 @@ def small_csv(path, *labels: str) -> str:
     return str(path)
 
 
-def split(source, out_dir, *, fraction=0.1, num_folds=None, seed=0):
+def split(source, out_dir, *, fraction=0.1, num_folds=None, group_by="", seed=0):
     out_dir.mkdir(exist_ok=True)
     make_validation_split.write_split(
         str(source),
         out_dir=str(out_dir),
         fraction=fraction,
         num_folds=num_folds,
+        group_by=group_by,
         seed=seed,
     )
 
@@ -109,6 +110,27 @@ def test_folds_have_each_clip_in_one_validation_part(multi_label_csv, tmp_path):
         check_split(multi_label_csv, train, validation, share=1 / 4)
         validations += validation[1:]
     assert sorted(validations) == sorted(rows_of(multi_label_csv)[1:])
+
+
+def test_groups_are_not_divided(tmp_path):
+    lines = ["fname,labels,recording"]
+    for recording in range(40):
+        label = ["Bark", "Moo"][recording % 2]
+        for clip in range(1 + recording % 5):
+            lines.append(f"{recording}-{clip}.wav,{label},rec {recording}")
+    source = tmp_path / "grouped.csv"
+    source.write_text("\n".join(lines) + "\n")
+    split(source, tmp_path, fraction=0.25, group_by="recording")
+    parts = [
+        rows_of(tmp_path / f"grouped_{part}.csv")[1:]
+        for part in ("train", "validation")
+    ]
+    assert sorted(sum(parts, [])) == sorted(rows_of(source)[1:])
+    groups = [{row[2]: row[1] for row in rows} for rows in parts]
+    assert not groups[0].keys() & groups[1].keys()
+    assert collections.Counter(groups[1].values()) == {"Bark": 5, "Moo": 5}
+    with pytest.raises(ValueError, match="--group_by: .* speaker"):
+        split(source, tmp_path, group_by="speaker")
 
 
 def test_the_seed_decides_the_split(multi_label_csv, tmp_path):

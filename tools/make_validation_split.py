@@ -6,6 +6,8 @@
 For each X.csv this writes X_train.csv and X_validation.csv. With --folds K it writes
 X_fold<k>_train.csv and X_fold<k>_validation.csv for each fold k from 1 to K. Rows are
 shuffled. The header and further columns are unchanged. Each CSV is split separately.
+With --group_by COLUMN, rows with the same value in that column stay together, such as
+the clips of one recording.
 
 The split is multi-label stratified (Sechidis et al. 2011, "On the Stratification of
 Multi-Label Data"), by the package iterative-stratification.
@@ -37,6 +39,9 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "folds", None, "Number of folds, instead of a single split.", lower_bound=2
     )
+    flags.DEFINE_string(
+        "group_by", "", "Column whose equal values stay in one part, such as recording."
+    )
     flags.DEFINE_integer("seed", 0, "Seed of the random choices.", lower_bound=0)
     flags.mark_flag_as_required("out_dir")
     flags.register_validator(
@@ -45,13 +50,19 @@ def define_flags() -> None:
 
 
 def split(
-    labels: np.ndarray, *, fraction: float, num_folds: int | None, seed: int
+    labels: np.ndarray,
+    groups: Sequence[str] | None = None,
+    *,
+    fraction: float,
+    num_folds: int | None,
+    seed: int,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Splits N clips into training and validation.
 
     Args:
       labels: int [N, C], 1 for the labels of each clip.
-      fraction: share of the clips for validation, between 0 and 1.
+      groups: N names of groups, which are not divided; None: each clip is a group.
+      fraction: share of the clips, or groups, for validation, between 0 and 1.
       num_folds: number of folds; each fold is the validation part once. None: a single
         split.
       seed: seed of the random choices and of the order of the positions.
@@ -72,15 +83,33 @@ def split(
         splitter = MultilabelStratifiedShuffleSplit(
             n_splits=1, test_size=fraction, random_state=random_state
         )
-    # The stratifiers do not accept a single column, so a column of zeros is added.
-    parts = list(splitter.split(labels, np.pad(labels, [(0, 0), (0, 1)])))
+    names, group_of_clip = np.unique(
+        range(len(labels)) if groups is None else groups, return_inverse=True
+    )
+    # A group has the labels of all its clips. The stratifiers do not accept a single
+    # column, so a column of zeros is added.
+    group_labels = np.zeros([len(names), labels.shape[1] + 1], int)
+    np.maximum.at(group_labels, group_of_clip, np.pad(labels, [(0, 0), (0, 1)]))
+    parts = [
+        [np.flatnonzero(np.isin(group_of_clip, part)) for part in pair]
+        for pair in splitter.split(names, group_labels)
+    ]
     if not all(part.size for pair in parts for part in pair):
-        raise ValueError(f"{len(labels)} clips are too few: a part would be empty")
+        raise ValueError(
+            f"{len(labels)} clips in {len(names)} groups are too few: a part would be "
+            f"empty"
+        )
     return [tuple(map(random_state.permutation, pair)) for pair in parts]
 
 
 def write_split(
-    source: str, *, out_dir: str, fraction: float, num_folds: int | None, seed: int
+    source: str,
+    *,
+    out_dir: str,
+    fraction: float,
+    num_folds: int | None,
+    group_by: str,
+    seed: int,
 ) -> None:
     """Splits one CSV and writes its parts to out_dir.
 
@@ -90,10 +119,18 @@ def write_split(
       ValueError, OSError: the CSV cannot be used, or has too few clips.
     """
     header, rows = read_rows(source)
+    if group_by and group_by not in header:
+        raise ValueError(
+            f"--group_by: {source} has the columns {', '.join(header)}, but not "
+            f"{group_by}"
+        )
+    groups = group_by and [row.fields[header.index(group_by)] for row in rows]
     binarizer = MultiLabelBinarizer()
     labels = binarizer.fit_transform([row.labels for row in rows])
     try:
-        parts = split(labels, fraction=fraction, num_folds=num_folds, seed=seed)
+        parts = split(
+            labels, groups or None, fraction=fraction, num_folds=num_folds, seed=seed
+        )
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     for fold, (training, validation) in enumerate(parts, start=1):
@@ -127,6 +164,7 @@ def main(argv: Sequence[str]) -> int:
             out_dir=FLAGS.out_dir,
             fraction=FLAGS.fraction,
             num_folds=FLAGS.folds,
+            group_by=FLAGS.group_by,
             seed=FLAGS.seed,
         )
     return 0
