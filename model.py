@@ -172,6 +172,12 @@ def score_function(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     return scores
 
 
+def add_embeddings(network: keras.Model) -> keras.Model:
+    """A model with two outputs: the logits and the embeddings, float32 [E, 1024]."""
+    embeddings = network.get_layer("embedding").output
+    return keras.Model(network.input, [network.output, embeddings])
+
+
 def clip_scores(
     scores: Callable[[tf.Tensor], tf.Tensor],
     batches: Iterable[tuple[tf.Tensor, tf.Tensor]],

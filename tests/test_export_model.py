@@ -56,8 +56,14 @@ def test_litert_with_other_hyperparameters():
     rng = np.random.default_rng(4)
     for size in (900, 30000, 70001):
         waveform = rng.uniform(-0.1, 0.1, size).astype(np.float32)
-        scores = litert(waveform=waveform)["example_scores"]
+        values = litert(waveform=waveform)
         expected = expected_scores(network, hparams, waveform)
+        np.testing.assert_allclose(
+            values["example_scores"], expected, rtol=0, atol=1e-5
+        )
+        # The last layer maps the embeddings to the scores.
+        layer = network.get_layer("fully_connected")
+        scores = tf.sigmoid(layer(tf.constant(values["embeddings"])))
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
 
 

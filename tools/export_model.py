@@ -50,8 +50,9 @@ def define_flags() -> None:
 def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> Any:
     """Defines a module that scores a waveform at 44.1 kHz, float32 [S] in [-1, 1].
 
-    `tagger(waveform)` returns a dict of float32 scores in [0, 1]: `example_scores`,
-    [E, C], and `clip_scores`, [C], their mean over the examples.
+    `tagger(waveform)` returns a dict: float32 scores in [0, 1], `example_scores` [E, C]
+    and `clip_scores` [C], their mean over the examples; and `embeddings`, float32
+    [E, 1024], the input of the last layer.
 
     Args:
       network: `keras.Model` with the weights to use.
@@ -64,6 +65,9 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> 
     import tensorflow as tf
 
     import inputs
+    import model
+
+    both = model.add_embeddings(network)
 
     class Tagger(tf.Module):
         @tf.function(
@@ -73,9 +77,13 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> 
         def __call__(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
             examples = inputs.waveform_to_examples(waveform, hparams, fft_type=fft_type)
             # Unlike inference, this is float32, because LiteRT lacks a float64 sigmoid.
-            scores = tf.sigmoid(network(examples, training=False))
-            clip_scores = tf.reduce_mean(scores, axis=0)
-            return {"example_scores": scores, "clip_scores": clip_scores}
+            logits, embeddings = both(examples, training=False)
+            scores = tf.sigmoid(logits)
+            return {
+                "example_scores": scores,
+                "clip_scores": tf.reduce_mean(scores, axis=0),
+                "embeddings": embeddings,
+            }
 
     tagger = Tagger()
     # Saving and converting find only tf.Variables, not Keras's own variables.

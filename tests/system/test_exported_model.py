@@ -34,11 +34,13 @@ SCORE_WITH_TENSORFLOW = """
 def score(waveform):
     signature = tagger.signatures["serving_default"]
     scores = signature(waveform=tf.constant(waveform))
+    assert scores["embeddings"].shape == (len(scores["example_scores"]), 1024)
     return scores["clip_scores"].numpy(), scores["example_scores"].numpy()
 """
 SCORE_WITH_LITERT = """
 def score(waveform):
     scores = tagger(waveform=waveform)
+    assert scores["embeddings"].shape == (len(scores["example_scores"]), 1024)
     return scores["clip_scores"], scores["example_scores"]
 """
 NO_TENSORFLOW = "import sys\nsys.modules['tensorflow'] = None\n"
