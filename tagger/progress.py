@@ -9,12 +9,12 @@ DELAY_SECONDS = 1  # Work that takes less time shows no bar.
 
 
 def progress_bar(
-    total: int, *, what: str, unit: str, done: int = 0, keep: bool = False
+    total: int | None, *, what: str, unit: str, done: int = 0, keep: bool = False
 ) -> tqdm.tqdm:
     """A bar with speed and remaining time, for a `with` block; hidden in a pipe.
 
     Args:
-      total: number of units.
+      total: number of units; None: unknown.
       what: title of the bar.
       unit: name of the unit, in the singular.
       done: number of units that are already done.

@@ -1,0 +1,182 @@
+"""From recordings of many formats to tags.
+
+The longer test uses the kitchen sounds of a folder, and runs only if
+TAGGER_KITCHEN20_DIR names it: clips.csv (clip, label, fold) and audio/*.ogg. As a
+program, this file writes the recordings of that test to a folder:
+
+    python tests/system/test_own_recordings.py KITCHEN20 OUT
+"""
+
+import csv
+import os
+import pathlib
+import re
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from helpers import run_program
+
+VARIABLE = "TAGGER_KITCHEN20_DIR"
+RATE = 44100
+# (suffix, rate, channels, subtype), one after the other
+FORMATS = (
+    (".flac", 48000, 2, "PCM_16"),
+    (".mp3", 22050, 1, "MPEG_LAYER_III"),
+    (".wav", 44100, 1, "PCM_24"),
+    (".wav", 8000, 1, "PCM_16"),
+    (".ogg", 44100, 1, "VORBIS"),
+)
+HELD_OUT_FOLD = "4"
+LONG_SECONDS = 180
+
+
+def convert_recordings(kitchen20: pathlib.Path, sounds: pathlib.Path) -> None:
+    """Writes the clips of three folds in mixed formats, a folder for each class."""
+    rows = csv.DictReader((kitchen20 / "clips.csv").open())
+    rows = [row for row in rows if row["fold"] != HELD_OUT_FOLD]
+    for number, row in enumerate(rows):
+        suffix, rate, channels, subtype = FORMATS[number % len(FORMATS)]
+        samples, _ = soundfile.read(kitchen20 / "audio" / f"{row['clip']}.ogg")
+        samples = soxr.resample(samples, RATE, rate)
+        folder = sounds / row["label"]
+        folder.mkdir(parents=True, exist_ok=True)
+        samples = np.repeat(samples[:, np.newaxis], channels, axis=1)
+        soundfile.write(folder / (row["clip"] + suffix), samples, rate, subtype)
+
+
+def join_recordings(
+    kitchen20: pathlib.Path, path: pathlib.Path
+) -> list[tuple[float, float, str]]:
+    """Joins held-out clips of all classes into a stereo MP3 at 48 kHz.
+
+    Returns:
+      The start and the end of each clip in seconds, and its label.
+    """
+    rows = csv.DictReader((kitchen20 / "clips.csv").open())
+    rows = [row for row in rows if row["fold"] == HELD_OUT_FOLD]
+    order = np.random.default_rng(0).permutation(len(rows))
+    parts, placed, position = [], [], 0.0
+    for index in order:
+        samples, _ = soundfile.read(kitchen20 / "audio" / f"{rows[index]['clip']}.ogg")
+        end = position + len(samples) / RATE
+        if end > LONG_SECONDS:
+            break
+        parts.append(samples)
+        placed.append((position, end, rows[index]["label"]))
+        position = end
+    joined = soxr.resample(np.concatenate(parts), RATE, 48000)
+    soundfile.write(path, np.stack([joined, joined], 1), 48000)
+    return placed
+
+
+def overlap(first, second) -> float:
+    """The seconds that two (start, end, ...) have in common."""
+    return max(0.0, min(first[1], second[1]) - max(first[0], second[0]))
+
+
+@pytest.fixture(scope="module")
+def kitchen20() -> pathlib.Path:
+    """The folder of kitchen sounds."""
+    if not os.environ.get(VARIABLE):
+        pytest.skip(f"set {VARIABLE} to a folder of kitchen sounds")
+    return pathlib.Path(os.environ[VARIABLE])
+
+
+def run(*command: object) -> str:
+    done = run_program(*command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_folder_of_recordings_is_tagged(trained, tmp_path):
+    folder = tmp_path / "field 'n' \"ü\""
+    (folder / "deep").mkdir(parents=True)
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, [3 * 48000, 2])
+    soundfile.write(folder / "deep" / "a.flac", noise, 48000)
+    soundfile.write(folder / "one silent.wav", noise[:22050] * [1, 0], 22050)
+    soundfile.write(folder / "short.wav", noise[:441, 0], 44100)
+    (folder / "text.mp3").write_text("hello")
+    (folder / "notes.txt").write_text("hello")
+    done = run_program(
+        *("tools.tag", trained, folder, "--threshold=0", "--top=1"),
+        *(f"--segments={tmp_path / 's.csv'}", f"--audacity={tmp_path / 'labels'}"),
+        *(f"--embeddings={tmp_path / 'e.npz'}", f"--plot={tmp_path / 'plots'}"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"error: {folder}/text.mp3: libsndfile" in done.stderr
+    assert "1 other file ignored" in done.stderr
+    seconds = {"one silent.wav": 1, "short.wav": 0.01, "deep/a.flac": 3}
+    assert re.findall(r"^(.*) \(.* s\)$", done.stdout, re.MULTILINE) == [
+        f"{folder}/{name}" for name in seconds
+    ]
+    # With the threshold 0, each class is detected from start to end.
+    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    expected = [[f"{folder}/{n}", 0.0, s] for n, s in seconds.items() for _ in "NT"]
+    found = [[row["file"], float(row["start"]), float(row["end"])] for row in rows]
+    assert found == expected
+    assert [row["class"] for row in rows] == ["Noise", "Tone"] * 3
+    for kind, suffix in (("labels", ".txt"), ("plots", ".png")):
+        names = {path.name for path in (tmp_path / kind).iterdir()}
+        assert names == {name.replace("/", "__") + suffix for name in seconds}
+    assert len(np.load(tmp_path / "e.npz")["embeddings"]) == 10 + 1 + 30
+
+
+def test_from_recordings_to_tags(kitchen20, tmp_path):
+    convert_recordings(kitchen20, tmp_path / "sounds")
+    placed = join_recordings(kitchen20, tmp_path / "long.mp3")
+    data, runs = tmp_path / "data", tmp_path / "runs"
+    print(run("tools.make_dataset", tmp_path / "sounds", data))
+    run(
+        *("tools.make_validation_split", data / "clips.csv", f"--out_dir={data}"),
+        "--group_by=recording",
+    )
+    common = (f"--class_map_path={data / 'class_map.csv'}", f"--train_dir={runs}")
+    run(
+        *("runner.py", "--mode=train", *common, f"--train_clip_dir={data / 'audio'}"),
+        f"--train_csv_path={data / 'clips_train.csv'}",
+        *("--hparams=lr=1e-3,batch_size=32,bndecay=0.9", "--max_steps=300"),
+        *("--checkpoint_steps=300", "--seed=1"),
+    )
+    run(
+        *("runner.py", "--mode=eval", *common, f"--eval_clip_dir={data / 'audio'}"),
+        f"--eval_csv_path={data / 'clips_validation.csv'}",
+        *(f"--eval_dir={runs / 'eval'}", "--eval_timeout_secs=0"),
+    )
+    result = (runs / "eval" / "eval-300.txt").read_text()
+    lwlrap = float(re.search(r"Overall lwlrap = (\S+)", result)[1])
+    run(
+        *("tools.tag", runs, tmp_path / "long.mp3", f"--plot={tmp_path}"),
+        *(f"--segments={tmp_path / 'segments.csv'}", "--threshold=0.3"),
+    )
+    found = [
+        (float(row["start"]), float(row["end"]), row["class"])
+        for row in csv.DictReader((tmp_path / "segments.csv").open())
+    ]
+    hits = sum(
+        any(part[2] == label and overlap(part, (start, end)) for part in found)
+        for start, end, label in placed
+    )
+    detected = sum(end - start for start, end, _ in found)
+    correct = sum(
+        overlap(part, clip) for part in found for clip in placed if part[2] == clip[2]
+    )
+    print(
+        f"lwlrap {lwlrap:.3f}; {hits} of {len(placed)} clips found; {correct:.1f} of "
+        f"{detected:.1f} detected seconds are in a clip of their class"
+    )
+    assert lwlrap > 0.35  # Chance is about 0.18.
+    assert hits / len(placed) > 0.3
+    assert correct / detected > 0.3  # Chance is 1/20.
+
+
+if __name__ == "__main__":
+    source, out = map(pathlib.Path, sys.argv[1:])
+    convert_recordings(source, out / "sounds")
+    for clip in join_recordings(source, out / "long.mp3"):
+        print("{:.2f} {:.2f} {}".format(*clip))

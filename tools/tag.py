@@ -1,0 +1,397 @@
+"""Tags recordings of any format and length with a trained tagger.
+
+    python -m tools.tag runs/first meeting.mp3 field_recordings/
+    python -m tools.tag runs/first --segments tags.csv --audacity labels night.flac
+
+The first argument is a checkpoint, model.ckpt-N, or a train_dir for its newest one. The
+others are sound files, folders, or patterns such as "*.mp3". For each file, this prints
+the classes with the highest scores, averaged over the recording. Flags select further
+results: detections with their times as a CSV, label tracks for Audacity, pictures, and
+embeddings.
+
+A file that cannot be read is reported. The others are tagged, and the exit status is 1.
+
+Letters for shapes: E examples, T frames, F mel bands, C classes, S samples.
+"""
+
+import glob
+import itertools
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from tagger import program, recordings, run_record
+from tagger.clips import read_class_map, write_csv
+from tagger.files import atomic, make_folder, write_whole
+from tagger.hparams import MODEL_NAMES, SAMPLE_RATE, Hparams, parse_overrides
+from tagger.progress import counted, print_result, progress_bar
+
+FLAGS = flags.FLAGS
+BLOCK_EXAMPLES = 64  # as many as inference scores at once
+SEGMENT_HEADER = ("file", "start", "end", "class", "score")
+
+# Maps a waveform, float32 [S], to scores, float64 [E, C], embeddings, float32
+# [E, 1024], and log mel examples, float32 [E, T, F].
+Scorer = Callable[[np.ndarray], Sequence[np.ndarray]]
+
+
+class Tags(NamedTuple):
+    """What was computed of a recording.
+
+    Attributes:
+      seconds: duration of the recording.
+      scores: float64 [E, C] in [0, 1], of each example.
+      embeddings: float32 [E, 1024], or no rows.
+      log_mel: float32 [T, F], the log mel spectrogram, or no rows.
+    """
+
+    seconds: float
+    scores: np.ndarray
+    embeddings: np.ndarray
+    log_mel: np.ndarray
+
+
+class Segment(NamedTuple):
+    """A part of a recording in which a class was detected.
+
+    Attributes:
+      start, end: seconds from the start of the recording.
+      class_name: the class.
+      score: the highest score of the segment's examples.
+    """
+
+    start: float
+    end: float
+    class_name: str
+    score: float
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_integer("top", 5, "Classes to print for each file.", lower_bound=1)
+    flags.DEFINE_float("threshold", 0.5, "Lowest score of a detection.", 0, 1)
+    flags.DEFINE_string("segments", "", "CSV to write: one row per detection.")
+    flags.DEFINE_string("audacity", "", "Folder to write a label track per file to.")
+    flags.DEFINE_string("plot", "", "Folder to write a picture per file to.")
+    flags.DEFINE_string("embeddings", "", "NPZ file to write: a row per example.")
+    flags.DEFINE_string(
+        "class_map_path",
+        "",
+        "CSV of index,name lines, for a checkpoint without hparams.json beside it.",
+    )
+    flags.DEFINE_string(
+        "hparams", "", "name=value,name=value, for a checkpoint without hparams.json."
+    )
+    flags.DEFINE_bool("mixed_precision", False, "Compute convolutions in bfloat16.")
+
+
+def find_files(arguments: Sequence[str]) -> list[recordings.Sound]:
+    """The files that the arguments name: files, folders and patterns.
+
+    Raises:
+      ValueError: an argument names no files, or two files have the same name.
+    """
+    found = []
+    for argument in arguments:
+        if os.path.isdir(argument):
+            sounds, num_others = recordings.find_sounds(argument)
+            if num_others:
+                others = counted(num_others, "other file")
+                print(f"{argument}: {others} ignored", file=sys.stderr)
+        else:
+            paths = [argument] if os.path.exists(argument) else glob.glob(argument)
+            sounds = [recordings.Sound(p, os.path.basename(p)) for p in sorted(paths)]
+        if not sounds:
+            raise ValueError(f"there is no sound file {argument}")
+        found += sounds
+    paths = {}
+    for path, name in found:
+        if paths.setdefault(name, path) != path:
+            raise ValueError(
+                f"{paths[name]} and {path} have the same name, and so would their "
+                f"results; tag them in separate runs"
+            )
+    return list(dict.fromkeys(found))
+
+
+def load(
+    checkpoint: str,
+    *,
+    class_map_path: str = "",
+    hparam_overrides: Mapping[str, Any] | None = None,
+    mixed_precision: bool = False,
+) -> tuple[list[str], Hparams, Scorer]:
+    """Loads a checkpoint.
+
+    Args:
+      checkpoint: `model.ckpt-N`, or a train_dir for its newest checkpoint.
+      class_map_path: class map; empty: the classes in hparams.json.
+      hparam_overrides: hyperparameters for a checkpoint without hparams.json.
+      mixed_precision: see `model.define_model`.
+
+    Returns:
+      The class names, the hyperparameters and the scorer.
+
+    Raises:
+      ValueError, OSError: the checkpoint or the class map cannot be used.
+    """
+    import tensorflow as tf
+
+    import inputs
+    import model
+    from tagger import checkpoints
+
+    prefix = checkpoints.find_checkpoint(checkpoint, "CHECKPOINT")
+    record = run_record.read_record(os.path.dirname(prefix))
+    if class_map_path:
+        class_names = read_class_map(class_map_path)
+    elif record:
+        class_names = record.class_names
+    else:
+        raise ValueError(
+            f"--class_map_path is needed, because there is no "
+            f"{run_record.HPARAMS_FILE} beside {prefix}"
+        )
+    network, hparams = model.load_network(
+        prefix,
+        class_names,
+        model_name=record.model if record else MODEL_NAMES[0],
+        hparam_overrides=hparam_overrides,
+        mixed_precision=mixed_precision,
+    )
+    network = model.add_embeddings(network)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)], autograph=False)
+    def score(waveform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """See `Scorer`."""
+        examples = inputs.waveform_to_examples(
+            waveform, hparams, fft_type=inputs.EXACT_FFT
+        )
+        logits, embeddings = network(examples, training=False)
+        return tf.sigmoid(tf.cast(logits, tf.float64)), embeddings, examples
+
+    return class_names, hparams, score
+
+
+def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[np.ndarray]:
+    """Reads a recording in blocks whose first BLOCK_EXAMPLES examples follow on.
+
+    Each block starts where the next example of the recording starts, and contains all
+    samples of BLOCK_EXAMPLES examples, unless the recording ends before.
+
+    Yields:
+      float32 [S], the samples of a block.
+
+    Raises:
+      ValueError: see `recordings.read_blocks`, or there are no samples.
+    """
+    hop = hparams.example_hop_frames
+    step = BLOCK_EXAMPLES * hop * hparams.stft_hop_samples
+    num_frames = max(
+        (BLOCK_EXAMPLES - 1) * hop + hparams.example_window_frames,
+        BLOCK_EXAMPLES * hop + 1,  # One more frame shows that there is a next block.
+    )
+    size = (num_frames - 1) * hparams.stft_hop_samples + hparams.stft_window_samples
+    block = np.zeros(0, np.float32)
+    sizes = itertools.chain([size], itertools.repeat(step))
+    for chunk in recordings.read_chunks(path, sizes):
+        block = np.concatenate([block, chunk])
+        if not block.size:
+            raise ValueError(f"{path}: has no samples")
+        yield block
+        if hparams.num_examples(block.size) <= BLOCK_EXAMPLES:
+            return
+        block = block[step:]
+
+
+def tag(
+    path: str,
+    scorer: Scorer,
+    hparams: Hparams,
+    *,
+    keep_embeddings: bool = False,
+    keep_log_mel: bool = False,
+    progress: Callable[[float], Any] = lambda seconds: None,
+) -> Tags:
+    """Scores a recording block by block, with the same result as in one piece.
+
+    Args:
+      path: the sound file.
+      scorer: from `load`.
+      hparams: from `load`.
+      keep_embeddings, keep_log_mel: whether the result has these.
+      progress: called with the seconds of each block.
+
+    Raises:
+      ValueError: the file cannot be read, or a score is not finite; the message names
+        the file.
+    """
+    step = BLOCK_EXAMPLES * hparams.example_hop_frames * hparams.stft_hop_samples
+    scores, embeddings, log_mel = [], [], []
+    num_samples = 0
+    for number, block in enumerate(overlapping_blocks(path, hparams)):
+        new_samples = number * step + block.size - num_samples
+        num_samples += new_samples
+        values = [np.asarray(value)[:BLOCK_EXAMPLES] for value in scorer(block)]
+        if not np.isfinite(values[0]).all():
+            raise ValueError(f"{path}: the scores are not finite")
+        scores.append(values[0])
+        embeddings.append(values[1] if keep_embeddings else values[1][:0])
+        hop_frames = values[2][:, : hparams.example_hop_frames]
+        log_mel.append(hop_frames if keep_log_mel else hop_frames[:0])
+        progress(new_samples / SAMPLE_RATE)
+    frames = np.concatenate(log_mel).reshape(-1, hparams.mel_bands)
+    return Tags(
+        num_samples / SAMPLE_RATE,
+        np.concatenate(scores),
+        np.concatenate(embeddings),
+        frames[: hparams.num_frames(num_samples)],  # without padding
+    )
+
+
+def find_segments(
+    tags: Tags, class_names: Sequence[str], hparams: Hparams, threshold: float
+) -> list[Segment]:
+    """Merges consecutive examples with a score of at least the threshold, per class."""
+    frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
+    hop_seconds = hparams.example_hop_frames * frame_seconds
+    window_seconds = hparams.example_window_frames * frame_seconds
+    segments = []
+    for class_name, scores in zip(class_names, tags.scores.T, strict=True):
+        above = np.pad(scores >= threshold, 1).astype(int)
+        starts, stops = np.flatnonzero(np.diff(above)).reshape(-1, 2).T
+        for first, stop in zip(starts, stops, strict=True):
+            end = min((stop - 1) * hop_seconds + window_seconds, tags.seconds)
+            score = scores[first:stop].max()
+            segments.append(Segment(first * hop_seconds, end, class_name, score))
+    return sorted(segments)
+
+
+def top_classes(tags: Tags, class_names: Sequence[str], top: int) -> str:
+    """Lines with the highest mean scores of a recording."""
+    mean = tags.scores.mean(axis=0)
+    best = np.argsort(-mean, kind="stable")[:top]
+    return "\n".join(f"  {mean[index]:.4f}  {class_names[index]}" for index in best)
+
+
+def result_path(folder: str, sound: recordings.Sound, suffix: str) -> pathlib.Path:
+    """The path of a result of one file."""
+    return pathlib.Path(folder) / (sound.name.replace("/", "__") + suffix)
+
+
+def write_label_track(path: pathlib.Path, segments: Sequence[Segment]) -> None:
+    """Writes segments as labels for Audacity, atomically."""
+    lines = [
+        f"{s.start:.3f}\t{s.end:.3f}\t{s.class_name} {s.score:.2f}" for s in segments
+    ]
+    write_whole(path, "".join(f"{line}\n" for line in lines))
+
+
+def write_embeddings(
+    path: str, found: Sequence[tuple[str, Tags]], hparams: Hparams
+) -> None:
+    """Writes the embeddings of all files to an NPZ file, atomically.
+
+    Its arrays are `embeddings`, float32 [E, 1024], of the examples of all files; for
+    each of them `start`, in seconds, and `file_index`, a position in `files`.
+    """
+    hop_seconds = hparams.example_hop_frames * hparams.stft_hop_samples / SAMPLE_RATE
+    lengths = [len(tags.embeddings) for _, tags in found]
+    with atomic(pathlib.Path(path)) as file:
+        np.savez(
+            file,
+            files=np.array([path for path, _ in found]),
+            file_index=np.repeat(np.arange(len(found)), lengths),
+            start=np.concatenate([hop_seconds * np.arange(n) for n in lengths]),
+            embeddings=np.concatenate([tags.embeddings for _, tags in found]),
+        )
+
+
+def tag_files(found: Sequence[recordings.Sound], checkpoint: str) -> int:
+    """Tags files and writes the results that the flags select.
+
+    Returns:
+      The number of files that could not be read.
+    """
+    class_names, hparams, scorer = load(
+        checkpoint,
+        class_map_path=FLAGS.class_map_path,
+        hparam_overrides=parse_overrides(FLAGS.hparams),
+        mixed_precision=FLAGS.mixed_precision,
+    )
+    rows, embedded, num_failed = [], [], 0
+    with progress_bar(None, what="tagging", unit="s of sound") as bar:
+        for sound in found:
+            try:
+                tags = tag(
+                    sound.path,
+                    scorer,
+                    hparams,
+                    keep_embeddings=bool(FLAGS.embeddings),
+                    keep_log_mel=bool(FLAGS.plot),
+                    progress=lambda seconds: bar.update(round(seconds)),
+                )
+            except ValueError as error:
+                bar.write(f"error: {error}", file=sys.stderr)
+                num_failed += 1
+                continue
+            top = top_classes(tags, class_names, FLAGS.top)
+            print_result(f"{sound.path} ({tags.seconds:.1f} s)\n{top}")
+            segments = find_segments(tags, class_names, hparams, FLAGS.threshold)
+            rows += [
+                (
+                    sound.path,
+                    f"{s.start:.3f}",
+                    f"{s.end:.3f}",
+                    s.class_name,
+                    f"{s.score:.6f}",
+                )
+                for s in segments
+            ]
+            if FLAGS.audacity:
+                write_label_track(result_path(FLAGS.audacity, sound, ".txt"), segments)
+            if FLAGS.plot:
+                from tagger import plots
+
+                png = plots.tags_picture(
+                    tags.log_mel, tags.scores, class_names=class_names, hparams=hparams
+                )
+                write_whole(result_path(FLAGS.plot, sound, ".png"), png)
+            if FLAGS.embeddings:
+                embedded.append((sound.path, tags))
+    if FLAGS.segments:
+        write_csv(FLAGS.segments, [SEGMENT_HEADER, *rows])
+    if embedded:
+        write_embeddings(FLAGS.embeddings, embedded, hparams)
+    return num_failed
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the program; returns the exit status."""
+    if len(argv) < 3:
+        raise ValueError("expected a checkpoint and at least one file; see --help")
+    parse_overrides(FLAGS.hparams)
+    found = find_files(argv[2:])
+    for name in ("audacity", "plot", "segments", "embeddings"):
+        if path := FLAGS[name].value:
+            is_folder = name in ("audacity", "plot")
+            make_folder(
+                path if is_folder else os.path.dirname(path) or ".", f"--{name}"
+            )
+    program.start_tensorflow()
+    num_failed = tag_files(found, argv[1])
+    if num_failed:
+        print(
+            f"{num_failed} of {counted(len(found), 'file')} not tagged", file=sys.stderr
+        )
+    return 1 if num_failed else 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    program.run(main)
