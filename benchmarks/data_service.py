@@ -7,7 +7,6 @@ examples like a trainer, but without shuffling and training. On two cores, the s
 data worker shares its core with this process.
 """
 
-import argparse
 import contextlib
 import os
 import pathlib
@@ -16,15 +15,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import measure
+from absl import flags
 
-from tagger import program
+from tagger import program, signals
 
 CLIPS, CLIP_SECONDS = 200, 10
 WARM_UP_BATCHES, BATCHES = 40, 150
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_integer("rounds", 5, "Measurements of each row.", lower_bound=1)
 
 
 @contextlib.contextmanager
@@ -84,11 +90,9 @@ def audio_per_second(root: pathlib.Path, address: str | None, name: str) -> floa
     return BATCHES * hparams.batch_size * audio / examples / seconds
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> int:
     """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    program.check_no_arguments(argv)
     program.start_tensorflow()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         root = pathlib.Path(folder) / "data"
@@ -101,10 +105,12 @@ def main() -> None:
             stack.enter_context(running("dispatcher", "--port", port))
             addresses[name] = f"grpc://localhost:{port}"
             for core in range(number):
-                flags = ("--dispatcher", f"localhost:{port}", "--port", 0)
-                flags += ("--host", "localhost")
-                stack.enter_context(running("worker", *flags, core=core))
-        for turn in range(rounds):
+                options = ("--dispatcher", f"localhost:{port}", "--port", 0)
+                options += ("--host", "localhost")
+                stack.enter_context(running("worker", *options, core=core))
+        # A signal to all processes ends the servers; TensorFlow would wait for them.
+        stack.enter_context(signals.end_at_once())
+        for turn in range(FLAGS.rounds):
             for name, address in addresses.items():
                 rates[name].append(audio_per_second(root, address, f"turn-{turn}"))
     print(measure.machine("tensorflow"))
@@ -114,7 +120,9 @@ def main() -> None:
     for name, values in rates.items():
         median = statistics.median(values)
         print(f"| {name} | {median:.0f} | {min(values):.0f} - {max(values):.0f} |")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    program.run(main)

@@ -7,7 +7,6 @@ steps and evaluations. DIR has audio/, train1.csv, val1.csv and class_map.csv. W
 --data, 100 clips of noise are used for training and evaluation.
 """
 
-import argparse
 import contextlib
 import pathlib
 import re
@@ -16,8 +15,12 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 
 import measure
+from absl import flags
+
+from tagger import program
 
 HPARAMS = "batch_size=8,lr=1e-3,bndecay=0.9"
 CHECKPOINT_STEPS = 5
@@ -25,6 +28,13 @@ ROWS = 10  # of the table
 PORT = 16006
 FOREVER = 10**9
 STOP_SECONDS = 120
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_float("minutes", 10, "Minutes to run.")
+    flags.DEFINE_string("data", "", "Folder of clips and CSVs. Empty: clips of noise.")
 
 
 def resident_mebibytes(process: subprocess.Popen) -> float:
@@ -81,16 +91,13 @@ def make_noise(folder: pathlib.Path) -> pathlib.Path:
     return data
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> int:
     """Runs the three processes and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--data", type=pathlib.Path)
-    arguments = parser.parse_args()
+    program.check_no_arguments(argv)
     print(measure.machine("tensorflow", "tensorboard"))
     with contextlib.ExitStack() as stack:
         root = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        data = arguments.data or make_noise(root)
+        data = pathlib.Path(FLAGS.data) if FLAGS.data else make_noise(root)
         logs, processes = root / "logs", {}
         logs.mkdir()
         for name, command in commands(data, root / "runs").items():
@@ -103,7 +110,7 @@ def main() -> None:
         print("|---" * (3 + len(processes)) + "|")
         started = time.monotonic()
         for row in range(1, ROWS + 1):
-            minutes = row * arguments.minutes / ROWS
+            minutes = row * FLAGS.minutes / ROWS
             time.sleep(max(0, started + 60 * minutes - time.monotonic()))
             steps = (logs / "trainer").read_text().count("\nstep ")
             evaluated = (logs / "evaluator").read_text().count(", all ")
@@ -120,7 +127,9 @@ def main() -> None:
             print(f"{name}: exit status {process.wait(STOP_SECONDS)}")
         last = (logs / "trainer").read_text().splitlines()[-1]
         print(f"trainer: {last}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    program.run(main)

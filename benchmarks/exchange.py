@@ -7,7 +7,6 @@ bytes on the loopback interface between two steps. In a ring of n workers, each 
 is expected to send 2(n-1)/n times the size of the gradients.
 """
 
-import argparse
 import json
 import math
 import os
@@ -15,6 +14,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
 import measure
 
@@ -71,9 +71,9 @@ def train_together(root: pathlib.Path, num_workers: int) -> float:
     return (sent[LAST] - sent[FIRST]) / (LAST - FIRST)
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> int:
     """Measures and prints the table."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    program.check_no_arguments(argv)
     program.start_tensorflow()
     import model
     from tagger.hparams import parse_hparams
@@ -98,7 +98,8 @@ def main() -> None:
                 f"| {sent / 1e6:.1f} |",
                 flush=True,
             )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -7,15 +7,16 @@ alternately in one process. The second table lists, for GPUs of some step times,
 audio per second that they need, and the number of cores like these that deliver it.
 """
 
-import argparse
 import concurrent.futures
 import os
 import pathlib
 import statistics
 import tempfile
 import wave
+from collections.abc import Sequence
 
 import measure
+from absl import flags
 
 from tagger import program
 
@@ -38,6 +39,13 @@ SECONDS = 5
 ORIGINAL_PARALLEL_CALLS = 4  # the original's constant
 STEP_MILLISECONDS = (200, 100, 50, 20, 10)  # of the GPUs in the table
 TOLERANCE = 2e-2  # Quiet bands differ most in the logarithm.
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_integer("clips", 200, "Number of clips.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 10, "Timed runs of each contender.", lower_bound=1)
 
 
 def make_clips(folder: pathlib.Path, count: int) -> list[str]:
@@ -105,12 +113,9 @@ def report_need(audio_per_second: float, hparams: Hparams) -> None:
         print(f"| {milliseconds} ms | {need:.0f} s | {need / per_core:.1f} |")
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> int:
     """Checks that all features agree, times all contenders and prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=10)
-    arguments = parser.parse_args()
+    program.check_no_arguments(argv)
     hparams = Hparams()
     torch.set_num_threads(1)  # One clip per thread, one thread per core.
     matrix = torch.from_numpy(
@@ -123,7 +128,7 @@ def main() -> None:
         ).numpy()
     )
     with tempfile.TemporaryDirectory() as folder:
-        paths = make_clips(pathlib.Path(folder), arguments.clips)
+        paths = make_clips(pathlib.Path(folder), FLAGS.clips)
         datasets = {
             "ours": ours(paths, hparams),
             "the original's operations": original(paths, hparams),
@@ -149,13 +154,15 @@ def main() -> None:
 
         contenders = {name: lambda d=d: drain(d) for name, d in datasets.items()}
         contenders["PyTorch"] = run_torch
-        seconds = measure.take_turns(contenders, arguments.rounds)
+        seconds = measure.take_turns(contenders, FLAGS.rounds)
     print(measure.machine("tensorflow", "torch"))
-    title = f"Features, {arguments.clips} clips of {SECONDS} s; rates: s of audio"
-    audio = arguments.clips * SECONDS
+    title = f"Features, {FLAGS.clips} clips of {SECONDS} s; rates: s of audio"
+    audio = FLAGS.clips * SECONDS
     measure.report(title, seconds, "ours", audio)
     report_need(audio / statistics.median(seconds["ours"]), hparams)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    program.run(main)

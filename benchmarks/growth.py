@@ -7,14 +7,15 @@ Complete processes compute features, train a few steps, and run inference, on 1x
 buffer, the time to the first training step on 300 clips, and the time to check headers.
 """
 
-import argparse
 import pathlib
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 import measure
+from absl import flags
 
 from tagger import program
 
@@ -24,7 +25,12 @@ STEPS = 3
 FIRST_STEP_CLIPS = 300
 HEADERS = 25000  # about as many clips as the noisy and the curated set have
 FULL_BUFFER_CLIPS, FULL_BUFFER_SECONDS = 500, 20  # 20,000 examples
-FEATURES_FLAG = "--features_of"
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_string("features_of", "", "Only compute features of this folder.")
 
 
 def drain_features(clip_dir: str) -> None:
@@ -74,15 +80,13 @@ def seconds_to_check_headers(clip_dir: pathlib.Path) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> int:
     """Measures and prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(FEATURES_FLAG)
-    arguments = parser.parse_args()
+    program.check_no_arguments(argv)
     program.start_tensorflow()
-    if arguments.features_of:
-        drain_features(arguments.features_of)
-        return
+    if FLAGS.features_of:
+        drain_features(FLAGS.features_of)
+        return 0
     this = pathlib.Path(__file__).resolve()
     print(measure.machine("tensorflow"))
     print(
@@ -97,7 +101,7 @@ def main() -> None:
             cells = [
                 "{:.1f} s, {:.0f} MiB".format(*measure.run_process(command))
                 for command in (
-                    [this, FEATURES_FLAG, root / "clips"],
+                    [this, f"--features_of={root / 'clips'}"],
                     measure.train_command(root, STEPS),
                     measure.inference_command(root, root / "model"),
                 )
@@ -117,7 +121,9 @@ def main() -> None:
         print(f"First training step on {FIRST_STEP_CLIPS} clips after {seconds:.1f} s")
         seconds = seconds_to_check_headers(root / "clips")
         print(f"Headers of {HEADERS} clips checked in {seconds:.1f} s")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    program.run(main)

@@ -6,9 +6,10 @@ All use the same network, a batch of 64 examples [100, 96] and 10 classes. They 
 alternately in one process. In ONNX, batch norm is folded into the convolutions.
 """
 
-import argparse
+from collections.abc import Sequence
 
 import measure
+from absl import flags
 
 from tagger import program
 
@@ -30,6 +31,12 @@ from tagger.hparams import Hparams  # noqa: E402
 BATCH, CLASSES = 64, 10
 ONNX_OPSET, ONNX_IR = 17, 8
 TOLERANCE = 1e-5  # between our scores and ONNX Runtime's
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_integer("rounds", 10, "Timed runs of each contender.", lower_bound=1)
 
 
 def onnx_session(network: keras.Model) -> onnxruntime.InferenceSession:
@@ -99,11 +106,9 @@ def onnx_session(network: keras.Model) -> onnxruntime.InferenceSession:
     )
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> int:
     """Checks that the scores agree, times all contenders and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=10)
-    rounds = parser.parse_args().rounds
+    program.check_no_arguments(argv)
     rng = np.random.default_rng(0)
     features = rng.normal(-3, 2, (BATCH, 100, 96)).astype(np.float32)
     network = model.define_model("mobilenet-v1", num_classes=CLASSES, hparams=Hparams())
@@ -128,10 +133,12 @@ def main() -> None:
     difference = np.abs(contenders["ours"]() - contenders["ONNX Runtime"]()).max()
     if difference > TOLERANCE:
         raise ValueError(f"scores differ by {difference}, more than {TOLERANCE}")
-    seconds = measure.take_turns(contenders, rounds, warm_ups=2)
+    seconds = measure.take_turns(contenders, FLAGS.rounds, warm_ups=2)
     print(measure.machine("tensorflow", "onnxruntime", "torch"))
     measure.report("Scores, 64 examples", seconds, "ours", BATCH)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    program.run(main)

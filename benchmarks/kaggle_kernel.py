@@ -7,7 +7,6 @@ runs the kernel as a process. Lengths are evenly spaced. With the defaults, thei
 is that of the test set (12.9 hours of 4,481 clips). One clip in a hundred is cut off.
 """
 
-import argparse
 import csv
 import os
 import pathlib
@@ -15,8 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 import measure
+from absl import flags
 
 from tagger import program
 from tagger.clips import read_class_map
@@ -28,6 +29,13 @@ CUT_EVERY = 100  # clips
 CUT_BYTES = 100
 CLASS_MAP = measure.ROOT / "class_map.csv"
 COMPETITION = "competitions/freesound-audio-tagging-2019"
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_integer("clips", 3361, "Number of clips.", lower_bound=1)
+    flags.DEFINE_float("longest", 20.4, "Length of the longest clip in s.")
 
 
 def write_checkpoint(folder: pathlib.Path, num_classes: int) -> None:
@@ -75,12 +83,9 @@ def write_competition(
     return sizes[np.arange(num_clips) % len(sizes)].sum() / SAMPLE_RATE / 3600
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> int:
     """Runs the kernel, and prints its output and how long it took."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=3361)
-    parser.add_argument("--longest", type=float, default=20.4, help="s")
-    arguments = parser.parse_args()
+    program.check_no_arguments(argv)
     program.start_tensorflow()
     class_names = read_class_map(CLASS_MAP)
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +93,7 @@ def main() -> None:
         inputs, packed, checkpoint = root / "input", root / "packed", root / "model"
         write_checkpoint(checkpoint, len(class_names))
         hours = write_competition(
-            inputs / COMPETITION, class_names, arguments.clips, arguments.longest
+            inputs / COMPETITION, class_names, FLAGS.clips, FLAGS.longest
         )
         pack = measure.ROOT / "kaggle" / "pack.py"
         measure.run_process([pack, packed, "--owner=me", f"--checkpoint={checkpoint}"])
@@ -104,10 +109,12 @@ def main() -> None:
         rows = (root / "submission.csv").read_text().splitlines()[1:]
     print(measure.machine("tensorflow"))
     print(
-        f"{len(rows)} rows for {arguments.clips} clips ({hours:.2f} hours) in "
-        f"{seconds:.0f} s: {1000 * seconds / arguments.clips:.0f} ms per clip"
+        f"{len(rows)} rows for {FLAGS.clips} clips ({hours:.2f} hours) in "
+        f"{seconds:.0f} s: {1000 * seconds / FLAGS.clips:.0f} ms per clip"
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    program.run(main)

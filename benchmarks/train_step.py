@@ -8,13 +8,14 @@ in a tf.function. It is also timed in a separate process without oneDNN, which i
 default of TensorFlow on a CPU without AVX512.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import measure
+from absl import flags
 
 from tagger import program
 
@@ -30,7 +31,13 @@ import train  # noqa: E402
 from tagger.hparams import Hparams  # noqa: E402
 
 BATCH, CLASSES = 64, 10
-PLAIN_FLAG = "--plain_keras_alone"
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_integer("rounds", 3, "Timed runs of each contender.", lower_bound=1)
+    flags.DEFINE_bool("plain_keras_alone", False, "Only time plain Keras.")
 
 
 def ours(features: np.ndarray, labels: np.ndarray):
@@ -126,20 +133,17 @@ def pytorch(features: np.ndarray, labels: np.ndarray):
     return step
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> int:
     """Times all contenders and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(PLAIN_FLAG, action="store_true")
-    arguments = parser.parse_args()
-    rounds = arguments.rounds
+    program.check_no_arguments(argv)
+    rounds = FLAGS.rounds
     rng = np.random.default_rng(0)
     features = rng.normal(-3, 2, (BATCH, 100, 96)).astype(np.float32)
     labels = (rng.random((BATCH, CLASSES)) < 0.1).astype(np.float32)
-    if arguments.plain_keras_alone:
+    if FLAGS.plain_keras_alone:
         contenders = {"plain": plain_keras(features, labels)}
         print(json.dumps(measure.take_turns(contenders, rounds, warm_ups=1)["plain"]))
-        return
+        return 0
     contenders = {
         "ours": ours(features, labels),
         "plain Keras 3": plain_keras(features, labels),
@@ -147,7 +151,7 @@ def main() -> None:
     }
     seconds = measure.take_turns(contenders, rounds, warm_ups=1)
     alone = subprocess.run(
-        [sys.executable, __file__, PLAIN_FLAG, f"--rounds={rounds}"],
+        [sys.executable, __file__, "--plain_keras_alone", f"--rounds={rounds}"],
         env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0"},
         check=True,
         capture_output=True,
@@ -156,7 +160,9 @@ def main() -> None:
     seconds["plain Keras 3, without oneDNN"] = json.loads(alone.stdout)
     print(measure.machine("tensorflow", "keras", "torch"))
     measure.report("Training step, 64 examples", seconds, "ours", BATCH)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    program.run(main)

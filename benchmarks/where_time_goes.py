@@ -7,12 +7,13 @@ layer, and summed over the layers. The program also times the complete step, and
 a lower limit: the convolutions' multiplications at the rate of a large matrix product.
 """
 
-import argparse
 import functools
 import math
 import statistics
+from collections.abc import Sequence
 
 import measure
+from absl import flags
 
 from tagger import program
 
@@ -29,6 +30,12 @@ from tagger.hparams import Hparams  # noqa: E402
 BATCH, CLASSES = 64, 10
 PRODUCT_SIZE = 4096  # of the square matrices of the plain product
 GIGA = 1e9
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_integer("rounds", 5, "Timed runs of each operation.", lower_bound=1)
 
 
 def layer_operations(
@@ -121,11 +128,10 @@ def median_seconds(run, rounds: int) -> float:
     return statistics.median(measure.take_turns({"": run}, rounds)[""])
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> int:
     """Times all operations and prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    program.check_no_arguments(argv)
+    rounds = FLAGS.rounds
     square = tf.random.normal([PRODUCT_SIZE, PRODUCT_SIZE])
     rate = 2 * PRODUCT_SIZE**3 / GIGA / median_seconds(lambda: square @ square, rounds)
     trainer = train.define_trainer(
@@ -166,7 +172,9 @@ def main() -> None:
         f"{3 * forward / rate:.2f} s for a step, {forward / rate:.2f} s for scoring, "
         f"which takes {scoring:.2f} s"
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    program.run(main)

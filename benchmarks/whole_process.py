@@ -7,38 +7,45 @@ clips. The original's way is original_way.py. --original_python is a Python to r
 with another TensorFlow, such as 2.13.
 """
 
-import argparse
 import pathlib
 import sys
 import tempfile
+from collections.abc import Sequence
 
 import measure
+from absl import flags
 
 from tagger import program
 
 CLIPS, EVAL_CLIPS = 400, 80
 SECONDS = 5
 CHECKPOINTS = 8
+FLAGS = flags.FLAGS
 
 
-def main() -> None:
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_string(
+        "original_python", sys.executable, "Python to run the original's way."
+    )
+    flags.DEFINE_integer("rounds", 1, "Timed runs of each contender.", lower_bound=1)
+
+
+def main(argv: Sequence[str]) -> int:
     """Times both ways of both modes in turn and prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--original_python", default=sys.executable)
-    parser.add_argument("--rounds", type=int, default=1)
-    arguments = parser.parse_args()
+    program.check_no_arguments(argv)
     program.start_tensorflow()
     peer = measure.ROOT / "benchmarks" / "original_way.py"
 
     def run_peer(*command: object) -> None:
-        measure.run_process([peer, *command], arguments.original_python)
+        measure.run_process([peer, *command], FLAGS.original_python)
 
     print(measure.machine("tensorflow"))
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         measure.make_data(root, CLIPS, SECONDS, CHECKPOINTS, EVAL_CLIPS)
         prefixes = [root / "model" / f"model.ckpt-{n}" for n in range(CHECKPOINTS)]
-        eval_dirs = (root / f"eval{number}" for number in range(arguments.rounds))
+        eval_dirs = (root / f"eval{number}" for number in range(FLAGS.rounds))
         inference = {
             "ours": lambda: measure.run_process(
                 measure.inference_command(root, prefixes[0])
@@ -57,9 +64,11 @@ def main() -> None:
             (f"--mode inference, {CLIPS} clips of {SECONDS} s", inference),
             (f"--mode eval, {EVAL_CLIPS} clips, {CHECKPOINTS} checkpoints", evaluation),
         ):
-            seconds = measure.take_turns(ways, arguments.rounds, warm_ups=0)
+            seconds = measure.take_turns(ways, FLAGS.rounds, warm_ups=0)
             measure.report(title, seconds, "ours")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    program.run(main)
