@@ -6,7 +6,7 @@ import fcntl
 import os
 import pathlib
 import sys
-import tempfile
+import uuid
 from collections.abc import Iterator
 from typing import IO, BinaryIO
 
@@ -49,24 +49,21 @@ def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
     Raises:
       OSError: it cannot be written; the message names the file.
     """
-    path, temporary = pathlib.Path(path), None
+    path = pathlib.Path(path)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        descriptor, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
-        )
+        # Unlike tempfile, this gives the file the permissions that the umask allows.
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         with open(descriptor, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp uses 0600.
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        if temporary:
-            pathlib.Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def lock(file: IO) -> None:
