@@ -4,10 +4,12 @@ libsndfile decodes the files, and soxr resamples them. The tools use this module
 three modes read only WAV files; see `wav.py`. Letter for shapes: S samples.
 """
 
+import glob
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,29 +17,49 @@ import soundfile
 import soxr
 
 from tagger.hparams import SAMPLE_RATE
+from tagger.progress import counted
 from tagger.wav import UNKNOWN_SIZES
 
 BLOCK_SAMPLES = 2**17  # about 3 s
 RATES = range(1000, 768001)  # Hz; a header with another rate is probably damaged
-# Of a compressed file without an index, the length in the header is an estimate.
+# The header of a compressed file may only estimate the length.
 MIN_COMPLETE = 0.99
 MAX_FRAMES = 2**62  # libsndfile reports more if the header has no length.
 # libsndfile corrects sizes beyond the end of a WAV or AIFF file, and logs this.
 CORRECTED_SIZE = re.compile(r"(?:data|SSND)\s*: (\d+) \(should be (\d+)\)")
-# Files with other extensions are not taken from folders. libsndfile cannot read those
-# of the last line. They are reported rather than ignored.
+# An MP3 file that states its length has one of these at its start. For others,
+# libsndfile assumes that all frames are as large as the first.
+MP3_LENGTH_TAGS = (b"Xing", b"Info")
+MP3_START_BYTES = 2**20  # They may follow a picture.
+# Files with other extensions are not taken from folders.
 EXTENSIONS = (
-    *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc"),
-    *(".au", ".snd", ".caf", ".w64", ".rf64"),
-    *(".m4a", ".aac", ".mp4", ".wma", ".amr", ".webm"),
+    *(".wav", ".bwf", ".rf64", ".w64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
+    *(".flac", ".mp1", ".mp2", ".mp3", ".ogg", ".oga", ".opus"),
+    *(".sph", ".nist", ".voc", ".sf", ".ircam", ".paf", ".svx", ".8svx", ".avr"),
+)
+# libsndfile cannot read these. They are reported rather than ignored.
+UNREADABLE_EXTENSIONS = (
+    *(".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".wma", ".amr", ".3gp", ".webm", ".mka"),
+    *(".ape", ".wv"),
 )
 
 
 class Sound(NamedTuple):
-    """A sound file: its path, and a name that no other file of a list has."""
+    """A sound file: its path, and its path below the folder of a search."""
 
     path: str
     name: str
+
+
+class _ForwardFile(soundfile.SoundFile):
+    """A file that is read from start to end.
+
+    soundfile would seek after each read, to where it already is. The samples that
+    follow in an MP3 file would differ, because they depend on earlier frames.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
 def find_sounds(folder: str) -> tuple[list[Sound], int]:
@@ -46,9 +68,13 @@ def find_sounds(folder: str) -> tuple[list[Sound], int]:
     Returns:
       The files, sorted, with their paths below the folder as names, and the number of
       other files. Hidden files and folders do not count.
+
+    Raises:
+      OSError: a folder cannot be read; the message names it.
     """
     sounds, num_others, seen = [], 0, set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    walk = os.walk(folder, followlinks=True, onerror=_raise_named)
+    for parent, folders, names in walk:
         if os.path.realpath(parent) in seen:  # Links may form a loop.
             folders.clear()
             continue
@@ -56,12 +82,45 @@ def find_sounds(folder: str) -> tuple[list[Sound], int]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
             path = os.path.join(parent, name)
-            if os.path.splitext(name)[1].lower() in EXTENSIONS:
+            extension = os.path.splitext(name)[1].lower()
+            if extension in EXTENSIONS + UNREADABLE_EXTENSIONS:
                 below = pathlib.PurePath(os.path.relpath(path, folder))
                 sounds.append(Sound(path, below.as_posix()))
             else:
                 num_others += 1
     return sounds, num_others
+
+
+def _raise_named(error: OSError) -> None:
+    raise OSError(f"cannot read {error.filename}: {error.strerror}")
+
+
+def find_files(arguments: Sequence[str]) -> list[Sound]:
+    """The files that the arguments name: files, folders and patterns.
+
+    A file has its file name as name. An argument without a match is returned as a file,
+    so that reading reports it.
+
+    Raises:
+      ValueError, OSError: there are no files at all, or a folder cannot be read.
+    """
+    found = {}
+    for argument in arguments:
+        paths = [argument]
+        if not os.path.lexists(argument):
+            paths = sorted(glob.glob(argument, recursive=True)) or paths
+        for path in paths:
+            sounds = [Sound(path, os.path.basename(path))]
+            if os.path.isdir(path):
+                sounds, num_others = find_sounds(path)
+                if num_others:
+                    others = counted(num_others, "other file")
+                    print(f"{path}: {others} ignored", file=sys.stderr)
+            for sound in sounds:
+                found.setdefault(os.path.abspath(sound.path), sound)
+    if not any(map(os.path.exists, found)):
+        raise ValueError(f"there is no sound file {', '.join(arguments)}")
+    return list(found.values())
 
 
 def read_blocks(path: str) -> Iterator[np.ndarray]:
@@ -79,8 +138,10 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
     """
     if not os.path.isfile(path):
         raise ValueError(f"{path}: there is no such file")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{path}: there is no permission to read it")
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
+        with _ForwardFile(os.fsencode(path)) as file:
             if file.samplerate not in RATES:
                 raise ValueError(f"{path}: has a rate of {file.samplerate} Hz")
             blocks = _mono_blocks(file, path)
@@ -89,6 +150,8 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
             yield from blocks
     except soundfile.SoundFileError as error:
         reason = getattr(error, "error_string", str(error))
+        if os.path.splitext(path)[1].lower() in UNREADABLE_EXTENSIONS:
+            reason += " Convert it first, as with: ffmpeg -i in.m4a out.flac"
         raise ValueError(f"{path}: libsndfile cannot decode it: {reason}") from None
 
 
@@ -96,18 +159,29 @@ def _mono_blocks(file: soundfile.SoundFile, path: str) -> Iterator[np.ndarray]:
     """The blocks of an open file at its own rate, checked."""
     total = 0
     # SoundFile.blocks() would return memory that was not written if a file is short.
-    while (block := file.read(BLOCK_SAMPLES, np.float32, always_2d=True)).size:
+    while (frames := file.read(BLOCK_SAMPLES, np.float32, always_2d=True)).size:
+        with np.errstate(all="ignore"):  # The sum of large samples may overflow.
+            block = frames.mean(axis=1)
         if not np.isfinite(block).all():
             raise ValueError(f"{path}: has samples that are not finite")
         total += len(block)
-        yield block.mean(axis=1)
+        yield block
     corrected = CORRECTED_SIZE.search(file.extra_info)
     if corrected and int(corrected[1]) not in UNKNOWN_SIZES:
         claimed, found = int(corrected[1]), int(corrected[2])
     else:
         claimed, found = file.frames, total
-    if found < MIN_COMPLETE * claimed and claimed < MAX_FRAMES:
+    if claimed < MAX_FRAMES and found < MIN_COMPLETE * claimed and _has_length(file):
         raise ValueError(f"{path}: is cut off; only {found / claimed:.0%} is there")
+
+
+def _has_length(file: soundfile.SoundFile) -> bool:
+    """Whether an open file states its length, so that a part may be missing."""
+    if file.format != "MP3":
+        return True
+    with open(file.name, "rb") as contents:
+        start = contents.read(MP3_START_BYTES)
+    return any(tag in start for tag in MP3_LENGTH_TAGS)
 
 
 def _resampled(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:

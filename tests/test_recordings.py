@@ -1,19 +1,34 @@
-"""Reading recordings: formats, rates, channels, blocks, and files that are no use."""
+"""Reading recordings: formats, rates, channels, blocks, and unusable files."""
 
+import errno
 import io
 import os
+import pathlib
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from tagger import recordings
 
-SECONDS = 4
+SECONDS = 6  # two blocks
 
 
 def sine(rate: int, hz: float = 440.0) -> np.ndarray:
     return 0.5 * np.sin(2 * np.pi * hz * np.arange(SECONDS * rate) / rate)
+
+
+def write(path, samples: np.ndarray, rate: int, subtype: str) -> None:
+    container = "OGG" if subtype == "OPUS" else None
+    soundfile.write(path, samples, rate, subtype, format=container)
+
+
+def tone_with_bursts() -> np.ndarray:
+    """Stereo of more than two blocks, whose MP3 frames have different sizes."""
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, [300000, 2])
+    samples *= (np.arange(300000) // 20000 % 2 == 0)[:, np.newaxis]
+    return samples + 0.3 * np.sin(0.05 * np.arange(300000))[:, np.newaxis]
 
 
 def read(path) -> np.ndarray:
@@ -32,16 +47,18 @@ def read(path) -> np.ndarray:
         (".aiff", 22050, "PCM_16", 1e-4),
         (".ogg", 44100, "VORBIS", 5e-2),
         (".mp3", 22050, "MPEG_LAYER_III", 5e-2),
+        (".mp3", 44100, "MPEG_LAYER_III", 5e-2),
+        (".opus", 48000, "OPUS", 5e-2),
     ],
 )
 def test_a_sine_of_any_format(tmp_path, suffix, rate, subtype, tolerance, channels):
     path = tmp_path / f"a{suffix}"
     samples = np.repeat(sine(rate)[:, np.newaxis], channels, axis=1)
-    soundfile.write(path, samples, rate, subtype=subtype)
+    write(path, samples, rate, subtype)
     waveform = read(path)
     assert waveform.dtype == np.float32
     assert waveform.size == pytest.approx(SECONDS * 44100, abs=3000)
-    middle = slice(44100, 2 * 44100)  # Resampling has transients at the ends.
+    middle = slice(44100, 5 * 44100)  # Resampling has transients at the ends.
     np.testing.assert_allclose(waveform[middle], sine(44100)[middle], atol=tolerance)
 
 
@@ -51,12 +68,35 @@ def test_channels_are_averaged(tmp_path):
     np.testing.assert_allclose(read(tmp_path / "a.wav"), (left + right) / 2, atol=1e-6)
 
 
-def test_blocks_are_resampled_as_one_piece(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("suffix", "rate", "subtype"),
+    [
+        (".wav", 44100, "PCM_16"),
+        (".wav", 48000, "PCM_16"),
+        (".flac", 44100, "PCM_16"),
+        (".mp3", 44100, "MPEG_LAYER_III"),
+        (".mp3", 22050, "MPEG_LAYER_III"),
+        (".ogg", 44100, "VORBIS"),
+        (".opus", 48000, "OPUS"),
+    ],
+)
+def test_blocks_are_read_as_one_piece(tmp_path, monkeypatch, suffix, rate, subtype):
+    path = tmp_path / f"a{suffix}"
+    write(path, tone_with_bursts(), rate, subtype)
+    # soundfile reads all samples at once, without seeking in between.
+    expected, _ = soundfile.read(path, dtype="float32")
+    expected = expected.mean(axis=1)
+    if rate != 44100:
+        expected = soxr.resample(expected, rate, 44100)
+    for size in (2**20, recordings.BLOCK_SAMPLES, 7777):
+        monkeypatch.setattr(recordings, "BLOCK_SAMPLES", size)
+        np.testing.assert_allclose(read(path), expected, atol=1e-6, err_msg=size)
+
+
+def test_chunks_of_any_sizes(tmp_path):
     noise = np.random.default_rng(0).normal(size=100000) / 10
     soundfile.write(tmp_path / "a.wav", noise, 48000)
     whole = read(tmp_path / "a.wav")
-    monkeypatch.setattr(recordings, "BLOCK_SAMPLES", 777)
-    np.testing.assert_array_equal(read(tmp_path / "a.wav"), whole)
     sizes = [1, 5000, 3, 20000, 10**6, 5]
     chunks = list(recordings.read_chunks(str(tmp_path / "a.wav"), sizes))
     rest = whole.size - sum(sizes[:4])
@@ -77,9 +117,13 @@ def encoded(suffix: str, samples: np.ndarray | None = None, **options) -> bytes:
         ("text.mp3", b"hello\n" * 100, "cannot decode"),
         ("empty.wav", b"", "cannot decode"),
         ("zeros.flac", bytes(1000), "cannot decode"),
-        ("video.m4a", b"\0\0\0\x20ftypM4A " + bytes(100), "cannot decode"),
-        ("cut.wav", encoded("WAV")[:90000], "is cut off; only 2[56]%"),
-        ("cut.aiff", encoded("AIFF")[:90000], "is cut off; only 2[56]%"),
+        (
+            "video.m4a",
+            b"\0\0\0\x20ftypM4A " + bytes(100),
+            "cannot decode.*ffmpeg -i in.m4a out.flac",
+        ),
+        ("cut.wav", encoded("WAV")[:132000], "is cut off; only 25%"),
+        ("cut.aiff", encoded("AIFF")[:132000], "is cut off; only 25%"),
         ("cut.flac", encoded("FLAC")[:20000], "cannot decode"),
         ("cut.mp3", encoded("MP3")[:9000], "is cut off"),
         (
@@ -102,11 +146,35 @@ def test_a_missing_file_is_named(tmp_path):
             read(path)
 
 
-def test_a_header_without_sizes_is_no_cut(tmp_path):
+def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.wav").write_bytes(encoded("WAV"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # also for root
+    with pytest.raises(ValueError, match=f"{tmp_path}/a.wav: .*permission"):
+        read(tmp_path / "a.wav")
+
+
+def test_a_mean_that_is_not_finite_is_reported(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.full([9, 2], 3e38), 44100, subtype="FLOAT")
+    with pytest.raises(ValueError, match="not finite"):
+        read(path)
+
+
+def test_a_file_with_a_header_without_sizes_is_not_cut_off(tmp_path):
     contents = bytearray(encoded("WAV"))
     contents[4:8] = contents[40:44] = b"\xff" * 4
     (tmp_path / "a.wav").write_bytes(contents)
     assert read(tmp_path / "a.wav").size == SECONDS * 44100
+
+
+def test_an_mp3_file_without_a_length_is_not_cut_off(tmp_path):
+    samples = tone_with_bursts()
+    samples[:20000] = 0  # The first frames are small, so the estimate is too high.
+    contents = encoded("MP3", samples)
+    assert b"Xing" in contents[:100]
+    second_frame = contents.index(contents[:2], 100)
+    (tmp_path / "a.mp3").write_bytes(contents[second_frame:])
+    assert read(tmp_path / "a.mp3").size == pytest.approx(300000, abs=3000)
 
 
 def test_sounds_are_found_by_their_extensions(tmp_path):
@@ -118,3 +186,41 @@ def test_sounds_are_found_by_their_extensions(tmp_path):
     assert [name for _, name in sounds] == ["a.flac", "c.m4a", "b/2.MP3", "b/ü.wav"]
     assert all(os.path.samefile(path, tmp_path / name) for path, name in sounds)
     assert num_others == 1
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "b").mkdir()
+
+    def scandir(path, scan=os.scandir):
+        if os.path.basename(path) == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(OSError, match=f"cannot read {tmp_path}/b: Permission denied"):
+        recordings.find_sounds(str(tmp_path))
+
+
+def test_files_folders_and_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("d/a.wav", "d/e/b.mp3", "[1].wav", "c.flac", "f/b.mp3"):
+        path = pathlib.Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def found(*arguments):
+        return [tuple(sound) for sound in recordings.find_files(arguments)]
+
+    assert found("d", "[1].wav", "*.flac", "./c.flac") == [
+        ("d/a.wav", "a.wav"),
+        ("d/e/b.mp3", "e/b.mp3"),
+        ("[1].wav", "[1].wav"),
+        ("c.flac", "c.flac"),
+    ]
+    assert found("[df]") == [*found("d"), ("f/b.mp3", "b.mp3")]
+    assert found("**/b.mp3") == [("d/e/b.mp3", "b.mp3"), ("f/b.mp3", "b.mp3")]
+    # What is missing is reported when it is read.
+    assert found("none.wav", "c.flac")[0] == ("none.wav", "none.wav")
+    for nothing in ("none.wav", "*.xyz"):
+        with pytest.raises(ValueError, match="no sound file"):
+            found(nothing)
