@@ -42,5 +42,6 @@ def print_result(text: str) -> None:
 
 
 def counted(number: int, noun: str) -> str:
-    """The number with its noun, such as "1 clip" or "2 clips"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """The number with its noun, such as "1 clip", "2 clips" or "2 classes"."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"

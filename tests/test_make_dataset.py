@@ -58,10 +58,14 @@ def test_a_folder_per_class(sounds, tmp_path):
 
 
 def test_a_wav_of_the_right_kind_is_copied_exactly(sounds, tmp_path):
+    samples = np.rint(32768 * noise(1)).astype(np.int16)
+    samples[5:8, 0] = -32768, 32767, 0
+    soundfile.write(sounds / 'Bär "x"' / "1.wav", samples, 44100)
     make(sounds, tmp_path / "out")
-    expected, _ = soundfile.read(sounds / 'Bär "x"' / "1.wav", dtype="int16")
     path = tmp_path / "out" / "audio" / 'Bär "x"__1.wav.wav'
-    np.testing.assert_array_equal(soundfile.read(path, dtype="int16")[0], expected)
+    copied, rate = soundfile.read(path, dtype="int16")
+    assert rate == 44100
+    np.testing.assert_array_equal(copied, samples[:, 0])
 
 
 def test_loud_recordings_become_quieter(tmp_path):
@@ -75,7 +79,7 @@ def test_loud_recordings_become_quieter(tmp_path):
         for n in (1, 2)
     ]
     joined = np.concatenate(clips)
-    assert np.abs(joined).max() == pytest.approx(32767 / 32768)
+    assert np.abs(joined).max() == pytest.approx(1, abs=1 / 32768)
     gain = joined @ loud[:, 0] / (loud[:, 0] @ loud[:, 0])
     np.testing.assert_allclose(joined, gain * loud[:, 0], atol=2 / 32768)
 
@@ -103,7 +107,7 @@ def test_further_recordings_are_added(sounds, tmp_path, capsys):
     (sounds / "Ant").mkdir()
     soundfile.write(sounds / "Ant" / "1.wav", noise(1), 44100)
     make(sounds, out)
-    assert "1 recording added, 3 were there" in capsys.readouterr().out
+    assert "1 recording added; 3 were already there" in capsys.readouterr().out
     assert fields_of(out) == [*before, ("Ant__1.wav.wav", "Ant", "Ant/1.wav")]
     assert read_class_map(str(out / "class_map.csv")) == [
         "Ant",
@@ -143,6 +147,8 @@ def test_all_problems_are_reported_at_once(sounds, tmp_path):
         ("a.wav", "is not in a sub-folder"),
         (" , /a.wav", "is not in a sub-folder"),
         ("Dog/a\nb.wav", "unprintable"),
+        ("Dog/a\u2028b.wav", "unprintable"),
+        (f"Dog/{'ü' * 110}.wav", r"has 229 bytes; at most 220"),
         (b"Dog/\xff.wav", "unprintable"),
         ("Dog__a.wav/b.wav", "names of those of"),
     ],
@@ -159,6 +165,75 @@ def test_unusable_names(tmp_path, name, message):
     with pytest.raises(InputProblems, match=message):
         make(root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_usable_leaves_nothing(tmp_path):
+    (tmp_path / "sounds" / "Dog").mkdir(parents=True)
+    (tmp_path / "sounds" / "Dog" / "a.wav").write_text("text")
+    (tmp_path / "sounds" / "b.wav").write_text("text")
+    with pytest.raises(InputProblems) as error:
+        make(tmp_path / "sounds", tmp_path / "out", skip=True)
+    # Both problems of a recording are reported.
+    for problem, text in zip(error.value.problems, ("sub-folder", "b.wav", "a.wav")):
+        assert text in problem
+    assert len(error.value.problems) == 3
+    assert not (tmp_path / "out").exists()
+
+
+def test_recordings_with_unusable_names_are_skipped(sounds, tmp_path):
+    soundfile.write(sounds / "without label.wav", noise(1), 44100)
+    (problem,) = make(sounds, tmp_path / "out", skip=True)
+    assert "without label.wav: is not in a sub-folder" in problem
+    assert len(fields_of(tmp_path / "out")) == 3
+    # With nothing new, the data set is as before.
+    assert make(sounds, tmp_path / "out", skip=True) == [problem]
+    assert len(fields_of(tmp_path / "out")) == 3
+
+
+@pytest.mark.parametrize("error", [ValueError("changed"), KeyboardInterrupt()])
+def test_finished_recordings_are_kept(sounds, tmp_path, monkeypatch, error):
+    audio = tmp_path / "out" / "audio"
+    audio.mkdir(parents=True)
+    (audio / ".a.wav.0123.tmp").touch()
+
+    def write_clips(usable, audio, write=make_dataset.write_clips):
+        if usable.recording.name.endswith("b.flac"):
+            raise error
+        return write(usable, audio)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(make_dataset, "write_clips", write_clips)
+        if isinstance(error, ValueError):
+            assert make(sounds, tmp_path / "out") == ["changed"]
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                make(sounds, tmp_path / "out")
+    assert len(fields_of(tmp_path / "out")) == 2
+    assert make(sounds, tmp_path / "out") == []
+    assert len(fields_of(tmp_path / "out")) == len(list(audio.iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", ["a\u00a0b\u3000c.wav", "\u200b\ue000.wav"])
+def test_ordinary_names_are_kept(tmp_path, name):
+    (tmp_path / "sounds" / "Dog").mkdir(parents=True)
+    soundfile.write(tmp_path / "sounds" / "Dog" / name, noise(1), 44100)
+    make(tmp_path / "sounds", tmp_path / "out")
+    assert fields_of(tmp_path / "out") == [(f"Dog__{name}.wav", "Dog", f"Dog/{name}")]
+
+
+def test_clips_of_earlier_recordings_are_not_replaced(sounds, tmp_path):
+    make(sounds, tmp_path / "out")
+    soundfile.write(sounds / "Dog, Rain__a b.flac", noise(1), 44100)
+    csv = tmp_path / "labels.csv"
+    csv.write_text('fname,labels\n"Dog, Rain__a b.flac",Dog\n')
+    with pytest.raises(InputProblems, match="those of Dog, Rain/a b.flac"):
+        make(sounds, tmp_path / "out", csv)
+
+
+def test_another_clips_csv_is_an_error(sounds, tmp_path):
+    (tmp_path / "clips.csv").write_text("fname,labels,license\na.wav,Dog,CC0\n")
+    with pytest.raises(ValueError, match="must have the columns fname, labels, rec"):
+        make(sounds, tmp_path)
 
 
 def test_labels_from_a_csv(sounds, tmp_path):
@@ -179,4 +254,11 @@ def test_a_recording_that_the_csv_names_is_missing(sounds, tmp_path):
     csv = tmp_path / "labels.csv"
     csv.write_text("fname,labels\nnone.wav,Wet\n")
     with pytest.raises(InputProblems, match="none.wav: there is no such file"):
+        make(sounds, tmp_path / "out", csv)
+
+
+def test_a_csv_that_names_a_recording_twice(sounds, tmp_path):
+    csv = tmp_path / "labels.csv"
+    csv.write_text("fname,labels\na/b.wav,Wet\na/./b.wav,Dry\n")
+    with pytest.raises(InputProblems, match=r"labels.csv:3: a/./b.wav .* line 2"):
         make(sounds, tmp_path / "out", csv)

@@ -10,20 +10,22 @@ the recordings in SOUNDS and their labels instead.
 This writes OUT/audio/*.wav (16 bit, 44.1 kHz, mono), OUT/clips.csv with the columns
 fname, labels and recording, and OUT/class_map.csv. All recordings are checked first. If
 some cannot be used, all of these are reported, and nothing is written. Recordings that
-are in OUT/clips.csv already are skipped, so that further ones can be added.
+are in OUT/clips.csv already, by their paths below SOUNDS, are skipped, so that further
+ones can be added.
 """
 
 import concurrent.futures
-import functools
+import itertools
 import os
 import pathlib
+import posixpath
 import sys
 import unicodedata
+import wave
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import soundfile
 from absl import flags
 
 from tagger import program, recordings
@@ -38,6 +40,10 @@ FULL_SCALE = 2**15  # as in inputs.py: 16-bit samples are multiples of 1 / FULL_
 MAX_INT16 = FULL_SCALE - 1
 SILENCE = 0.5 / FULL_SCALE  # A peak up to this is rounded to zeros.
 MAX_CLIP_SECONDS = 12 * 3600  # A WAV file has at most 4 GB.
+# File systems allow 255. The number of a clip and a temporary suffix are added.
+MAX_STEM_BYTES = 220
+# Controls, bytes that are not UTF-8, and separators of lines and paragraphs.
+UNUSABLE_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
 
 
 class Recording(NamedTuple):
@@ -45,7 +51,7 @@ class Recording(NamedTuple):
 
     Attributes:
       path: the sound file.
-      name: its path below SOUNDS.
+      name: its path below SOUNDS, by which it is recognised.
       labels: its labels; at least one.
     """
 
@@ -55,10 +61,22 @@ class Recording(NamedTuple):
 
 
 class Level(NamedTuple):
-    """The number of samples of a recording at 44.1 kHz, and the largest magnitude."""
+    """The number of samples of a recording at 44.1 kHz, and its peak.
+
+    The peak is relative to the range of 16 bits, which is up to MAX_INT16 for positive
+    samples and up to FULL_SCALE for negative ones. Beyond 1, it exceeds the range.
+    """
 
     num_samples: int
     peak: float
+
+
+class Usable(NamedTuple):
+    """A recording that can be used, its level, and the names of its clips."""
+
+    recording: Recording
+    level: Level
+    clip_names: list[str]
 
 
 def define_flags() -> None:
@@ -85,13 +103,7 @@ def find_recordings(sounds: str, csv_path: str = "") -> list[Recording]:
     if not os.path.isdir(sounds):
         raise FileNotFoundError(f"SOUNDS: there is no folder {sounds}")
     if csv_path:
-        _, rows = read_rows(csv_path)
-        return [
-            Recording(
-                os.path.join(sounds, row.fname), row.fname, parse_labels(row.labels)
-            )
-            for row in rows
-        ]
+        return _recordings_of_csv(sounds, csv_path)
     found, num_others = recordings.find_sounds(sounds)
     if num_others:
         print(f"{counted(num_others, 'other file')} ignored", file=sys.stderr)
@@ -101,6 +113,23 @@ def find_recordings(sounds: str, csv_path: str = "") -> list[Recording]:
         Recording(path, name, parse_labels(name.split("/")[:-1][:1]))
         for path, name in found
     ]
+
+
+def _recordings_of_csv(sounds: str, csv_path: str) -> list[Recording]:
+    """The recordings that a CSV names."""
+    found, problems, first_lines = [], [], {}
+    for row in read_rows(csv_path)[1]:
+        name = posixpath.normpath(row.fname)
+        first_line = first_lines.setdefault(name, row.line)
+        if first_line != row.line:
+            problems.append(
+                f"{csv_path}:{row.line}: {row.fname} is also in line {first_line}"
+            )
+        labels = parse_labels(row.labels)
+        found.append(Recording(os.path.join(sounds, name), name, labels))
+    if problems:
+        raise InputProblems(problems)
+    return found
 
 
 def parse_labels(names: Iterable[str]) -> tuple[str, ...]:
@@ -113,27 +142,37 @@ def parse_labels(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(filter(None, map(str.strip, text.split(","))))
 
 
-def check_names(found: Sequence[Recording]) -> list[str]:
-    """One problem for each recording without labels or with an unusable name."""
-    problems, first = [], {}
-    for path, name, labels in found:
-        if not labels:
-            problems.append(
-                f"{path}: is not in a sub-folder of SOUNDS that has its label as name"
-            )
-        if not name.isprintable():
-            problems.append(f"{path!r}: has unprintable characters in its name")
-        other = first.setdefault(clip_stem(name), path)
-        if other != path:
-            problems.append(
-                f"{path}: its clips would have the names of those of {other}"
-            )
+def name_problems(recording: Recording) -> list[str]:
+    """The problems of a recording without labels or with an unusable name."""
+    path, name, labels = recording
+    problems = []
+    if not labels:
+        problems.append(
+            f"{path}: is not in a sub-folder of SOUNDS that has its label as name"
+        )
+    if any(unicodedata.category(letter) in UNUSABLE_CATEGORIES for letter in name):
+        problems.append(f"{path!r}: has unprintable characters in its name")
+    size = len(os.fsencode(clip_stem(name)))
+    if size > MAX_STEM_BYTES:
+        problems.append(
+            f"{path}: its path below SOUNDS has {size} bytes; at most {MAX_STEM_BYTES} "
+            f"are allowed"
+        )
     return problems
 
 
 def clip_stem(name: str) -> str:
     """The start of the names of a recording's clips."""
     return name.replace("/", "__").strip()
+
+
+def clip_names(recording: Recording, level: Level, clip_seconds: float) -> list[str]:
+    """The names of the clips of a recording."""
+    stem = clip_stem(recording.name)
+    num_clips = -(-level.num_samples // round(clip_seconds * SAMPLE_RATE))
+    if num_clips == 1:
+        return [f"{stem}.wav"]
+    return [f"{stem}__{number:04d}.wav" for number in range(1, num_clips + 1)]
 
 
 def measure(recording: Recording) -> Level:
@@ -145,7 +184,8 @@ def measure(recording: Recording) -> Level:
     num_samples, peak = 0, 0.0
     for block in recordings.read_blocks(recording.path):
         num_samples += block.size
-        peak = max(peak, float(np.abs(block).max(initial=0)))
+        highest, lowest = float(block.max(initial=0)), float(block.min(initial=0))
+        peak = max(peak, highest * FULL_SCALE / MAX_INT16, -lowest)
     if not num_samples:
         raise ValueError(f"{recording.path}: has no samples")
     if peak <= SILENCE:
@@ -153,38 +193,65 @@ def measure(recording: Recording) -> Level:
     return Level(num_samples, peak)
 
 
-def write_clips(
-    recording: Recording, level: Level, *, audio: pathlib.Path, clip_seconds: float
-) -> list[tuple[str, str, str]]:
+def check_recordings(
+    found: Sequence[Recording], owners: dict[str, str], *, clip_seconds: float
+) -> tuple[list[Usable], list[str]]:
+    """Checks recordings that are not in the data set yet.
+
+    Args:
+      found: the recordings.
+      owners: the recording of each clip that is in the data set.
+      clip_seconds: length of the longest clip, in seconds.
+
+    Returns:
+      The recordings that can be used, and the problems of the others.
+    """
+    usable, problems, owners = [], [], dict(owners)
+    levels = in_parallel(measure, found, what="checking recordings")
+    for recording, level in zip(found, levels, strict=True):
+        wrong = name_problems(recording)
+        if isinstance(level, ValueError):
+            wrong.append(str(level))
+        if not wrong:
+            names = clip_names(recording, level, clip_seconds)
+            others = sorted({owners[name] for name in names if name in owners})
+            if others:
+                wrong.append(
+                    f"{recording.path}: its clips would have the names of those of "
+                    f"{others[0]}"
+                )
+            else:
+                owners.update(dict.fromkeys(names, recording.name))
+                usable.append(Usable(recording, level, names))
+        problems += wrong
+    return usable, problems
+
+
+def write_clips(usable: Usable, audio: pathlib.Path) -> list[tuple[str, str, str]]:
     """Writes the clips of a recording; returns their rows in clips.csv.
 
     The whole recording is made quieter if it would exceed the range of 16 bits. Silent
     clips of a longer recording are left out.
     """
-    max_samples = round(clip_seconds * SAMPLE_RATE)
-    num_clips = -(-level.num_samples // max_samples)
-    bounds = np.linspace(0, level.num_samples, num_clips + 1).round().astype(int)
-    lengths = np.diff(bounds)
-    gain = FULL_SCALE * min(1, MAX_INT16 / FULL_SCALE / level.peak)
-    sizes = [_block_sizes(length) for length in lengths]
-    chunks = recordings.read_chunks(recording.path, sum(sizes, []))
+    recording, level, names = usable
+    bounds = np.linspace(0, level.num_samples, len(names) + 1).round().astype(int)
+    gain = FULL_SCALE / max(1, level.peak)
+    sizes = [_block_sizes(length) for length in np.diff(bounds).tolist()]
+    chunks = recordings.read_chunks(
+        recording.path, itertools.chain.from_iterable(sizes)
+    )
     rows = []
-    for number, blocks in enumerate(sizes, start=1):
-        suffix = f"__{number:04d}" if num_clips > 1 else ""
-        path = audio / f"{clip_stem(recording.name)}{suffix}.wav"
+    for name, blocks in zip(names, sizes, strict=True):
+        path = audio / name
         audible = False
-        with (
-            atomic(path) as file,
-            soundfile.SoundFile(
-                file, "w", SAMPLE_RATE, channels=1, subtype="PCM_16", format="WAV"
-            ) as wav,
-        ):
+        with atomic(path) as file, wave.open(file, "wb") as wav:
+            wav.setparams((1, 2, SAMPLE_RATE, sum(blocks), "NONE", ""))
             for _ in blocks:
                 samples = np.rint(next(chunks) * gain).astype(np.int16)
                 audible = audible or samples.any()
-                wav.write(samples)
+                wav.writeframesraw(samples.tobytes())
         if audible:
-            rows.append((path.name, ",".join(recording.labels), recording.name))
+            rows.append((name, ",".join(recording.labels), recording.name))
         else:
             path.unlink()
     return rows
@@ -196,16 +263,16 @@ def _block_sizes(num_samples: int) -> list[int]:
     return [recordings.BLOCK_SAMPLES] * whole + [rest] * bool(rest)
 
 
-def in_parallel(function: Callable, *arguments: Iterable, what: str) -> list[Any]:
+def in_parallel(function: Callable, items: Sequence[Any], *, what: str) -> list[Any]:
     """Calls a function for each recording, on all cores.
 
     Returns:
       What it returns, or the ValueError that it raises, in order.
     """
 
-    def call(*values: Any) -> Any:
+    def call(item: Any) -> Any:
         try:
-            return function(*values)
+            return function(item)
         except ValueError as error:
             return error
 
@@ -213,9 +280,9 @@ def in_parallel(function: Callable, *arguments: Iterable, what: str) -> list[Any
     # Threads suffice, because decoding and resampling do not hold Python's lock.
     with (
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        progress_bar(len(arguments[0]), what=what, unit="recording") as bar,
+        progress_bar(len(items), what=what, unit="recording") as bar,
     ):
-        for result in pool.map(call, *arguments):
+        for result in pool.map(call, items):
             results.append(result)
             bar.update()
     return results
@@ -236,41 +303,62 @@ def make_dataset(
       The problems of the recordings that were skipped.
 
     Raises:
-      InputProblems: a recording cannot be used, and skip is not set; lists all.
+      InputProblems: a recording cannot be used, and skip is not set, or none can be
+        used; lists all.
       ValueError, OSError: the data set cannot be read or written.
     """
-    csv_path = out / "clips.csv"
-    rows = [row.fields for row in read_rows(csv_path)[1]] if csv_path.exists() else []
-    if any(len(row) != len(HEADER) for row in rows):
-        raise ValueError(f"{csv_path} must have the columns {', '.join(HEADER)}")
+    rows = read_dataset(out / "clips.csv")
     known = {row[2] for row in rows}
-    problems = check_names(found)
-    if problems:
-        raise InputProblems(problems)
     new = [recording for recording in found if recording.name not in known]
-    levels = in_parallel(measure, new, what="checking recordings")
-    problems = [str(level) for level in levels if isinstance(level, ValueError)]
-    if problems and not skip:
+    owners = {row[0]: row[2] for row in rows}
+    usable, problems = check_recordings(new, owners, clip_seconds=clip_seconds)
+    if problems and not (skip and (usable or rows)):
         raise InputProblems(problems)
-    usable = [
-        pair for pair in zip(new, levels, strict=True) if isinstance(pair[1], Level)
-    ]
     audio = out / "audio"
     make_folder(str(audio), "OUT")
-    write = functools.partial(write_clips, audio=audio, clip_seconds=clip_seconds)
-    results = in_parallel(write, *zip(*usable), what="writing clips") if usable else []
-    for result in results:
-        if isinstance(result, ValueError):
-            raise result
-        rows += result
-    write_csv(csv_path, [HEADER, *rows])
-    names = sorted({label for row in rows for label in parse_labels([row[1]])})
-    write_csv(out / "class_map.csv", enumerate(names))
+    for path in audio.glob(".*.tmp"):  # of a run that was killed
+        path.unlink(missing_ok=True)
+    written = {}
+
+    def write(item: Usable) -> None:
+        written[item.recording.name] = write_clips(item, audio)
+
+    try:
+        results = in_parallel(write, usable, what="writing clips")
+        problems += [str(error) for error in results if error]
+    finally:  # Clips of finished recordings are kept if this is interrupted.
+        for recording, *_ in usable:
+            rows += written.get(recording.name, [])
+        num_classes = write_tables(out, rows) if rows else 0
+    num_known = len(found) - len(new)
     print(
-        f"{counted(len(usable), 'recording')} added, {len(found) - len(new)} were "
-        f"there; {out} has {counted(len(rows), 'clip')}, {len(names)} classes"
+        f"{counted(len(written), 'recording')} added; {num_known} "
+        f"{'was' if num_known == 1 else 'were'} already there; {out} has "
+        f"{counted(len(rows), 'clip')} of {counted(num_classes, 'class')}"
     )
     return problems
+
+
+def read_dataset(csv_path: pathlib.Path) -> list[tuple[str, ...]]:
+    """The rows of clips.csv, if it exists.
+
+    Raises:
+      ValueError, OSError: it cannot be read, or has other columns.
+    """
+    if not csv_path.exists():
+        return []
+    header, rows = read_rows(str(csv_path))
+    if tuple(header) != HEADER:
+        raise ValueError(f"{csv_path} must have the columns {', '.join(HEADER)}")
+    return [row.fields for row in rows]
+
+
+def write_tables(out: pathlib.Path, rows: Sequence[tuple[str, ...]]) -> int:
+    """Writes clips.csv and class_map.csv; returns the number of classes."""
+    names = sorted({label for row in rows for label in parse_labels([row[1]])})
+    write_csv(out / "class_map.csv", enumerate(names))
+    write_csv(out / "clips.csv", [HEADER, *rows])
+    return len(names)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,10 +11,12 @@ import subprocess
 
 import numpy as np
 import pytest
+import soundfile
 import tensorflow as tf
 from helpers import SMALL_HPARAMS, run_main
 
 from tagger import checkpoints
+from tools import make_dataset
 
 MEBIBYTE = 2**20
 
@@ -129,3 +131,19 @@ def test_a_failed_write_keeps_the_earlier_checkpoints(tmp_path, small_files):
         checkpoints.save(tmp_path, large, 2)
     assert [p.name for p in tmp_path.iterdir() if "2" in p.name] == []
     checkpoints.restore(checkpoints.find_checkpoint(tmp_path, "--flag"), small)
+
+
+def test_a_data_set_on_a_full_disk(tmp_path, small_files, capfd):
+    for name, size in (("long", 300000), ("short", 30000)):
+        (tmp_path / "sounds" / name).mkdir(parents=True)
+        samples = np.resize([0.1, -0.1], size)  # FLAC needs few bytes.
+        soundfile.write(tmp_path / "sounds" / name / "a.flac", samples, 44100)
+    out = tmp_path / "out"
+    found = make_dataset.find_recordings(str(tmp_path / "sounds"))
+    with pytest.raises(OSError, match=f"cannot write {out}/audio/long__a.flac.wav: "):
+        make_dataset.make_dataset(found, out, clip_seconds=100, skip=False)
+    assert capfd.readouterr().err == ""
+    names = [path.name for path in (out / "audio").iterdir()]
+    assert names in ([], ["short__a.flac.wav"])
+    # What is there is complete and in the table.
+    assert (out / "clips.csv").exists() == bool(names)
