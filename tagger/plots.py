@@ -8,7 +8,9 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from tagger.hparams import SAMPLE_RATE, Hparams
 
@@ -42,19 +44,11 @@ def tags_picture(
     """
     figure = Figure(figsize=FIGURE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
-    image = above.imshow(
-        log_mel[:: -(-len(log_mel) // MAX_COLUMNS)].T,
-        origin="lower",
-        aspect="auto",
-        extent=(0, len(log_mel) * frame_seconds, 0, hparams.mel_bands),
-    )
-    ticks = [hz for hz in TICKS_HZ if hparams.mel_min_hz <= hz <= hparams.mel_max_hz]
-    above.set_yticks([_hz_to_band(hz, hparams) for hz in ticks], ticks)
-    above.set_ylabel("Hz, mel scale")
+    image = _draw_spectrogram(above, log_mel, hparams)
     figure.colorbar(image, ax=above, label="log mel magnitude", pad=0.01)
     best = np.argsort(-scores.max(axis=0), kind="stable")[:MAX_CLASSES]
     # A column is centred in its example.
+    frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
     hop = hparams.example_hop_frames * frame_seconds
     first = (hparams.example_window_frames * frame_seconds - hop) / 2
     image = below.imshow(
@@ -73,6 +67,33 @@ def tags_picture(
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()
+
+
+def _draw_spectrogram(axes: Axes, log_mel: np.ndarray, hparams: Hparams) -> AxesImage:
+    """Draws a log mel spectrogram with seconds and Hz at its axes."""
+    columns, column_frames = _columns(log_mel)
+    column_seconds = column_frames * hparams.stft_hop_samples / SAMPLE_RATE
+    image = axes.imshow(
+        columns.T,
+        origin="lower",
+        aspect="auto",
+        extent=(0, len(columns) * column_seconds, 0, hparams.mel_bands),
+    )
+    ticks = {_hz_to_band(hz, hparams): hz for hz in TICKS_HZ}
+    ticks = {band: hz for band, hz in ticks.items() if 0 <= band <= hparams.mel_bands}
+    axes.set_yticks(list(ticks), list(ticks.values()))
+    axes.set_ylabel("Hz, mel scale")
+    return image
+
+
+def _columns(log_mel: np.ndarray) -> tuple[np.ndarray, int]:
+    """At most MAX_COLUMNS maxima over equal numbers of frames, and this number.
+
+    The maxima show sounds that are shorter than a column.
+    """
+    column_frames = -(-len(log_mel) // MAX_COLUMNS)
+    starts = np.arange(0, len(log_mel), column_frames)
+    return np.maximum.reduceat(log_mel, starts), column_frames
 
 
 def _hz_to_band(hz: float, hparams: Hparams) -> float:

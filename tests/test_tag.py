@@ -2,15 +2,17 @@
 
 import csv
 import dataclasses
-import pathlib
+import types
+import weakref
 
 import numpy as np
 import pytest
 import soundfile
+import tensorflow as tf
 from helpers import SMALL_HPARAMS, run_main
 
 import inputs
-from tagger import recordings
+from tagger import plots, recordings
 from tagger.hparams import Hparams, parse_hparams
 from tools import tag
 
@@ -66,21 +68,40 @@ def test_blocks_of_any_length_have_the_same_examples(tmp_path, monkeypatch, hop)
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 30000).astype(np.float32)
 
     def scorer(waveform):
-        examples = inputs.waveform_to_examples(waveform, hparams)
-        return examples.numpy().mean(axis=(1, 2))[:, np.newaxis], examples, examples
+        log_mel = inputs.waveform_to_log_mel_spectrogram(waveform, hparams)
+        examples = inputs.log_mel_spectrogram_to_examples(log_mel, hparams).numpy()
+        return examples.mean(axis=(1, 2))[:, np.newaxis], examples, log_mel
 
     for size in (1, 1102, 1103, *range(8000, 13000, 441), *range(12000, 12900, 97)):
         monkeypatch.setattr(
             recordings, "read_blocks", lambda path, size=size: iter([noise[:size]])
         )
         tags = tag.tag("a.wav", scorer, hparams, keep_log_mel=True)
-        expected, *_ = scorer(noise[:size])
+        expected, _, log_mel = scorer(noise[:size])
         np.testing.assert_allclose(tags.scores, expected, atol=1e-4, err_msg=size)
+        np.testing.assert_allclose(tags.log_mel, log_mel, atol=1e-3, err_msg=size)
+
+
+def test_what_is_not_kept_is_freed(monkeypatch):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 200 * 44100).astype(np.float32)
+    monkeypatch.setattr(recordings, "read_blocks", lambda path: iter([noise]))
+    references, num_alive = [], []
+
+    def scorer(waveform):
+        num_alive.append(sum(reference() is not None for reference in references))
+        embeddings, log_mel = np.zeros([65, 1024]), np.zeros([3300, 96])
+        references.extend(map(weakref.ref, (embeddings, log_mel)))
+        return np.zeros([65, 2]), embeddings, log_mel
+
+    tags = tag.tag("a.wav", scorer, Hparams())
+    assert (tags.embeddings, tags.log_mel) == (None, None)
+    assert len(num_alive) == 7
+    assert max(num_alive) <= 2  # those of the previous block
 
 
 def test_segments_merge_neighbouring_examples():
     scores = np.array([[0.9, 0], [0.5, 0], [0.4, 0.7], [0, 0], [0, 0], [0.6, 1]])
-    tags = tag.Tags(3.2, scores, np.zeros([0, 1024]), np.zeros([0, 96]))
+    tags = tag.Tags(3.2, scores, None, None)
     assert tag.find_segments(tags, ["A", "B"], Hparams(), 0.5) == [
         (0, 1.5, "A", 0.9),
         (1, 2, "B", 0.7),
@@ -94,36 +115,103 @@ def test_a_label_track_and_a_list_of_top_classes(tmp_path):
     path = tmp_path / "a.txt"
     tag.write_label_track(path, [tag.Segment(1, 2.5, "Bär", 0.987)])
     assert path.read_text() == "1.000\t2.500\tBär 0.99\n"
-    tags = tag.Tags(1, np.array([[0.1, 0.3, 0.2]]), np.zeros(0), np.zeros(0))
+    tags = tag.Tags(1, np.array([[0.1, 0.3, 0.2]]), None, None)
     assert tag.top_classes(tags, "ABC", 2) == "  0.3000  B\n  0.2000  C"
 
 
 def test_embeddings_of_several_files(tmp_path):
-    def tags(number):
-        return tag.Tags(1, np.zeros(0), np.full([number, 4], number), np.zeros(0))
-
     path = tmp_path / "e.npz"
-    tag.write_embeddings(str(path), [("a", tags(3)), ("b", tags(1))], Hparams())
+    found = [("a\udcff", np.ones([3, 4])), ("b", np.ones([1, 4]))]
+    tag.write_embeddings(str(path), found, Hparams())
     arrays = np.load(path)
-    assert arrays["files"].tolist() == ["a", "b"]
+    assert arrays["files"].tolist() == ["a\udcff", "b"]  # a name that is not UTF-8
     assert arrays["file_index"].tolist() == [0, 0, 0, 1]
     assert arrays["start"].tolist() == [0, 0.5, 1, 0]
     assert arrays["embeddings"].shape == (4, 4)
 
 
-def test_files_folders_and_patterns(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("d/a.wav", "d/e/b.mp3", "[1].wav", "c.flac", "f/b.mp3"):
-        path = pathlib.Path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    found = tag.find_files(["d", "[1].wav", "*.flac", "c.flac"])
-    assert [name for _, name in found] == ["a.wav", "e/b.mp3", "[1].wav", "c.flac"]
-    with pytest.raises(ValueError, match="same name"):
-        tag.find_files(["d/e", "f"])
-    for nothing in ("none.wav", "*.xyz"):
-        with pytest.raises(ValueError, match="no sound file"):
-            tag.find_files([nothing])
+def set_flags(monkeypatch, **flags: object) -> None:
+    """Sets the flags of the program; the flags of runner.py have the same names."""
+    defaults = {
+        **{"top": 5, "threshold": 0.5, "segments": "", "audacity": "", "plot": ""},
+        **{"embeddings": "", "class_map_path": "", "hparams": ""},
+        "mixed_precision": False,
+    }
+
+    class Flags(types.SimpleNamespace):
+        def __getitem__(self, name):
+            return types.SimpleNamespace(value=getattr(self, name))
+
+    monkeypatch.setattr(tag, "FLAGS", Flags(**defaults | flags))
+
+
+def test_results_that_cannot_be_written(tmp_path, monkeypatch):
+    sounds = [recordings.Sound(f"{n}.wav", n) for n in ("a/b", "a__b")]
+    for name in ("audacity", "plot"):
+        set_flags(monkeypatch, **{name: str(tmp_path / name)})
+        with pytest.raises(ValueError, match=r"a/b.wav and a__b.wav .* same name"):
+            tag.check_results(sounds)
+        tag.check_results(sounds[:1])
+    for name in ("segments", "embeddings"):
+        set_flags(monkeypatch, **{name: str(tmp_path)})
+        with pytest.raises(OSError, match=f"--{name}: {tmp_path} is a folder"):
+            tag.check_results(sounds)
+        set_flags(monkeypatch, **{name: str(tmp_path / "new" / "a")})
+        tag.check_results(sounds)  # These have no result for each file.
+
+
+def test_an_interrupted_run_keeps_its_results(tmp_path, monkeypatch, capsys):
+    def fake_tag(path, *arguments, **options):
+        if path == "bad":
+            raise OSError("bad: cannot be read")
+        if path == "c":
+            raise KeyboardInterrupt
+        return tag.Tags(1.0, np.ones([1, 1]), np.zeros([1, 4]), None)
+
+    monkeypatch.setattr(tag, "load", lambda *args, **options: (["A"], Hparams(), None))
+    monkeypatch.setattr(tag, "tag", fake_tag)
+    set_flags(
+        monkeypatch,
+        segments=str(tmp_path / "s.csv"),
+        embeddings=str(tmp_path / "e.npz"),
+        audacity=str(tmp_path),
+    )
+    (tmp_path / "b.txt").mkdir()
+    files = [recordings.Sound(name, name) for name in ("a", "bad", "b")]
+    assert tag.tag_files(files, "") == 2
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == "a (1.0 s)"
+    assert "error: bad: cannot be read\n" in err
+    assert f"error: cannot write {tmp_path}/b.txt: " in err
+    for path in (tmp_path / "s.csv", tmp_path / "e.npz"):
+        path.unlink()
+    interrupted = recordings.Sound("c", "c")
+    with pytest.raises(KeyboardInterrupt):
+        tag.tag_files([*files, interrupted], "")
+    rows = list(csv.reader((tmp_path / "s.csv").open()))
+    assert [row[0] for row in rows] == ["file", "a", "b"]
+    assert np.load(tmp_path / "e.npz")["files"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(("low", "high"), [(20, 20000), (125, 7500)])
+def test_ticks_are_at_the_bands_of_the_features(low, high):
+    hparams = Hparams(mel_min_hz=low, mel_max_hz=high)
+    num_bins = 2**15 + 1
+    matrix = tf.signal.linear_to_mel_weight_matrix(
+        hparams.mel_bands, num_bins, 44100, low, high
+    ).numpy()
+    peaks = matrix.argmax(axis=0) * 22050 / (num_bins - 1)
+    for band, hz in enumerate(peaks):
+        assert plots._hz_to_band(hz, hparams) == pytest.approx(band + 0.5, abs=0.05)
+
+
+def test_pictures_show_short_sounds():
+    log_mel = np.zeros([2 * plots.MAX_COLUMNS + 1, 3], np.float32)
+    log_mel[5] = 1
+    columns, column_frames = plots._columns(log_mel)
+    assert column_frames == 3
+    assert columns.shape == (-(-len(log_mel) // 3), 3)
+    assert columns[:, 0].nonzero()[0].tolist() == [1]
 
 
 def test_a_checkpoint_of_the_original_needs_a_class_map(dataset, trained, tmp_path):

@@ -14,7 +14,6 @@ A file that cannot be read is reported. The others are tagged, and the exit stat
 Letters for shapes: E examples, T frames, F mel bands, C classes, S samples.
 """
 
-import glob
 import itertools
 import os
 import pathlib
@@ -34,9 +33,10 @@ from tagger.progress import counted, print_result, progress_bar
 FLAGS = flags.FLAGS
 BLOCK_EXAMPLES = 64  # as many as inference scores at once
 SEGMENT_HEADER = ("file", "start", "end", "class", "score")
+WRITES_FOLDER = {"audacity": True, "plot": True, "segments": False, "embeddings": False}
 
 # Maps a waveform, float32 [S], to scores, float64 [E, C], embeddings, float32
-# [E, 1024], and log mel examples, float32 [E, T, F].
+# [E, 1024], and the log mel spectrogram, float32 [T, F].
 Scorer = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
@@ -46,14 +46,14 @@ class Tags(NamedTuple):
     Attributes:
       seconds: duration of the recording.
       scores: float64 [E, C] in [0, 1], of each example.
-      embeddings: float32 [E, 1024], or no rows.
-      log_mel: float32 [T, F], the log mel spectrogram, or no rows.
+      embeddings: float32 [E, 1024], or None if they are not kept.
+      log_mel: float32 [T, F], the log mel spectrogram, or None if it is not kept.
     """
 
     seconds: float
     scores: np.ndarray
-    embeddings: np.ndarray
-    log_mel: np.ndarray
+    embeddings: np.ndarray | None
+    log_mel: np.ndarray | None
 
 
 class Segment(NamedTuple):
@@ -79,44 +79,34 @@ def define_flags() -> None:
     flags.DEFINE_string("audacity", "", "Folder to write a label track per file to.")
     flags.DEFINE_string("plot", "", "Folder to write a picture per file to.")
     flags.DEFINE_string("embeddings", "", "NPZ file to write: a row per example.")
-    flags.DEFINE_string(
-        "class_map_path",
-        "",
-        "CSV of index,name lines, for a checkpoint without hparams.json beside it.",
-    )
+    flags.DEFINE_string("class_map_path", "", "Class map, if there is no hparams.json.")
     flags.DEFINE_string(
         "hparams", "", "name=value,name=value, for a checkpoint without hparams.json."
     )
     flags.DEFINE_bool("mixed_precision", False, "Compute convolutions in bfloat16.")
 
 
-def find_files(arguments: Sequence[str]) -> list[recordings.Sound]:
-    """The files that the arguments name: files, folders and patterns.
+def check_results(found: Sequence[recordings.Sound]) -> None:
+    """Checks that the results that the flags select can be written.
 
     Raises:
-      ValueError: an argument names no files, or two files have the same name.
+      ValueError, OSError: they cannot, or two files would have the same result.
     """
-    found = []
-    for argument in arguments:
-        if os.path.isdir(argument):
-            sounds, num_others = recordings.find_sounds(argument)
-            if num_others:
-                others = counted(num_others, "other file")
-                print(f"{argument}: {others} ignored", file=sys.stderr)
-        else:
-            paths = [argument] if os.path.exists(argument) else glob.glob(argument)
-            sounds = [recordings.Sound(p, os.path.basename(p)) for p in sorted(paths)]
-        if not sounds:
-            raise ValueError(f"there is no sound file {argument}")
-        found += sounds
-    paths = {}
-    for path, name in found:
-        if paths.setdefault(name, path) != path:
+    for name, is_folder in WRITES_FOLDER.items():
+        path = FLAGS[name].value
+        if path and not is_folder and os.path.isdir(path):
+            raise IsADirectoryError(f"--{name}: {path} is a folder, not a file")
+        if path:
+            folder = path if is_folder else os.path.dirname(path) or "."
+            make_folder(folder, f"--{name}")
+    first = {}
+    for sound in found if FLAGS.audacity or FLAGS.plot else []:
+        other = first.setdefault(result_path("", sound, ""), sound)
+        if other is not sound:
             raise ValueError(
-                f"{paths[name]} and {path} have the same name, and so would their "
-                f"results; tag them in separate runs"
+                f"the results of {other.path} and {sound.path} would have the same "
+                f"name; tag them in separate runs"
             )
-    return list(dict.fromkeys(found))
 
 
 def load(
@@ -140,23 +130,19 @@ def load(
     Raises:
       ValueError, OSError: the checkpoint or the class map cannot be used.
     """
-    import tensorflow as tf
-
-    import inputs
     import model
     from tagger import checkpoints
 
     prefix = checkpoints.find_checkpoint(checkpoint, "CHECKPOINT")
     record = run_record.read_record(os.path.dirname(prefix))
-    if class_map_path:
-        class_names = read_class_map(class_map_path)
-    elif record:
-        class_names = record.class_names
-    else:
+    if not class_map_path and not record:
         raise ValueError(
             f"--class_map_path is needed, because there is no "
             f"{run_record.HPARAMS_FILE} beside {prefix}"
         )
+    class_names = (
+        read_class_map(class_map_path) if class_map_path else record.class_names
+    )
     network, hparams = model.load_network(
         prefix,
         class_names,
@@ -164,25 +150,33 @@ def load(
         hparam_overrides=hparam_overrides,
         mixed_precision=mixed_precision,
     )
-    network = model.add_embeddings(network)
+    return class_names, hparams, define_scorer(model.add_embeddings(network), hparams)
+
+
+def define_scorer(network: Any, hparams: Hparams) -> Scorer:
+    """Defines a scorer from a network with the outputs logits and embeddings."""
+    import tensorflow as tf
+
+    import inputs
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)], autograph=False)
     def score(waveform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """See `Scorer`."""
-        examples = inputs.waveform_to_examples(
+        log_mel = inputs.waveform_to_log_mel_spectrogram(
             waveform, hparams, fft_type=inputs.EXACT_FFT
         )
+        examples = inputs.log_mel_spectrogram_to_examples(log_mel, hparams)
         logits, embeddings = network(examples, training=False)
-        return tf.sigmoid(tf.cast(logits, tf.float64)), embeddings, examples
+        return tf.sigmoid(tf.cast(logits, tf.float64)), embeddings, log_mel
 
-    return class_names, hparams, score
+    return score
 
 
 def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[np.ndarray]:
-    """Reads a recording in blocks whose first BLOCK_EXAMPLES examples follow on.
+    """Reads a recording in overlapping blocks.
 
-    Each block starts where the next example of the recording starts, and contains all
-    samples of BLOCK_EXAMPLES examples, unless the recording ends before.
+    The first BLOCK_EXAMPLES examples of each continue those of the previous block. A
+    block has all their samples, unless the recording ends before.
 
     Yields:
       float32 [S], the samples of a block.
@@ -231,26 +225,27 @@ def tag(
       ValueError: the file cannot be read, or a score is not finite; the message names
         the file.
     """
-    step = BLOCK_EXAMPLES * hparams.example_hop_frames * hparams.stft_hop_samples
+    step_frames = BLOCK_EXAMPLES * hparams.example_hop_frames
+    step = step_frames * hparams.stft_hop_samples
     scores, embeddings, log_mel = [], [], []
     num_samples = 0
     for number, block in enumerate(overlapping_blocks(path, hparams)):
         new_samples = number * step + block.size - num_samples
         num_samples += new_samples
-        values = [np.asarray(value)[:BLOCK_EXAMPLES] for value in scorer(block)]
+        values = [np.asarray(value) for value in scorer(block)]
         if not np.isfinite(values[0]).all():
             raise ValueError(f"{path}: the scores are not finite")
-        scores.append(values[0])
-        embeddings.append(values[1] if keep_embeddings else values[1][:0])
-        hop_frames = values[2][:, : hparams.example_hop_frames]
-        log_mel.append(hop_frames if keep_log_mel else hop_frames[:0])
+        scores.append(values[0][:BLOCK_EXAMPLES])
+        if keep_embeddings:
+            embeddings.append(values[1][:BLOCK_EXAMPLES])
+        if keep_log_mel:
+            log_mel.append(values[2][:step_frames])
         progress(new_samples / SAMPLE_RATE)
-    frames = np.concatenate(log_mel).reshape(-1, hparams.mel_bands)
     return Tags(
         num_samples / SAMPLE_RATE,
         np.concatenate(scores),
-        np.concatenate(embeddings),
-        frames[: hparams.num_frames(num_samples)],  # without padding
+        np.concatenate(embeddings) if keep_embeddings else None,
+        np.concatenate(log_mel) if keep_log_mel else None,
     )
 
 
@@ -286,14 +281,37 @@ def result_path(folder: str, sound: recordings.Sound, suffix: str) -> pathlib.Pa
 
 def write_label_track(path: pathlib.Path, segments: Sequence[Segment]) -> None:
     """Writes segments as labels for Audacity, atomically."""
-    lines = [
-        f"{s.start:.3f}\t{s.end:.3f}\t{s.class_name} {s.score:.2f}" for s in segments
-    ]
-    write_whole(path, "".join(f"{line}\n" for line in lines))
+    line = "{:.3f}\t{:.3f}\t{} {:.2f}\n"
+    write_whole(path, "".join(line.format(*segment) for segment in segments))
+
+
+def write_file_results(
+    sound: recordings.Sound,
+    tags: Tags,
+    segments: Sequence[Segment],
+    class_names: Sequence[str],
+    hparams: Hparams,
+) -> None:
+    """Writes the label track and the picture of a file, if the flags select them."""
+    if FLAGS.audacity:
+        write_label_track(result_path(FLAGS.audacity, sound, ".txt"), segments)
+    if FLAGS.plot:
+        from tagger import plots
+
+        png = plots.tags_picture(
+            tags.log_mel, tags.scores, class_names=class_names, hparams=hparams
+        )
+        write_whole(result_path(FLAGS.plot, sound, ".png"), png)
+
+
+def segment_row(path: str, segment: Segment) -> tuple[str, ...]:
+    """A row of the CSV of segments."""
+    start, end, class_name, score = segment
+    return path, f"{start:.3f}", f"{end:.3f}", class_name, f"{score:.6f}"
 
 
 def write_embeddings(
-    path: str, found: Sequence[tuple[str, Tags]], hparams: Hparams
+    path: str, found: Sequence[tuple[str, np.ndarray]], hparams: Hparams
 ) -> None:
     """Writes the embeddings of all files to an NPZ file, atomically.
 
@@ -301,14 +319,15 @@ def write_embeddings(
     each of them `start`, in seconds, and `file_index`, a position in `files`.
     """
     hop_seconds = hparams.example_hop_frames * hparams.stft_hop_samples / SAMPLE_RATE
-    lengths = [len(tags.embeddings) for _, tags in found]
+    paths, embeddings = zip(*found, strict=True)
+    lengths = list(map(len, embeddings))
     with atomic(pathlib.Path(path)) as file:
         np.savez(
             file,
-            files=np.array([path for path, _ in found]),
+            files=np.array(paths),
             file_index=np.repeat(np.arange(len(found)), lengths),
             start=np.concatenate([hop_seconds * np.arange(n) for n in lengths]),
-            embeddings=np.concatenate([tags.embeddings for _, tags in found]),
+            embeddings=np.concatenate(embeddings),
         )
 
 
@@ -316,7 +335,7 @@ def tag_files(found: Sequence[recordings.Sound], checkpoint: str) -> int:
     """Tags files and writes the results that the flags select.
 
     Returns:
-      The number of files that could not be read.
+      The number of files that could not be read, or whose results not written.
     """
     class_names, hparams, scorer = load(
         checkpoint,
@@ -325,49 +344,36 @@ def tag_files(found: Sequence[recordings.Sound], checkpoint: str) -> int:
         mixed_precision=FLAGS.mixed_precision,
     )
     rows, embedded, num_failed = [], [], 0
-    with progress_bar(None, what="tagging", unit="s of sound") as bar:
-        for sound in found:
-            try:
-                tags = tag(
-                    sound.path,
-                    scorer,
-                    hparams,
-                    keep_embeddings=bool(FLAGS.embeddings),
-                    keep_log_mel=bool(FLAGS.plot),
-                    progress=lambda seconds: bar.update(round(seconds)),
-                )
-            except ValueError as error:
-                bar.write(f"error: {error}", file=sys.stderr)
-                num_failed += 1
-                continue
-            top = top_classes(tags, class_names, FLAGS.top)
-            print_result(f"{sound.path} ({tags.seconds:.1f} s)\n{top}")
-            segments = find_segments(tags, class_names, hparams, FLAGS.threshold)
-            rows += [
-                (
-                    sound.path,
-                    f"{s.start:.3f}",
-                    f"{s.end:.3f}",
-                    s.class_name,
-                    f"{s.score:.6f}",
-                )
-                for s in segments
-            ]
-            if FLAGS.audacity:
-                write_label_track(result_path(FLAGS.audacity, sound, ".txt"), segments)
-            if FLAGS.plot:
-                from tagger import plots
-
-                png = plots.tags_picture(
-                    tags.log_mel, tags.scores, class_names=class_names, hparams=hparams
-                )
-                write_whole(result_path(FLAGS.plot, sound, ".png"), png)
-            if FLAGS.embeddings:
-                embedded.append((sound.path, tags))
-    if FLAGS.segments:
-        write_csv(FLAGS.segments, [SEGMENT_HEADER, *rows])
-    if embedded:
-        write_embeddings(FLAGS.embeddings, embedded, hparams)
+    try:
+        with progress_bar(None, what="tagging", unit="s of sound") as bar:
+            for sound in found:
+                try:
+                    tags = tag(
+                        sound.path,
+                        scorer,
+                        hparams,
+                        keep_embeddings=bool(FLAGS.embeddings),
+                        keep_log_mel=bool(FLAGS.plot),
+                        progress=lambda seconds: bar.update(round(seconds)),
+                    )
+                    segments = find_segments(
+                        tags, class_names, hparams, FLAGS.threshold
+                    )
+                    rows += [segment_row(sound.path, segment) for segment in segments]
+                    if FLAGS.embeddings:
+                        embedded.append((sound.path, tags.embeddings))
+                    write_file_results(sound, tags, segments, class_names, hparams)
+                except (ValueError, OSError) as error:
+                    bar.write(f"error: {error}", file=sys.stderr)
+                    num_failed += 1
+                    continue
+                top = top_classes(tags, class_names, FLAGS.top)
+                print_result(f"{sound.path} ({tags.seconds:.1f} s)\n{top}")
+    finally:  # The results so far are kept if this is interrupted.
+        if FLAGS.segments:
+            write_csv(FLAGS.segments, [SEGMENT_HEADER, *rows])
+        if embedded:
+            write_embeddings(FLAGS.embeddings, embedded, hparams)
     return num_failed
 
 
@@ -376,19 +382,13 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) < 3:
         raise ValueError("expected a checkpoint and at least one file; see --help")
     parse_overrides(FLAGS.hparams)
-    found = find_files(argv[2:])
-    for name in ("audacity", "plot", "segments", "embeddings"):
-        if path := FLAGS[name].value:
-            is_folder = name in ("audacity", "plot")
-            make_folder(
-                path if is_folder else os.path.dirname(path) or ".", f"--{name}"
-            )
+    sys.stdout.reconfigure(errors="replace")  # for file names that are not UTF-8
+    found = recordings.find_files(argv[2:])
+    check_results(found)
     program.start_tensorflow()
     num_failed = tag_files(found, argv[1])
     if num_failed:
-        print(
-            f"{num_failed} of {counted(len(found), 'file')} not tagged", file=sys.stderr
-        )
+        print(f"{num_failed} of {counted(len(found), 'file')} failed", file=sys.stderr)
     return 1 if num_failed else 0
 
 

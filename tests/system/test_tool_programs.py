@@ -78,6 +78,8 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         ("tools.tag runs/first none.wav", "none.wav"),
         ("tools.tag runs/first . --threshold=2", "--threshold"),
         ("tools.tag runs/first . --hparams=x=1", "--hparams"),
+        ("tools.tag runs/first tensorflow.py --segments=.", "--segments"),
+        ("tools.tag runs/first tensorflow.py --embeddings=.", "--embeddings"),
         ("tools.join_predictions", "CSV"),
         ("tools.join_predictions none.csv", "none.csv"),
         ("tools.export_model --class_map_path=x --export_dir=x", "--checkpoint"),
