@@ -67,7 +67,7 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> 
     import inputs
     import model
 
-    both = model.add_embeddings(network)
+    network_with_embeddings = model.add_embeddings(network)
 
     class Tagger(tf.Module):
         @tf.function(
@@ -77,7 +77,7 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> 
         def __call__(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
             examples = inputs.waveform_to_examples(waveform, hparams, fft_type=fft_type)
             # Unlike inference, this is float32, because LiteRT lacks a float64 sigmoid.
-            logits, embeddings = both(examples, training=False)
+            logits, embeddings = network_with_embeddings(examples, training=False)
             scores = tf.sigmoid(logits)
             return {
                 "example_scores": scores,

@@ -35,7 +35,11 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_string("out_dir", None, "Folder to write to.")
-    flags.DEFINE_float("fraction", 0.1, "Share of the clips for validation.")
+    flags.DEFINE_float(
+        "fraction",
+        0.1,
+        "Share of the clips for validation; with --group_by, share of the groups.",
+    )
     flags.DEFINE_integer(
         "folds", None, "Number of folds, instead of a single split.", lower_bound=2
     )
@@ -96,8 +100,7 @@ def split(
     ]
     if not all(part.size for pair in parts for part in pair):
         raise ValueError(
-            f"{len(labels)} clips in {len(names)} groups are too few: a part would be "
-            f"empty"
+            f"{len(labels)} clips in {len(names)} groups are too few: a part is empty"
         )
     return [tuple(map(random_state.permutation, pair)) for pair in parts]
 
@@ -124,13 +127,13 @@ def write_split(
             f"--group_by: {source} has the columns {', '.join(header)}, but not "
             f"{group_by}"
         )
-    groups = group_by and [row.fields[header.index(group_by)] for row in rows]
+    groups = None
+    if group_by:
+        groups = [row.fields[header.index(group_by)] for row in rows]
     binarizer = MultiLabelBinarizer()
     labels = binarizer.fit_transform([row.labels for row in rows])
     try:
-        parts = split(
-            labels, groups or None, fraction=fraction, num_folds=num_folds, seed=seed
-        )
+        parts = split(labels, groups, fraction=fraction, num_folds=num_folds, seed=seed)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     for fold, (training, validation) in enumerate(parts, start=1):
