@@ -11,13 +11,17 @@ import csv
 import os
 import pathlib
 import re
+import shlex
+import shutil
+import signal
 import sys
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
-from helpers import run_program
+from helpers import run_program, section_of
+from processes import Process
 
 VARIABLE = "TAGGER_KITCHEN20_DIR"
 RATE = 44100
@@ -85,8 +89,22 @@ def kitchen20() -> pathlib.Path:
     return pathlib.Path(os.environ[VARIABLE])
 
 
-def run(*command: object) -> str:
-    done = run_program(*command, capture_output=True, text=True)
+def write_sounds(
+    sounds: pathlib.Path, *, number: int, seconds: float, rate: int = RATE
+) -> None:
+    """Writes recordings of two classes in three formats."""
+    rng = np.random.default_rng(0)
+    for label, hz in (("Hiss", 0), ("Hum", 440)):
+        (sounds / label).mkdir(parents=True)
+        for index in range(number):
+            tone = np.sin(2 * np.pi * hz * np.arange(seconds * rate) / rate)
+            samples = (tone + rng.uniform(-1, 1, tone.size)) / 4
+            suffix = (".wav", ".flac", ".mp3")[index % 3 if rate == RATE else 0]
+            soundfile.write(sounds / label / f"{index}{suffix}", samples, rate)
+
+
+def run(*command: object, **options: object) -> str:
+    done = run_program(*command, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -98,10 +116,11 @@ def test_a_folder_of_recordings_is_tagged(trained, tmp_path):
     soundfile.write(folder / "deep" / "a.flac", noise, 48000)
     soundfile.write(folder / "one silent.wav", noise[:22050] * [1, 0], 22050)
     soundfile.write(folder / "short.wav", noise[:441, 0], 44100)
+    shutil.copy(folder / "short.wav", bytes(folder) + b"/\xff.wav")  # not UTF-8
     (folder / "text.mp3").write_text("hello")
     (folder / "notes.txt").write_text("hello")
     done = run_program(
-        *("tools.tag", trained, folder, "--threshold=0", "--top=1"),
+        *("tools.tag", trained, "none.wav", folder, "--threshold=0", "--top=1"),
         *(f"--segments={tmp_path / 's.csv'}", f"--audacity={tmp_path / 'labels'}"),
         *(f"--embeddings={tmp_path / 'e.npz'}", f"--plot={tmp_path / 'plots'}"),
         capture_output=True,
@@ -109,22 +128,84 @@ def test_a_folder_of_recordings_is_tagged(trained, tmp_path):
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+    assert "error: none.wav: there is no such file" in done.stderr
     assert f"error: {folder}/text.mp3: libsndfile" in done.stderr
     assert "1 other file ignored" in done.stderr
-    seconds = {"one silent.wav": 1, "short.wav": 0.01, "deep/a.flac": 3}
+    seconds = {"one silent.wav": 1, "short.wav": 0.01, "\udcff.wav": 0.01}
+    seconds["deep/a.flac"] = 3
     assert re.findall(r"^(.*) \(.* s\)$", done.stdout, re.MULTILINE) == [
-        f"{folder}/{name}" for name in seconds
+        f"{folder}/{name}".replace("\udcff", "?") for name in seconds
     ]
     # With the threshold 0, each class is detected from start to end.
-    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "s.csv").open(errors="surrogateescape")))
     expected = [[f"{folder}/{n}", 0.0, s] for n, s in seconds.items() for _ in "NT"]
     found = [[row["file"], float(row["start"]), float(row["end"])] for row in rows]
     assert found == expected
-    assert [row["class"] for row in rows] == ["Noise", "Tone"] * 3
+    assert [row["class"] for row in rows] == ["Noise", "Tone"] * 4
     for kind, suffix in (("labels", ".txt"), ("plots", ".png")):
         names = {path.name for path in (tmp_path / kind).iterdir()}
         assert names == {name.replace("/", "__") + suffix for name in seconds}
-    assert len(np.load(tmp_path / "e.npz")["embeddings"]) == 10 + 1 + 30
+    assert len(np.load(tmp_path / "e.npz")["embeddings"]) == 10 + 1 + 1 + 30
+
+
+def test_unusable_recordings_are_reported_or_skipped(tmp_path):
+    sounds, out = tmp_path / "sounds", tmp_path / "out"
+    write_sounds(sounds, number=2, seconds=1)
+    (sounds / "Hum" / "text.mp3").write_text("hello")
+    os.close(os.open(bytes(sounds / "Hum") + b"/\xff.wav", os.O_CREAT))
+    command = ("tools.make_dataset", sounds, out)
+    for skip, start in ((False, "error: "), (True, "skipped: ")):
+        flags = ["--skip_unusable"] * skip
+        done = run_program(*command, *flags, capture_output=True, text=True)
+        assert done.returncode == 1
+        # The decoder of MP3 files prints lines of its own.
+        lines = [line for line in done.stderr.splitlines() if line.startswith(start)]
+        for part in ("text.mp3: libsndfile", "unprintable", r"\udcff.wav: libsndfile"):
+            assert sum(part in line for line in lines) == 1, done.stderr
+        assert len(lines) == 3
+        assert out.exists() == skip
+    assert done.stdout.startswith("4 recordings added; 0 were already there; ")
+    assert done.stdout.endswith("has 4 clips of 2 classes\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_can_be_repeated(tmp_path, number):
+    sounds, out = tmp_path / "sounds", tmp_path / "out"
+    write_sounds(sounds, number=40, seconds=20, rate=8000)
+    with Process(tmp_path, "first", "tools.make_dataset", sounds, out) as process:
+        while not list(out.glob("audio/*.wav")) and not process.ends_within(0.01):
+            pass
+        process.send(number)
+        assert process.status() == (-9 if number == signal.SIGKILL else 130)
+    wavs = list(out.glob("audio/*.wav"))
+    assert 0 < len(wavs) < 80
+    assert {soundfile.info(path).frames for path in wavs} == {20 * RATE}
+    if number == signal.SIGINT:
+        rows = list(csv.DictReader((out / "clips.csv").open()))
+        assert {row["fname"] for row in rows} == {path.name for path in wavs}
+    else:
+        assert not (out / "clips.csv").exists()
+    run("tools.make_dataset", sounds, out)
+    rows = list(csv.DictReader((out / "clips.csv").open()))
+    assert {row["fname"] for row in rows} == {p.name for p in (out / "audio").iterdir()}
+    assert len(rows) == 80
+
+
+def test_the_documented_commands(tmp_path):
+    write_sounds(tmp_path / "sounds", number=12, seconds=1)
+    soundfile.write(tmp_path / "recording.mp3", np.zeros(RATE), RATE)
+    section = section_of("docs/own-recordings.md", "Five commands")
+    commands = re.search(r"```\n(python .*?)```", section, re.DOTALL)[1]
+    for long, short in (("--max_steps 1000", "--max_steps 2"), ("size=32", "size=4")):
+        assert long in commands
+        commands = commands.replace(long, short)
+    outputs = []
+    for command in commands.replace("\\\n", "").splitlines():
+        _, *words = shlex.split(command)
+        outputs.append(run(*words[words[0] == "-m" :], cwd=tmp_path))
+    assert len(outputs) == 5
+    assert "Overall lwlrap" in (tmp_path / "runs/own/eval/eval-2.txt").read_text()
+    assert outputs[-1].startswith("recording.mp3 (1.0 s)\n  0.")
 
 
 def test_from_recordings_to_tags(kitchen20, tmp_path):
