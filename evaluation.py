@@ -18,7 +18,6 @@ import model
 from tagger import checkpoints, distribution, summaries
 from tagger.clips import Clips, read_clips
 from tagger.files import make_folder, write_whole
-from tagger.hparams import MODEL_NAMES
 from tagger.lwlrap import Lwlrap
 from tagger.progress import print_result, progress_bar
 
@@ -39,7 +38,7 @@ class Options:
     eval_csv_path: str
     train_dir: str
     eval_dir: str
-    model: str = MODEL_NAMES[0]
+    model: str | None = None  # None: the model that was trained
     hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # overrides
     eval_every_k: int = 1
     eval_shard: tuple[int, int] = (0, 1)  # index of this part, number of parts

@@ -13,7 +13,6 @@ import model
 from tagger import checkpoints, distribution
 from tagger.clips import Clips, make_clips, read_class_map, write_csv
 from tagger.files import make_folder
-from tagger.hparams import MODEL_NAMES
 from tagger.progress import counted, progress_bar
 from tagger.wav import read_wav_headers
 
@@ -26,7 +25,7 @@ class Options:
     inference_clip_dir: str
     inference_checkpoint: Sequence[str]  # The scores of several are averaged.
     predictions_csv_path: str
-    model: str = MODEL_NAMES[0]
+    model: str | None = None  # None: the model that was trained
     hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # overrides
     inference_shard: tuple[int, int] = (0, 1)  # index of this part, number of parts
     mixed_precision: bool = False

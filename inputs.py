@@ -142,9 +142,9 @@ def _windowed_frames(waveform: tf.Tensor, hparams: Hparams) -> tf.Tensor:
 
 
 def _mel_matrix(hparams: Hparams) -> tf.Tensor:
-    """TensorFlow's HTK mel matrix, float32 [bins, F]."""
+    """TensorFlow's HTK mel matrix times mel_gain, float32 [bins, F]."""
     with tf.init_scope():  # once, when the pipeline is built
-        return tf.signal.linear_to_mel_weight_matrix(
+        return hparams.mel_gain * tf.signal.linear_to_mel_weight_matrix(
             num_mel_bins=hparams.mel_bands,
             num_spectrogram_bins=hparams.fft_length // 2 + 1,
             sample_rate=SAMPLE_RATE,

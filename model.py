@@ -21,7 +21,7 @@ from tagger import checkpoints
 from tagger.hparams import MODEL_NAMES, Hparams
 from tagger.hparams import parse_hparams as parse_hparams  # As in the original.
 from tagger.layers import Convolution, FullyConnected
-from tagger.run_record import trained_hparams
+from tagger.run_record import trained_model
 
 # (kind, depth, stride): C is a 3x3 convolution, SC a 3x3 separable convolution.
 MOBILENET_V1 = (
@@ -40,6 +40,8 @@ MOBILENET_V1 = (
     ("SC", 1024, 2),
     ("SC", 1024, 1),
 )
+# YAMNet (Plakal & Ellis 2019) differs from it only in the first row.
+YAMNET_FIRST_ROW = ("C", 32, 2)
 
 
 def define_model(
@@ -80,8 +82,8 @@ def define_model(
     frames, bands = hparams.example_window_frames, hparams.mel_bands
     examples = keras.Input([frames, bands], name="log_mel_examples")
     net = keras.layers.Reshape([frames, bands, 1], name="channel")(examples)
-    net = _convolutions(net, convolution)
-    # net has shape [E, T/16, F/16, 1024], rounded up at every stride.
+    net = _convolutions(net, convolution, table_of(model_name))
+    # net has shape [E, T/16, F/16, 1024], rounded up at every stride (YAMNet: 32).
     if hparams.global_pool == "max":
         pool = keras.layers.GlobalMaxPooling2D
     else:
@@ -100,9 +102,18 @@ def define_model(
     return keras.Model(examples, logits, name=model_name)
 
 
-def _convolutions(net: tf.Tensor, convolution: Callable) -> tf.Tensor:
-    """Applies the rows of MOBILENET_V1, with the names of the original."""
-    for number, (kind, depth, stride) in enumerate(MOBILENET_V1):
+def table_of(model_name: str) -> Sequence[tuple[str, int, int]]:
+    """The rows of a model's table; see MOBILENET_V1."""
+    if model_name == "yamnet":
+        return (YAMNET_FIRST_ROW, *MOBILENET_V1[1:])
+    return MOBILENET_V1
+
+
+def _convolutions(
+    net: tf.Tensor, convolution: Callable, table: Sequence[tuple[str, int, int]]
+) -> tf.Tensor:
+    """Applies the rows of a table, with the names of the original."""
+    for number, (kind, depth, stride) in enumerate(table):
         name = f"Conv_{number}" if number else "Conv"
         if kind == "C":
             net = convolution(depth=depth, stride=stride, name=name)(net)
@@ -113,11 +124,34 @@ def _convolutions(net: tf.Tensor, convolution: Callable) -> tf.Tensor:
     return net
 
 
+def freeze(network: keras.Model, train_scopes: Sequence[str]) -> None:
+    """Freezes all layers, and all batch norms, of which the scopes match no variable.
+
+    Args:
+      network: from `define_model`.
+      train_scopes: regular expressions that match from the start of the names of
+        variables; empty: nothing is frozen.
+
+    Raises:
+      ValueError: a scope matches no variable.
+    """
+    if not train_scopes:
+        return
+    paths = [variable.path for variable in network.weights]
+    names = [path for path in paths if not checkpoints.is_moving_average(path)]
+    trained = checkpoints.matching(names, train_scopes, "--train_scopes")
+    for layer in network.layers:
+        # A batch norm is a part of its layer, and can be frozen alone.
+        for part in (layer, getattr(layer, "batch_norm", None)):
+            if part is not None:
+                part.trainable = any(v.path in trained for v in part.weights)
+
+
 def load_network(
     prefix: str,
     class_names: Sequence[str],
     *,
-    model_name: str = MODEL_NAMES[0],
+    model_name: str | None = None,
     hparam_overrides: Mapping[str, Any] | None = None,
     mixed_precision: bool = False,
 ) -> tuple[keras.Model, Hparams]:
@@ -126,7 +160,8 @@ def load_network(
     Args:
       prefix: the checkpoint, `.../model.ckpt-N`, of this program or of the original.
       class_names: the C class names that it was trained with.
-      model_name: a name that --model allows.
+      model_name: a name that --model allows; None: that of the `hparams.json` beside
+        the checkpoint, or the default.
       hparam_overrides: values that override those of the `hparams.json` beside the
         checkpoint, or the defaults if there is no such file.
       mixed_precision: see `define_model`.
@@ -138,7 +173,7 @@ def load_network(
       CheckpointError: the checkpoint cannot be read, or does not fit the network.
       ValueError: the checkpoint has other classes, or there is no such model.
     """
-    hparams = trained_hparams(
+    model_name, hparams = trained_model(
         os.path.dirname(prefix),
         model_name=model_name,
         overrides=hparam_overrides or {},

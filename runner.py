@@ -34,9 +34,10 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_enum(
     "model",
-    hparams_lib.MODEL_NAMES[0],
+    None,
     hparams_lib.MODEL_NAMES,
-    "Name of the model.",
+    f"Name of the model. By default that of the checkpoints, or "
+    f"{hparams_lib.MODEL_NAMES[0]}.",
 )
 flags.DEFINE_string(
     "hparams",
@@ -87,6 +88,17 @@ flags.DEFINE_list(
     "warmstart_exclude_scopes",
     [],
     "Included variables not to warm-start, in the same form. Empty: none.",
+)
+flags.DEFINE_bool(
+    "warmstart_moving_averages",
+    False,
+    "Warm-start the moving averages of batch norm, too.",
+)
+flags.DEFINE_list(
+    "train_scopes",
+    [],
+    "Variables to train, in the same form. All layers and batch norms without such a "
+    "variable are frozen. Empty: all are trained.",
 )
 flags.DEFINE_integer(
     "max_steps",
@@ -180,6 +192,7 @@ WARM_START = (
     "warmstart_checkpoint",
     "warmstart_include_scopes",
     "warmstart_exclude_scopes",
+    "warmstart_moving_averages",
 )
 
 
@@ -214,7 +227,7 @@ def _is_shard(text: str) -> bool:
     return bool(match) and int(match[1]) < int(match[2])
 
 
-for name in ("inference_checkpoint", *WARM_START[1:]):
+for name in ("inference_checkpoint", "train_scopes", *WARM_START[1:3]):
     flags.register_validator(name, all, message="must not have empty parts")
 for name in ("eval_shard", "inference_shard"):
     flags.register_validator(
@@ -256,6 +269,11 @@ def check_flags() -> None:
     for name in WARM_START:
         if FLAGS[name].value and not warmstart:
             raise ValueError(f"--{name} needs --hparams warmstart=1")
+    if warmstart and FLAGS.train_scopes and not FLAGS.warmstart_moving_averages:
+        raise ValueError(
+            "--train_scopes needs --warmstart_moving_averages, because frozen layers "
+            "use their moving averages"
+        )
 
 
 def make_options(options_class: type[Options]) -> Options:

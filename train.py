@@ -50,7 +50,7 @@ class Options:
     train_clip_dir: str
     train_csv_path: str
     train_dir: str
-    model: str = hparams_lib.MODEL_NAMES[0]
+    model: str | None = None  # None: the model of the run, or the default
     hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     mixed_precision: bool = False
     epoch_num_batches: int = 0
@@ -61,6 +61,8 @@ class Options:
     warmstart_checkpoint: str = ""
     warmstart_include_scopes: Sequence[str] = ()
     warmstart_exclude_scopes: Sequence[str] = ()
+    warmstart_moving_averages: bool = False
+    train_scopes: Sequence[str] = ()
     devices: Sequence[str] = ()
     data_service: str = ""
 
@@ -71,6 +73,7 @@ class Plan:
 
     Attributes:
       options: the options of `train`.
+      model_name: the model.
       hparams: all hyperparameters of the run.
       class_names: C names.
       clips: the table of clips.
@@ -79,6 +82,7 @@ class Plan:
     """
 
     options: Options
+    model_name: str
     hparams: Hparams
     class_names: Sequence[str]
     clips: Clips
@@ -115,9 +119,10 @@ def train(options: Options) -> int:
         _check_workers(plan, workers)
         seed = _set_seed(options.seed, workers)
         trainer = define_trainer(
-            model_name=options.model,
+            model_name=plan.model_name,
             num_classes=len(class_names),
             hparams=plan.hparams,
+            train_scopes=options.train_scopes,
             epoch_num_batches=plan.epoch_num_batches,
             mixed_precision=options.mixed_precision,
             strategy=workers.strategy,
@@ -130,7 +135,7 @@ def train(options: Options) -> int:
         if workers.is_chief:
             run_record.write_hparams(
                 options.train_dir,
-                model_name=options.model,
+                model_name=plan.model_name,
                 hparams=plan.hparams,
                 class_names=class_names,
             )
@@ -139,9 +144,10 @@ def train(options: Options) -> int:
 
 def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
     """Returns and prints the plan of a run; computes the counts that are 0."""
-    hparams = Hparams(**options.hparams)
+    model_name = options.model or hparams_lib.MODEL_NAMES[0]
+    hparams = hparams_lib.model_hparams(model_name, options.hparams)
     if checkpoints.list_checkpoints(options.train_dir):
-        hparams = run_record.trained_hparams(
+        model_name, hparams = run_record.trained_model(
             options.train_dir,
             model_name=options.model,
             overrides=options.hparams,
@@ -153,6 +159,7 @@ def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
     max_steps = max(1, DEFAULT_PASSES * num_examples // hparams.batch_size)
     plan = Plan(
         options=options,
+        model_name=model_name,
         hparams=hparams,
         class_names=class_names,
         clips=clips,
@@ -164,7 +171,7 @@ def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
         distribution.describe_platform(),
         f"{clips}, {num_examples} examples; {plan.epoch_num_batches} batches of "
         f"{hparams.batch_size} per epoch; training to step {plan.max_steps}",
-        f"hyperparameters: {', '.join(f'{n}={v}' for n, v in changed) or 'defaults'}",
+        f"{model_name}, hyperparameters: {', '.join(f'{n}={v}' for n, v in changed) or 'defaults'}",
         sep="\n",
         file=sys.stderr,
     )
@@ -220,6 +227,7 @@ def define_trainer(
     hparams: Hparams,
     epoch_num_batches: int,
     model_name: str = hparams_lib.MODEL_NAMES[0],
+    train_scopes: Sequence[str] = (),
     mixed_precision: bool = False,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Trainer:
@@ -230,6 +238,7 @@ def define_trainer(
       hparams: hyperparameters of model and training.
       epoch_num_batches: batches per epoch; only lrdecay needs it.
       model_name: a name that --model allows.
+      train_scopes: see `model.freeze`.
       mixed_precision: see `model.define_model`.
       strategy: see `Trainer`; None: TensorFlow's default one, which has one replica.
     """
@@ -241,6 +250,7 @@ def define_trainer(
             hparams=hparams,
             mixed_precision=mixed_precision,
         )
+        model.freeze(network, train_scopes)
         optimizer = model.define_optimizer(hparams, epoch_num_batches=epoch_num_batches)
     return Trainer(network, optimizer, model.define_loss(hparams), strategy)
 
@@ -260,13 +270,16 @@ def _start(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> 
         prefix = checkpoints.find_checkpoint(
             options.warmstart_checkpoint, "--warmstart_checkpoint"
         )
+        run_record.check_warm_start(
+            os.path.dirname(prefix), plan.model_name, plan.hparams
+        )
         started = trainer.warm_start(
             prefix,
             include_scopes=options.warmstart_include_scopes,
             exclude_scopes=options.warmstart_exclude_scopes,
+            moving_averages=options.warmstart_moving_averages,
         )
         print(started.report(prefix), file=sys.stderr)
-        run_record.warn_of_other_model(os.path.dirname(prefix), plan.hparams)
     else:
         print("starting from scratch", file=sys.stderr)
     if workers.num_workers > 1:  # The checksums take time.

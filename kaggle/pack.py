@@ -20,9 +20,8 @@ sys.path.insert(0, str(ROOT))
 
 from tagger import program, run_record  # noqa: E402
 from tagger.clips import read_class_map  # noqa: E402
-from tagger.hparams import MODEL_NAMES, parse_overrides  # noqa: E402
+from tagger.hparams import parse_overrides  # noqa: E402
 
-MODEL_NAME = MODEL_NAMES[0]  # the default of runner.py, which the kernel uses
 LICENSE = "other"  # Kaggle requires one; the data set is private.
 
 
@@ -101,18 +100,21 @@ def pack(
     for path in checkpoint.split(","):
         prefix = checkpoints.find_checkpoint(path, "--checkpoint")
         # The network is built only to check that the kernel can load it.
-        _, loaded[prefix] = model.load_network(
-            prefix, class_names, model_name=MODEL_NAME, hparam_overrides=overrides
+        loaded[prefix] = model.load_network(
+            prefix, class_names, hparam_overrides=overrides
         )
     dataset, kernel = out / "dataset", out / "kernel"
     out.mkdir(parents=True)
-    for number, (prefix, values) in enumerate(loaded.items(), start=1):
+    for number, (prefix, (network, values)) in enumerate(loaded.items(), start=1):
         folder = dataset / f"checkpoint_{number}"
         folder.mkdir(parents=True)
         for suffix in (checkpoints.DATA_SUFFIX, checkpoints.INDEX_SUFFIX):
             shutil.copy(prefix + suffix, folder)
         run_record.write_hparams(
-            str(folder), model_name=MODEL_NAME, hparams=values, class_names=class_names
+            str(folder),
+            model_name=network.name,
+            hparams=values,
+            class_names=class_names,
         )
         print(f"{folder.name}: {prefix}")
     (dataset / "tagger").mkdir()

@@ -120,6 +120,11 @@ def network_variables(network: keras.Model) -> dict[str, keras.Variable]:
     return {variable.path: variable for variable in network.weights}
 
 
+def is_moving_average(name: str) -> bool:
+    """Whether a variable is a moving average of batch norm."""
+    return name.endswith(("/moving_mean", "/moving_variance"))
+
+
 def optimizer_variables(
     network: keras.Model, optimizer: keras.optimizers.Optimizer
 ) -> dict[str, keras.Variable]:
@@ -298,7 +303,7 @@ def restore(prefix: str, variables: Mapping[str, keras.Variable]) -> None:
 
 
 class WarmStart(NamedTuple):
-    """The trainable variables that a warm start restores, and those that it skips.
+    """The variables that a warm start restores, and those that it skips.
 
     Attributes:
       restored: names of the variables to restore.
@@ -312,8 +317,8 @@ class WarmStart(NamedTuple):
         """Lines with the variables that are restored or skipped, and the reasons."""
         total = len(self.restored) + sum(map(len, self.skipped.values()))
         lines = [
-            f"warm start from {prefix}: {len(self.restored)} of {total} trainable "
-            f"variables restored; moving averages, optimizer state and step are reset",
+            f"warm start from {prefix}: {len(self.restored)} of {total} variables "
+            f"restored; the others, optimizer state and step are reset",
             f"  restored: {', '.join(self.restored) if self.skipped else 'all'}",
         ]
         for reason, names in self.skipped.items():
@@ -322,7 +327,7 @@ class WarmStart(NamedTuple):
 
 
 def plan_warm_start(
-    trainable_shapes: Mapping[str, tuple[int, ...]],
+    network_shapes: Mapping[str, tuple[int, ...]],
     checkpoint_shapes: Mapping[str, tuple[int, ...]],
     *,
     include_scopes: Sequence[str],
@@ -331,7 +336,7 @@ def plan_warm_start(
     """Selects the variables of a warm start by names and shapes.
 
     Args:
-      trainable_shapes: shapes of the network's trainable variables by name.
+      network_shapes: shapes of the network's variables to restore, by name.
       checkpoint_shapes: shapes of the variables in the checkpoint by name.
       include_scopes: regular expressions that match from the start of a name; empty:
         all variables.
@@ -341,12 +346,12 @@ def plan_warm_start(
       ValueError: a scope matches no variable, a shape differs, or there is no variable
         to restore; the message names the flag to change.
     """
-    included = _matching(
-        trainable_shapes, include_scopes or [""], "--warmstart_include_scopes"
+    included = matching(
+        network_shapes, include_scopes or [""], "--warmstart_include_scopes"
     )
-    excluded = _matching(trainable_shapes, exclude_scopes, "--warmstart_exclude_scopes")
+    excluded = matching(network_shapes, exclude_scopes, "--warmstart_exclude_scopes")
     restored, skipped = [], {}
-    for name, shape in trainable_shapes.items():
+    for name, shape in network_shapes.items():
         if name not in included:
             skipped.setdefault("not in --warmstart_include_scopes", []).append(name)
         elif name in excluded:
@@ -371,7 +376,7 @@ def plan_warm_start(
     return WarmStart(restored, skipped)
 
 
-def _matching(names: Iterable[str], scopes: Sequence[str], flag: str) -> set[str]:
+def matching(names: Iterable[str], scopes: Sequence[str], flag: str) -> set[str]:
     """The names that at least one of the scopes matches from the start."""
     matching = set()
     for scope in scopes:
@@ -383,8 +388,8 @@ def _matching(names: Iterable[str], scopes: Sequence[str], flag: str) -> set[str
             ) from None
         if not found:
             raise ValueError(
-                f"{flag}: '{scope}' matches no trainable variable of the network, such "
-                f"as {next(iter(names))}"
+                f"{flag}: '{scope}' matches no variable of the network, such as "
+                f"{next(iter(names))}"
             )
         matching |= found
     return matching

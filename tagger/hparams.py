@@ -6,14 +6,28 @@ in its model.py). This module needs no TensorFlow.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 SAMPLE_RATE = 44100  # Hz, of every clip
 MAX_SEED = 2**31  # Seeds are smaller, because TensorFlow takes an int32.
-MODEL_NAMES = ("mobilenet-v1",)
+# The values of a model that differ from the defaults of `Hparams`.
+MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mobilenet-v1": {},
+    # As YAMNet was trained, but for 44.1 kHz instead of 16 kHz; see mel_gain.
+    "yamnet": {
+        "mel_bands": 64,
+        "mel_min_hz": 125.0,
+        "mel_max_hz": 7500.0,
+        "mel_gain": 0.25,
+        "example_window_seconds": 0.96,
+        "example_hop_seconds": 0.48,
+        "bneps": 1e-4,
+    },
+}
+MODEL_NAMES = tuple(MODEL_DEFAULTS)
 # On a CPU, TensorFlow's convolutions crash if a layer has 2**31 values or more. With
 # examples of the default size, that happens above 3,495 examples.
 MAX_BATCH_SIZE = 3000
@@ -59,6 +73,14 @@ class Hparams:
     )
     mel_max_hz: float = _hparam(
         20000.0, "Hz", _up_to(SAMPLE_RATE / 2), "Upper edge of the highest mel band"
+    )
+    # At 44.1 kHz, a window has 2.76 times as many samples as at 16 kHz, and a mel band
+    # 1.45 times as many bins of the FFT.
+    mel_gain: float = _hparam(
+        1.0,
+        "",
+        POSITIVE,
+        "Factor of the mel spectrogram; 0.25 gives the values of audio at 16 kHz",
     )
     mel_log_offset: float = _hparam(
         0.001,
@@ -213,6 +235,11 @@ def parse_overrides(text: str) -> dict[str, Any]:
             ) from None
     Hparams(**overrides)
     return overrides
+
+
+def model_hparams(model_name: str, overrides: Mapping[str, Any]) -> Hparams:
+    """The defaults of a model, overridden by the given values."""
+    return Hparams(**MODEL_DEFAULTS[model_name] | overrides)
 
 
 def parse_hparams(text: str) -> Hparams:

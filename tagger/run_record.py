@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tagger.files import write_whole
-from tagger.hparams import MODEL_HPARAMS, Hparams
+from tagger.hparams import MODEL_HPARAMS, MODEL_NAMES, Hparams, model_hparams
 
 HPARAMS_FILE = "hparams.json"
 
@@ -52,15 +52,15 @@ def read_record(directory: str) -> RunRecord | None:
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-def trained_hparams(
+def trained_model(
     directory: str,
     *,
-    model_name: str,
+    model_name: str | None,
     overrides: Mapping[str, Any],
     class_names: Sequence[str],
     resuming: bool = False,
-) -> Hparams:
-    """The hyperparameters to use with the checkpoints in a directory.
+) -> tuple[str, Hparams]:
+    """The model and the hyperparameters to use with the checkpoints in a directory.
 
     They come from the `hparams.json` beside the checkpoints. Checkpoints of the
     original have no such file, and get the defaults. Values from the command line
@@ -68,7 +68,7 @@ def trained_hparams(
 
     Args:
       directory: the folder of the checkpoints.
-      model_name: the value of --model.
+      model_name: the value of --model; None: that of the file, or the default.
       overrides: the values in --hparams, by name.
       class_names: the C names of the class map in use.
       resuming: whether training resumes. If so, the overrides must not change what the
@@ -82,8 +82,9 @@ def trained_hparams(
     record = read_record(directory)
     if record is None:
         print(f"note: there is no {path}; using the defaults", file=sys.stderr)
-        return Hparams(**overrides)
-    if record.model != model_name:
+        model_name = model_name or MODEL_NAMES[0]
+        return model_name, model_hparams(model_name, overrides)
+    if model_name not in (None, record.model):
         raise ValueError(f"{path} has the model {record.model}, not {model_name}")
     check_class_map(directory, class_names)
     for name, value in overrides.items():
@@ -102,7 +103,7 @@ def trained_hparams(
             f"the {trained} of {path}{wrong}",
             file=sys.stderr,
         )
-    return dataclasses.replace(record.hparams, **overrides)
+    return record.model, dataclasses.replace(record.hparams, **overrides)
 
 
 def check_class_map(directory: str, class_names: Sequence[str]) -> None:
@@ -125,9 +126,18 @@ def check_class_map(directory: str, class_names: Sequence[str]) -> None:
     )
 
 
-def warn_of_other_model(directory: str, hparams: Hparams) -> None:
-    """Warns if a warm start's weights had other features, pooling or batch norm."""
+def check_warm_start(directory: str, model_name: str, hparams: Hparams) -> None:
+    """Warns if a warm start's weights had other features, pooling or batch norm.
+
+    Raises:
+      ValueError: the weights are of another model.
+    """
     record = read_record(directory)
+    if record and record.model != model_name:
+        raise ValueError(
+            f"--warmstart_checkpoint has the model {record.model}; use "
+            f"--model={record.model}"
+        )
     for name in MODEL_HPARAMS if record else ():
         value, trained = getattr(hparams, name), getattr(record.hparams, name)
         if value != trained:

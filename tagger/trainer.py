@@ -114,11 +114,14 @@ class Trainer:
         *,
         include_scopes: Sequence[str] = (),
         exclude_scopes: Sequence[str] = (),
+        moving_averages: bool = False,
     ) -> checkpoints.WarmStart:
-        """Restores the trainable variables that the scopes select from a checkpoint.
+        """Restores the variables that the scopes select from a checkpoint.
 
         Args:
           prefix: the checkpoint.
+          moving_averages: whether the moving averages of batch norm are restored, too.
+            As in the original, they are not by default.
           include_scopes, exclude_scopes: see `checkpoints.plan_warm_start`.
 
         Returns:
@@ -127,14 +130,18 @@ class Trainer:
         Raises:
           ValueError: the checkpoint or a scope cannot be used.
         """
-        trainable = {v.path: v for v in self.network.trainable_weights}
+        variables = {
+            name: variable
+            for name, variable in checkpoints.network_variables(self.network).items()
+            if moving_averages or not checkpoints.is_moving_average(name)
+        }
         plan = checkpoints.plan_warm_start(
-            {name: tuple(variable.shape) for name, variable in trainable.items()},
+            {name: tuple(variable.shape) for name, variable in variables.items()},
             checkpoints.shapes(prefix),
             include_scopes=include_scopes,
             exclude_scopes=exclude_scopes,
         )
-        checkpoints.restore(prefix, {name: trainable[name] for name in plan.restored})
+        checkpoints.restore(prefix, {name: variables[name] for name in plan.restored})
         return plan
 
     def _train_step(

@@ -27,7 +27,7 @@ from absl import flags
 from tagger import program, recordings, run_record
 from tagger.clips import read_class_map, write_csv
 from tagger.files import atomic, make_folder, write_whole
-from tagger.hparams import MODEL_NAMES, SAMPLE_RATE, Hparams, parse_overrides
+from tagger.hparams import SAMPLE_RATE, Hparams, parse_overrides
 from tagger.progress import counted, print_result, progress_bar
 
 FLAGS = flags.FLAGS
@@ -146,7 +146,6 @@ def load(
     network, hparams = model.load_network(
         prefix,
         class_names,
-        model_name=record.model if record else MODEL_NAMES[0],
         hparam_overrides=hparam_overrides,
         mixed_precision=mixed_precision,
     )

@@ -1,0 +1,201 @@
+"""Measures lwlrap against the number of clips per class, from scratch and from YAMNet.
+
+    python benchmarks/few_clips.py OUT --data esc10,kitchen20 --yamnet DIR
+
+Each folder in --data has audio/, class_map.csv, trainK.csv and valK.csv for the folds K
+from 1 to 4. DIR is a folder of tools.import_yamnet. Draw K selects some clips of each
+class from trainK.csv at random, and evaluates on valK.csv. Results are appended to
+OUT/results.csv, and those that are there are not repeated, so the program can be
+stopped. At the end it prints a table of means and standard errors, and draws
+OUT/few_clips.png.
+"""
+
+import contextlib
+import csv
+import itertools
+import pathlib
+import random
+import re
+import shutil
+from collections.abc import Sequence
+
+import measure  # noqa: F401 (first, because it finds the project)
+import numpy as np
+from absl import flags
+
+from tagger import program
+
+FLAGS = flags.FLAGS
+CLIPS_PER_CLASS = (4, 8, 16, 0)  # 0: all
+HEADER = ("data", "clips_per_class", "start", "draw", "lwlrap")
+LAST_BLOCK = "(SeparableConv2d_12|Conv_13)/"
+LAST_LAYER = "fully_connected"
+# The variables that are trained; None: all. Only "from scratch" has no warm start.
+STARTS = {
+    "from scratch": None,
+    "all layers": None,
+    "all layers, batch norm frozen": (r".*(weights|biases)$",),
+    "last block": (LAST_BLOCK, LAST_LAYER),
+    "last block, batch norm frozen": (LAST_BLOCK + ".*weights", LAST_LAYER),
+    "last layer": (LAST_LAYER,),
+}
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_list("data", None, "Folders of data sets.")
+    flags.DEFINE_string("yamnet", None, "Folder of tools.import_yamnet.")
+    flags.DEFINE_integer("draws", 3, "Draws of clips.", lower_bound=1, upper_bound=4)
+    flags.DEFINE_integer("steps", 100, "Steps of 32 examples.", lower_bound=1)
+    flags.mark_flags_as_required(["data", "yamnet"])
+
+
+def draw_clips(source: pathlib.Path, target: pathlib.Path, number: int, seed: int):
+    """Writes a CSV with a random selection of clips of each class; 0: of all clips."""
+    header, *rows = csv.reader(source.open())
+    random.Random(seed).shuffle(rows)
+    counts, selected = {}, []
+    for row in rows:
+        counts[row[1]] = counts.get(row[1], 0) + 1
+        if not number or counts[row[1]] <= number:
+            selected.append(row)
+    with target.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *selected])
+
+
+def run(data: pathlib.Path, number: int, start: str, draw: int, folder) -> float:
+    """Trains and evaluates once; returns the lwlrap."""
+    import keras
+
+    import evaluation
+    import train
+
+    keras.backend.clear_session()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    draw_clips(data / f"train{draw}.csv", folder / "clips.csv", number, draw)
+    hparams = {"lr": 1e-3, "batch_size": 32, "bndecay": 0.9}
+    options = {}
+    if start != "from scratch":
+        hparams["warmstart"] = 1
+        options = {
+            "warmstart_checkpoint": FLAGS.yamnet,
+            "warmstart_exclude_scopes": [LAST_LAYER],
+            "warmstart_moving_averages": True,
+            "train_scopes": STARTS[start] or (),
+        }
+    train.train(
+        train.Options(
+            model="yamnet",
+            class_map_path=str(data / "class_map.csv"),
+            train_clip_dir=str(data / "audio"),
+            train_csv_path=str(folder / "clips.csv"),
+            train_dir=str(folder),
+            hparams=hparams,
+            max_steps=FLAGS.steps,
+            checkpoint_steps=FLAGS.steps,
+            seed=draw,
+            **options,
+        )
+    )
+    evaluation.evaluate(
+        evaluation.Options(
+            class_map_path=str(data / "class_map.csv"),
+            eval_clip_dir=str(data / "audio"),
+            eval_csv_path=str(data / f"val{draw}.csv"),
+            train_dir=str(folder),
+            eval_dir=str(folder / "eval"),
+            eval_shard=(1, 2),  # not the checkpoint of step 0
+            eval_timeout_secs=0,
+        )
+    )
+    text = (folder / "eval" / f"eval-{FLAGS.steps}.txt").read_text()
+    return float(re.search(r"Overall lwlrap = (\S+)", text)[1])
+
+
+def read_results(path: pathlib.Path) -> dict[tuple[str, str, str], dict[str, float]]:
+    """The lwlrap by draw, by (data set, clips per class, start)."""
+    results = {}
+    for row in csv.DictReader(path.open()):
+        key = (row["data"], row["clips_per_class"], row["start"])
+        results.setdefault(key, {})[row["draw"]] = float(row["lwlrap"])
+    return results
+
+
+def print_tables(results) -> None:
+    """Prints a table for each data set: the mean over draws, and its standard error."""
+    for data in dict.fromkeys(key[0] for key in results):
+        print(f"\n{data}\n")
+        print("| clips per class |", *(f"{start} |" for start in STARTS))
+        print("|---|" + "---|" * len(STARTS))
+        for number in map(str, CLIPS_PER_CLASS):
+            cells = []
+            for start in STARTS:
+                values = list(results.get((data, number, start), {}).values())
+                error = np.std(values, ddof=1) / np.sqrt(len(values)) if values[1:] else 0
+                mean = f"{np.mean(values):.3f} +- {error:.3f}" if values else ""
+                cells.append(f" {mean} |")
+            print(f"| {'all' if number == '0' else number} |" + "".join(cells))
+
+
+def draw_curves(results, path: pathlib.Path) -> None:
+    """Draws the means against the number of clips per class, a panel per data set."""
+    from matplotlib.figure import Figure
+
+    sets = list(dict.fromkeys(key[0] for key in results))
+    figure = Figure(figsize=(5.5 * len(sets), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
+    positions = range(len(CLIPS_PER_CLASS))
+    for axes, data in zip(panels, sets):
+        for start in STARTS:
+            values = [
+                list(results.get((data, str(n), start), {"": np.nan}).values())
+                for n in CLIPS_PER_CLASS
+            ]
+            errors = [np.std(v) / max(1, len(v) - 1) ** 0.5 for v in values]
+            means = list(map(np.mean, values))
+            axes.errorbar(positions, means, errors, label=start, marker="o", capsize=3)
+        axes.set_xticks(positions, [n or "all" for n in CLIPS_PER_CLASS])
+        axes.set_xlabel("training clips per class")
+        axes.set_title(data)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("lwlrap")
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the benchmark."""
+    if len(argv) != 2:
+        raise ValueError("expected one argument, the folder OUT; see --help")
+    program.start_tensorflow()
+    out = pathlib.Path(argv[1])
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "results.csv"
+    if not path.exists():
+        path.write_text(",".join(HEADER) + "\n")
+    for draw, data, number, start in itertools.product(
+        range(1, FLAGS.draws + 1), FLAGS.data, CLIPS_PER_CLASS, STARTS
+    ):
+        data = pathlib.Path(data)
+        key = (data.name, str(number), start)
+        if str(draw) in read_results(path).get(key, {}):
+            continue
+        with (
+            (out / "log.txt").open("a") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            lwlrap = run(data, number, start, draw, out / "run")
+        with path.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow([*key, draw, lwlrap])
+        print(*key, draw, f"{lwlrap:.3f}", flush=True)
+    results = read_results(path)
+    print_tables(results)
+    draw_curves(results, out / "few_clips.png")
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    program.run(main)

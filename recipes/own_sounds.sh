@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Trains a tagger on recordings of your own, and tags one of them.
+#
+#   recipes/own_sounds.sh SOUNDS OUT
+#   recipes/own_sounds.sh SOUNDS OUT --yamnet DIR
+#
+# SOUNDS has one sub-folder per class; see docs/own-recordings.md. OUT is a new folder.
+# DIR is a folder that tools.import_yamnet has written. With it, training starts from
+# YAMNet's weights, which is better for few recordings.
+set -euo pipefail
+
+if [[ $# -ne 2 && ! ($# -eq 4 && $3 == --yamnet) ]]; then
+  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0" >&2
+  exit 1
+fi
+sounds=$(realpath "$1")
+out=$(realpath "$2")
+start=(--hparams lr=1e-3,batch_size=32,bndecay=0.9)
+if [[ $# -eq 4 ]]; then
+  yamnet=$(realpath "$4")
+  start=(--model yamnet
+    --hparams lr=1e-3,batch_size=32,bndecay=0.99,warmstart=1
+    --warmstart_checkpoint "$yamnet" --warmstart_moving_averages
+    --warmstart_exclude_scopes fully_connected)
+fi
+cd "$(dirname "$0")/.."
+python=${PYTHON:-$PWD/.venv/bin/python}
+
+"$python" -m tools.make_dataset "$sounds" "$out/data" --clip_seconds 10
+"$python" -m tools.make_validation_split "$out/data/clips.csv" --out_dir "$out/data" \
+  --group_by recording --fraction 0.2
+"$python" runner.py --mode train --class_map_path "$out/data/class_map.csv" \
+  --train_clip_dir "$out/data/audio" --train_csv_path "$out/data/clips_train.csv" \
+  --train_dir "$out/run" --max_steps "${STEPS:-300}" --checkpoint_steps 50 "${start[@]}"
+"$python" runner.py --mode eval --class_map_path "$out/data/class_map.csv" \
+  --eval_clip_dir "$out/data/audio" --eval_csv_path "$out/data/clips_validation.csv" \
+  --train_dir "$out/run" --eval_dir "$out/run/eval" --eval_timeout_secs 0
+best=$(grep --with-filename Overall "$out"/run/eval/eval-*.txt | sort -k4 -n | tail -n 1)
+step=${best##*/eval-}
+step=${step%%.txt*}
+echo "best checkpoint: $out/run/model.ckpt-$step"
+first=$(find "$sounds" -type f -name '[^.]*' | sort | head -n 1)
+"$python" -m tools.tag "$out/run/model.ckpt-$step" "$first"

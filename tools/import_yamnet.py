@@ -1,0 +1,168 @@
+"""Imports YAMNet's weights, as a checkpoint to start from or to use as it is.
+
+    python -m tools.import_yamnet yamnet.h5 yamnet_class_map.csv OUT
+
+YAMNet (Plakal & Ellis 2019, Apache 2.0) is a MobileNet v1 that Google trained on the 521
+classes of AudioSet. Both files are linked in the README of YAMNet, in
+https://github.com/tensorflow/models/tree/master/research/audioset/yamnet.
+
+This writes the new folder OUT with model.ckpt-0, hparams.json and class_map.csv. All
+arrays that do not fit are reported, and nothing is written.
+"""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tagger import program, run_record
+from tagger.clips import InputProblems, write_csv
+from tagger.files import make_folder
+from tagger.hparams import model_hparams
+
+MODEL_NAME = "yamnet"
+CLASS_MAP_HEADER = ["index", "mid", "display_name"]
+# YAMNet's names of its convolutions, in order.
+CONVOLUTIONS = (
+    "layer1/conv",
+    *(
+        f"layer{number}/{kind}_conv"
+        for number in range(2, 15)
+        for kind in ("depthwise", "pointwise")
+    ),
+)
+BATCH_NORM = ("beta", "moving_mean", "moving_variance")  # There is no gamma.
+
+
+def read_class_names(path: str) -> list[str]:
+    """Reads the names of the classes.
+
+    Raises:
+      ValueError, OSError: the file is not YAMNet's class map.
+    """
+    with open(path, encoding="utf-8", newline="") as file:
+        header, *rows = [*csv.reader(file)] or [[]]
+    names = [row[-1] for row in rows]
+    indices = [row[0] for row in rows]
+    if header != CLASS_MAP_HEADER or indices != list(map(str, range(len(rows)))):
+        raise ValueError(
+            f"{path}: expected the header {','.join(CLASS_MAP_HEADER)}, and indices from "
+            f"0"
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: a class appears twice")
+    return names
+
+
+def read_arrays(path: str) -> dict[str, np.ndarray]:
+    """Reads the arrays of a weights file of Keras, by name.
+
+    Raises:
+      ValueError: it is not such a file.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return {
+                name.removesuffix(":0"): file[layer][name][()]
+                for layer in file.attrs["layer_names"]
+                for name in file[layer].attrs["weight_names"]
+            }
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path}: is not a weights file of Keras: {error}") from None
+
+
+def find_weights(
+    arrays: Mapping[str, np.ndarray], network: Any
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Finds the array for each variable of a network.
+
+    Args:
+      arrays: YAMNet's arrays, by name.
+      network: from `model.define_model`.
+
+    Returns:
+      The arrays by the names of the variables, and all problems.
+    """
+    from tagger.layers import Convolution
+
+    sources = {}  # YAMNet's name of each variable, by our name
+    layers = [layer for layer in network.layers if isinstance(layer, Convolution)]
+    for layer, name in zip(layers, CONVOLUTIONS, strict=True):
+        kernel = "depthwise_kernel" if layer.depthwise else "kernel"
+        sources[layer.kernel.path] = f"{name}/{kernel}"
+        for part in BATCH_NORM:
+            sources[f"{layer.name}/BatchNorm/{part}"] = f"{name}/bn/{part}"
+    # The last layer has no fixed name. It is the only one with a matrix.
+    for name, array in arrays.items():
+        if array.ndim == 2:
+            sources["fully_connected/weights"] = name
+            sources["fully_connected/biases"] = name.removesuffix("kernel") + "bias"
+    values, problems = {}, []
+    for variable in network.weights:
+        name, shape = sources.get(variable.path), tuple(variable.shape)
+        if variable.path.endswith("/gamma"):
+            values[variable.path] = np.ones(shape, np.float32)
+        elif name not in arrays:
+            problems.append(f"there is no array {name} for {variable.path}")
+        elif arrays[name].shape != shape:
+            problems.append(
+                f"{name} has shape {list(arrays[name].shape)}, but {variable.path} has "
+                f"{list(shape)}"
+            )
+        else:
+            values[variable.path] = arrays[name].astype(np.float32)
+    for name in sorted(arrays.keys() - sources.values()):
+        problems.append(f"the array {name} is not known")
+    return values, problems
+
+
+def import_yamnet(weights_path: str, class_map_path: str, out: str) -> None:
+    """Writes YAMNet as a checkpoint of this program to the new folder `out`.
+
+    Raises:
+      ValueError, OSError: a file cannot be used or written; the message names it.
+    """
+    import model
+    from tagger import checkpoints
+
+    if os.path.exists(out):
+        raise FileExistsError(f"OUT must be a new folder, but {out} exists")
+    class_names = read_class_names(class_map_path)
+    hparams = model_hparams(MODEL_NAME, {})
+    network = model.define_model(
+        MODEL_NAME, num_classes=len(class_names), hparams=hparams
+    )
+    values, problems = find_weights(read_arrays(weights_path), network)
+    if problems:
+        raise InputProblems([f"{weights_path}: {problem}" for problem in problems])
+    make_folder(out, "OUT")
+    write_csv(os.path.join(out, "class_map.csv"), enumerate(class_names))
+    run_record.write_hparams(
+        out, model_name=MODEL_NAME, hparams=hparams, class_names=class_names
+    )
+    values[checkpoints.GLOBAL_STEP] = np.int64(0)
+    prefix = checkpoints.save(out, values, step=0)
+    print(f"{len(class_names)} classes in {prefix}")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the program; returns the exit status."""
+    if len(argv) != 4:
+        raise ValueError(
+            f"expected yamnet.h5, yamnet_class_map.csv and OUT, but got {len(argv) - 1} "
+            f"arguments"
+        )
+    for path in argv[1:3]:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"there is no file {path}")
+    program.start_tensorflow()
+    import_yamnet(*argv[1:])
+    return 0
+
+
+if __name__ == "__main__":
+    program.run(main)
