@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +17,7 @@ import inputs
 import model
 from tagger import checkpoints, distribution, summaries
 from tagger.clips import Clips, read_clips
-from tagger.files import make_folder, write_whole
+from tagger.files import lock, make_folder, write_whole
 from tagger.lwlrap import Lwlrap
 from tagger.progress import print_result, progress_bar
 
@@ -67,8 +67,14 @@ def evaluate(options: Options) -> None:
     print(distribution.describe_platform(), clips, sep="\n", file=sys.stderr)
     clips = clips.take(np.random.default_rng(SHUFFLE_SEED).permutation(len(clips)))
     _report_empty_classes(clips, class_names)
+    if not os.path.isdir(options.train_dir):
+        message = f"--train_dir: there is no folder {options.train_dir}"
+        if options.eval_timeout_secs == 0:
+            raise FileNotFoundError(message)
+        print(f"note: {message} yet", file=sys.stderr)
     make_folder(options.eval_dir, "--eval_dir")
     _check_same_run(options, clips, class_names)
+    lock_file = _lock_part(options)
     evaluator = _Evaluator(options, clips, class_names)
     prefix = None
     try:
@@ -79,6 +85,7 @@ def evaluate(options: Options) -> None:
                 print(f"skipped: {error}", file=sys.stderr)
     finally:
         _report_best(options.eval_dir)
+        lock_file.close()
     existing = checkpoints.list_checkpoints(options.train_dir)
     if not existing or (prefix and not _read_results(options.eval_dir)):
         raise ValueError(
@@ -117,6 +124,26 @@ def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) 
             f"labels or classes; choose another folder (or delete {path} if "
             f"--train_dir was only moved)"
         )
+
+
+def _lock_part(options: Options) -> IO:
+    """Locks this evaluator's part of the work until the file is closed.
+
+    Raises:
+      ValueError: another evaluator has locked it.
+    """
+    index, num_evaluators = options.eval_shard
+    path = os.path.join(options.eval_dir, f".lock-{index}-of-{num_evaluators}")
+    file = open(path, "w")
+    try:
+        lock(file)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(
+            f"--eval_dir: another evaluator writes to {options.eval_dir}; several can "
+            f"share the work with --eval_shard"
+        ) from None
+    return file
 
 
 def _new_checkpoints(options: Options) -> Iterator[str]:

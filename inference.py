@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,16 @@ import numpy as np
 import inputs
 import model
 from tagger import checkpoints, distribution
-from tagger.clips import Clips, make_clips, read_class_map, write_csv
+from tagger.clips import (
+    FINGERPRINT_COLUMN,
+    Clips,
+    make_clips,
+    read_class_map,
+    write_csv,
+)
 from tagger.files import make_folder
 from tagger.progress import counted, progress_bar
-from tagger.wav import read_wav_headers
+from tagger.wav import SOUND_EXTENSIONS, read_wav_headers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +57,8 @@ def predict(options: Options) -> list[str]:
         for path in options.inference_checkpoint
     ]
     index, num_parts = options.inference_shard
-    names = list_wavs(options.inference_clip_dir)[index::num_parts]
+    all_names = list_wavs(options.inference_clip_dir)
+    names = all_names[index::num_parts]
     csv_path = part_path(options.predictions_csv_path, index, num_parts)
     make_folder(os.path.dirname(csv_path) or ".", "--predictions_csv_path")
     if os.path.exists(csv_path) and not os.path.isfile(csv_path):
@@ -68,7 +76,12 @@ def predict(options: Options) -> list[str]:
     scores = dict(zip(clips.paths, np.clip(np.nan_to_num(mean), 0, 1), strict=True))
     zeros = np.zeros(len(class_names))
     rows = [scores.get(path, zeros) for path in paths]
-    _write_predictions(csv_path, names, class_names, rows)
+    mark = None
+    if num_parts > 1:
+        models = [checkpoints.fingerprint(prefix) for prefix in prefixes]
+        facts = (models, dict(options.hparams), class_names, all_names, num_parts)
+        mark = f"{zlib.crc32(repr(facts).encode(errors='surrogateescape')):08x}"
+    _write_predictions(csv_path, names, class_names, rows, mark)
     num_scored = len(names) - len(problems)
     print(f"{num_scored} of {len(names)} clips scored in {csv_path}")
     return [problems[path] for path in sorted(problems)]
@@ -77,13 +90,26 @@ def predict(options: Options) -> list[str]:
 def list_wavs(clip_dir: str) -> list[str]:
     """The sorted names of the `*.wav` files in --inference_clip_dir.
 
+    Other sound files are counted on stderr.
+
     Raises:
       FileNotFoundError: there is no such folder.
       ValueError: there are no such files.
     """
     if not os.path.isdir(clip_dir):
         raise FileNotFoundError(f"--inference_clip_dir: there is no folder {clip_dir}")
-    names = sorted(name for name in os.listdir(clip_dir) if name.endswith(".wav"))
+    sounds = [
+        name
+        for name in sorted(os.listdir(clip_dir))
+        if os.path.splitext(name)[1].lower() in SOUND_EXTENSIONS
+    ]
+    names = [name for name in sounds if name.endswith(".wav")]
+    if len(sounds) > len(names):
+        print(
+            f"note: {counted(len(sounds) - len(names), 'sound file')} not named *.wav "
+            f"will not be scored; tools.make_dataset converts them",
+            file=sys.stderr,
+        )
     if not names:
         raise ValueError(
             f"--inference_clip_dir: there are no *.wav files in {clip_dir}"
@@ -151,10 +177,17 @@ def _write_predictions(
     names: Sequence[str],
     class_names: Sequence[str],
     scores: Sequence[np.ndarray],
+    fingerprint: str | None,
 ) -> None:
-    """Writes N rows of C scores, with enough digits to restore their exact values."""
+    """Writes N rows of C scores, with enough digits to restore their exact values.
+
+    A part also has a column with its fingerprint: only parts with equal fingerprints
+    have scores from the same checkpoints for the same clips and classes.
+    """
+    last = [] if fingerprint is None else [fingerprint]
     rows = (
-        [name, *(np.format_float_positional(score, trim="0") for score in row)]
+        [name, *(np.format_float_positional(score, trim="0") for score in row), *last]
         for name, row in zip(names, scores, strict=True)
     )
-    write_csv(path, [["fname", *class_names], *rows])
+    header = ["fname", *class_names, *([FINGERPRINT_COLUMN] if last else [])]
+    write_csv(path, [header, *rows])

@@ -26,6 +26,8 @@ EXAMPLE_SHUFFLE_BUFFER = 20000
 PREFETCH_BATCHES = 4
 SCORING_BATCH = 64  # examples per batch in evaluation and inference
 READ_AHEAD_CLIPS = 16  # Files are read in parallel, because disks may be slow.
+# The largest share of the machine's memory that the shuffle buffer may take.
+MAX_MEMORY_SHARE = 0.8
 # One clip per core. tf.data.AUTOTUNE would start with one clip and adapt slowly.
 PARALLEL_CLIPS = num_cpu_cores()
 # Types of the FFT. A float32 FFT has errors of 1e-7 of its largest bin. They can change
@@ -240,6 +242,24 @@ def clip_order(
     """
     positions = tf.data.Dataset.range(num_clips)
     return positions.shuffle(num_clips, seed=seed).shard(num_shards, shard)
+
+
+def check_memory(clips: Clips, hparams: Hparams) -> None:
+    """Checks that the shuffle buffer of `train_input` fits into the memory.
+
+    Raises:
+      ValueError: it does not.
+    """
+    num_examples = int(hparams.num_examples(clips.num_samples).sum())
+    example_bytes = hparams.example_window_frames * hparams.mel_bands * 4  # float32
+    needed = min(EXAMPLE_SHUFFLE_BUFFER, num_examples) * example_bytes
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > MAX_MEMORY_SHARE * memory:
+        raise ValueError(
+            f"the shuffle buffer would take {needed / 1e9:.0f} GB, but this machine has "
+            f"{memory / 1e9:.0f} GB; example_window_seconds, stft_hop_seconds and "
+            f"mel_bands determine the size of an example"
+        )
 
 
 def train_input(

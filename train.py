@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -32,11 +33,12 @@ from tagger import (
 from tagger import hparams as hparams_lib
 from tagger.clips import Clips, read_clips
 from tagger.hparams import Hparams
-from tagger.progress import print_result, progress_bar
+from tagger.progress import counted, print_result, progress_bar
 from tagger.trainer import Trainer
 
 DEFAULT_PASSES = 1000  # passes over the data, if --max_steps is 0
-ADVICE = "the last checkpoint is kept; a lower lr may help"
+MIN_CHECKPOINTS = 10  # of a run must fit on the disk
+ADVICE = "earlier checkpoints are unchanged; a lower lr may help"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,7 @@ def train(options: Options) -> int:
     lock = checkpoints.locked if workers.is_chief else contextlib.nullcontext
     with lock(options.train_dir):
         plan = _plan(options, class_names, clips)
+        inputs.check_memory(clips, plan.hparams)
         _check_workers(plan, workers)
         seed = _set_seed(options.seed, workers)
         trainer = define_trainer(
@@ -133,6 +136,7 @@ def train(options: Options) -> int:
             print(f"already at step {done} of {plan.max_steps}", file=sys.stderr)
             return 0
         if workers.is_chief:
+            _check_disk(trainer, plan)
             run_record.write_hparams(
                 options.train_dir,
                 model_name=plan.model_name,
@@ -266,6 +270,12 @@ def _start(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> 
     options = plan.options
     if checkpoints.list_checkpoints(options.train_dir):
         print(f"resuming from {trainer.resume(options.train_dir)}", file=sys.stderr)
+        if options.warmstart_checkpoint:
+            print(
+                f"note: --warmstart_checkpoint is not used, because there are checkpoints "
+                f"in {options.train_dir}",
+                file=sys.stderr,
+            )
     elif plan.hparams.warmstart:
         prefix = checkpoints.find_checkpoint(
             options.warmstart_checkpoint, "--warmstart_checkpoint"
@@ -279,6 +289,9 @@ def _start(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> 
             exclude_scopes=options.warmstart_exclude_scopes,
             moving_averages=options.warmstart_moving_averages,
         )
+        run_record.check_last_layer(
+            os.path.dirname(prefix), plan.class_names, started.restored
+        )
         print(started.report(prefix), file=sys.stderr)
     else:
         print("starting from scratch", file=sys.stderr)
@@ -288,6 +301,31 @@ def _start(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> 
             f"the workers start from different weights; --train_dir "
             f"({options.train_dir}) and --warmstart_checkpoint must be on a drive that "
             f"all workers share",
+        )
+
+
+def _check_disk(trainer: Trainer, plan: Plan) -> None:
+    """Prints the disk space that the checkpoints of this run need.
+
+    Raises:
+      OSError: the first MIN_CHECKPOINTS do not fit on the disk.
+    """
+    options = plan.options
+    first, last = trainer.steps_done, plan.max_steps
+    number = last // options.checkpoint_steps - first // options.checkpoint_steps
+    number += (first == 0) + (last % options.checkpoint_steps > 0)
+    size = sum(v.numpy().nbytes for v in trainer.variables.values())
+    free = shutil.disk_usage(options.train_dir).free
+    print(
+        f"{counted(number, 'checkpoint')} of {size / 1e6:.0f} MB, "
+        f"{number * size / 1e9:.1f} GB in all; {free / 1e9:.1f} GB are free",
+        file=sys.stderr,
+    )
+    if free < min(number, MIN_CHECKPOINTS) * size:
+        raise OSError(
+            f"--train_dir: {options.train_dir} has {free / 1e6:.0f} MB free, too little "
+            f"for {counted(min(number, MIN_CHECKPOINTS), 'checkpoint')}; free some "
+            f"space, or set a larger --checkpoint_steps"
         )
 
 
@@ -383,7 +421,7 @@ def _save(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> N
         trainer.sync_averages()
     if name := checkpoints.first_not_finite(trainer.variables):
         raise FloatingPointError(
-            f"step {trainer.steps_done}: {name} is no longer finite; {ADVICE}"
+            f"step {trainer.steps_done}: {name} is not finite; {ADVICE}"
         )
     if workers.is_chief:
         checkpoints.save_training(

@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -92,6 +93,14 @@ def find_checkpoint(path: str, flag: str) -> str:
             f"{flag}: there is no checkpoint {prefix} (no file {prefix}{INDEX_SUFFIX})"
         )
     return prefix
+
+
+def fingerprint(prefix: str) -> int:
+    """A number that is equal for equal checkpoints.
+
+    It is the CRC-32 of the index, which contains a checksum of each variable.
+    """
+    return zlib.crc32(pathlib.Path(prefix + INDEX_SUFFIX).read_bytes())
 
 
 @contextlib.contextmanager
@@ -318,7 +327,7 @@ class WarmStart(NamedTuple):
         total = len(self.restored) + sum(map(len, self.skipped.values()))
         lines = [
             f"warm start from {prefix}: {len(self.restored)} of {total} variables "
-            f"restored; the others, optimizer state and step are reset",
+            f"restored; all other state is reset",
             f"  restored: {', '.join(self.restored) if self.skipped else 'all'}",
         ]
         for reason, names in self.skipped.items():

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -22,6 +23,7 @@ from tagger.progress import counted
 
 FILE_COLUMN = "fname"
 LABEL_COLUMNS = ("labels", "label")
+FINGERPRINT_COLUMN = "fingerprint"  # of the parts that inference writes
 
 
 class InputProblems(ValueError):
@@ -96,7 +98,7 @@ def read_class_map(path: str) -> list[str]:
     names, problems = [], []
     for line, fields in _records(_read_file(path, "--class_map_path"), path):
         where, got = f"{path}:{line}", ",".join(fields)
-        index, name = fields[0].strip(), fields[-1].strip()
+        index, name = fields[0].strip(), _composed(fields[-1].strip())
         if index == FILE_COLUMN:
             raise InputProblems([f"{where}: got {got}; that is a CSV of clips"])
         if len(fields) != 2 or not index.isdecimal() or not name:
@@ -159,7 +161,8 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
             continue
         values = dict(zip(header, fields, strict=True))
         fname = values[FILE_COLUMN].strip()
-        labels = tuple(filter(None, map(str.strip, values[label_column].split(","))))
+        labels = map(str.strip, _composed(values[label_column]).split(","))
+        labels = tuple(filter(None, labels))
         if not fname or os.path.isabs(fname) or ".." in fname.split("/"):
             problems.append(
                 f"{where}: expected the name of a clip in the folder of clips, but got "
@@ -175,6 +178,11 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
     if len(records) == 1:
         problems.append(f"{path}:1: no clips below the header")
     return header, rows, problems
+
+
+def _composed(name: str) -> str:
+    """The name of a class, with accents as parts of letters; some systems split them."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _read_file(path: str, flag: str = "") -> bytes:

@@ -201,8 +201,9 @@ MODEL_HPARAMS = tuple(name for name in FIELDS if name not in TRAINING_HPARAMS)
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:
     text, is_allowed = field.metadata["allowed"]
-    finite = not isinstance(value, float) or math.isfinite(value)
-    if not (finite and is_allowed(value)):
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"hyperparameter {field.name} must be finite, but got {value}")
+    if not is_allowed(value):
         raise ValueError(f"hyperparameter {field.name} must be {text}, but got {value}")
 
 

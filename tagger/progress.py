@@ -1,5 +1,6 @@
 """Terminal output: a progress bar on stderr, results on stdout."""
 
+import os
 import shutil
 import sys
 
@@ -36,9 +37,16 @@ def progress_bar(
 
 
 def print_result(text: str) -> None:
-    """Prints text to stdout and flushes it; a bar on the terminal moves below it."""
-    tqdm.tqdm.write(text)
-    sys.stdout.flush()
+    """Prints text to stdout and flushes it; a bar on the terminal moves below it.
+
+    If the program that reads stdout has ended, such as `head`, the work continues, and
+    further text is lost.
+    """
+    try:
+        tqdm.tqdm.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def counted(number: int, noun: str) -> str:

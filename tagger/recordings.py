@@ -18,7 +18,7 @@ import soxr
 
 from tagger.hparams import SAMPLE_RATE
 from tagger.progress import counted
-from tagger.wav import UNKNOWN_SIZES
+from tagger.wav import SOUND_EXTENSIONS, UNKNOWN_SIZES, UNREADABLE_EXTENSIONS
 
 BLOCK_SAMPLES = 2**17  # about 3 s
 RATES = range(1000, 768001)  # Hz; a header with another rate is probably damaged
@@ -31,17 +31,6 @@ CORRECTED_SIZE = re.compile(r"(?:data|SSND)\s*: (\d+) \(should be (\d+)\)")
 # libsndfile assumes that all frames are as large as the first.
 MP3_LENGTH_TAGS = (b"Xing", b"Info")
 MP3_START_BYTES = 2**20  # They may follow a picture.
-# Files with other extensions are not taken from folders.
-EXTENSIONS = (
-    *(".wav", ".bwf", ".rf64", ".w64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
-    *(".flac", ".mp1", ".mp2", ".mp3", ".ogg", ".oga", ".opus"),
-    *(".sph", ".nist", ".voc", ".sf", ".ircam", ".paf", ".svx", ".8svx", ".avr"),
-)
-# libsndfile cannot read these. They are reported rather than ignored.
-UNREADABLE_EXTENSIONS = (
-    *(".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".wma", ".amr", ".3gp", ".webm", ".mka"),
-    *(".ape", ".wv"),
-)
 
 
 class Sound(NamedTuple):
@@ -83,7 +72,7 @@ def find_sounds(folder: str) -> tuple[list[Sound], int]:
         for name in sorted(name for name in names if not name.startswith(".")):
             path = os.path.join(parent, name)
             extension = os.path.splitext(name)[1].lower()
-            if extension in EXTENSIONS + UNREADABLE_EXTENSIONS:
+            if extension in SOUND_EXTENSIONS:
                 below = pathlib.PurePath(os.path.relpath(path, folder))
                 sounds.append(Sound(path, below.as_posix()))
             else:

@@ -15,6 +15,7 @@ from tagger.files import write_whole
 from tagger.hparams import MODEL_HPARAMS, MODEL_NAMES, Hparams, model_hparams
 
 HPARAMS_FILE = "hparams.json"
+LAST_LAYER = "fully_connected"  # has a column per class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +125,24 @@ def check_class_map(directory: str, class_names: Sequence[str]) -> None:
         f"--class_map_path: the class map differs from that of training, in "
         f"{pathlib.Path(directory) / HPARAMS_FILE}: {differences[0]}"
     )
+
+
+def check_last_layer(
+    directory: str, class_names: Sequence[str], restored: Sequence[str]
+) -> None:
+    """Checks that a warm start restores the last layer only for the same classes.
+
+    Raises:
+      ValueError: the classes of the checkpoint, or their order, differ.
+    """
+    record = read_record(directory)
+    last_layer = any(name.startswith(LAST_LAYER + "/") for name in restored)
+    if record and record.class_names != list(class_names) and last_layer:
+        raise ValueError(
+            f"--warmstart_checkpoint was trained with other classes, or in another "
+            f"order; leave out its last layer with "
+            f"--warmstart_exclude_scopes={LAST_LAYER}"
+        )
 
 
 def check_warm_start(directory: str, model_name: str, hparams: Hparams) -> None:

@@ -20,6 +20,17 @@ GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
 # Sizes that programs write if they stream to a pipe and do not know the size.
 UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF)
 FORMAT_CHUNK_BYTES = 40  # of WAVE_FORMAT_EXTENSIBLE, the longest form
+# Extensions of sound files that libsndfile, which the tools use, cannot read.
+UNREADABLE_EXTENSIONS = (
+    *(".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".wma", ".amr", ".3gp", ".webm", ".mka"),
+    *(".ape", ".wv"),
+)
+SOUND_EXTENSIONS = (
+    *(".wav", ".bwf", ".rf64", ".w64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
+    *(".flac", ".mp1", ".mp2", ".mp3", ".ogg", ".oga", ".opus"),
+    *(".sph", ".nist", ".voc", ".sf", ".ircam", ".paf", ".svx", ".8svx", ".avr"),
+    *UNREADABLE_EXTENSIONS,
+)
 MAX_CHUNKS = 1000  # Real files have about ten. A file of zeros would have millions.
 EXPECTED_WAV = (
     "expected a 16-bit PCM WAV file, 44.1 kHz, mono; tools.make_dataset converts others"

@@ -149,6 +149,14 @@ def test_quoted_class_names(tmp_path):
     assert clips.read_class_map(str(path)) == ["Bark, loud", "Gasp"]
 
 
+def test_accents_are_composed(tmp_path):
+    (tmp_path / "map.csv").write_text("0,Cafe\u0301\n")
+    assert clips.read_class_map(str(tmp_path / "map.csv")) == ["Café"]
+    _, rows = read_rows(tmp_path, "fname,labels\ne\u0301.wav,Cafe\u0301\n")
+    # Names of files stay as they are.
+    assert [(row.fname, row.labels) for row in rows] == [("e\u0301.wav", ("Café",))]
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [

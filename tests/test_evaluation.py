@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 import evaluation
-from tagger import checkpoints, hparams
+from tagger import checkpoints, files, hparams
 
 STEPS = [0, 2, 4, 5]  # of the checkpoints in `trained`
 
@@ -108,6 +108,23 @@ def test_the_later_of_equal_steps_is_best(dataset, trained, tmp_path, capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     assert "step 5" in last
     assert "0.999" in last
+
+
+def test_a_second_evaluator_of_the_same_part_is_refused(
+    dataset, trained, eval_dir, capsys
+):
+    with (eval_dir / ".lock-0-of-1").open("w") as file:
+        files.lock(file)
+        assert run_eval(dataset, trained, eval_dir) == 1
+    assert "--eval_shard" in capsys.readouterr().err
+    assert run_eval(dataset, trained, eval_dir) == 0
+
+
+def test_a_mistyped_train_dir_is_reported_at_once(dataset, tmp_path, capsys):
+    eval_dir = tmp_path / "eval"
+    assert run_eval(dataset, tmp_path / "none", eval_dir) == 1
+    assert "--train_dir: there is no folder" in capsys.readouterr().err
+    assert not eval_dir.exists()
 
 
 def test_ctrl_c_reports_the_best_step(dataset, trained, eval_dir, capsys, monkeypatch):

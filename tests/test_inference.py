@@ -65,7 +65,9 @@ def test_unreadable_clips_get_zeros_and_are_listed(dataset, trained, tmp_path, c
     _, names, scores = read(out)
     assert names == ["00_text.wav", "01.wav", "02_folder.wav", "05.wav", "09_empty.wav"]
     np.testing.assert_array_equal(scores.any(axis=1), [False, True, False, True, True])
-    listed = capsys.readouterr().err.splitlines()[-2:]
+    errors = capsys.readouterr().err
+    assert "1 sound file not named *.wav" in errors
+    listed = errors.splitlines()[-2:]
     assert "00_text.wav" in listed[0]
     assert "02_folder.wav" in listed[1]
 

@@ -256,3 +256,12 @@ def test_a_shortened_or_deleted_clip_is_named(tagged):
     batches = inputs.clip_input(tagged, SMALL, skip_unreadable=True)
     positions = {int(p) for _, positions in batches for p in positions}
     assert positions == {0, 2, 4, 5, 6}
+
+
+def test_a_shuffle_buffer_beyond_the_memory_is_refused(monkeypatch):
+    no_labels = np.zeros([9, 2], np.float32)
+    clips = clips_lib.make_clips(["a.wav"] * 9, [(44, 10**7)] * 9, no_labels)
+    inputs.check_memory(clips, Hparams())
+    monkeypatch.setattr(inputs, "MAX_MEMORY_SHARE", 1e-6)
+    with pytest.raises(ValueError, match="shuffle buffer .* example_window_seconds"):
+        inputs.check_memory(clips, Hparams())

@@ -15,8 +15,9 @@ def join(path) -> int:
 
 def scores_of(path) -> dict[str, list[float]]:
     with path.open(newline="") as file:
-        _, *rows = csv.reader(file)
-    return {row[0]: [float(score) for score in row[1:]] for row in rows}
+        header, *rows = csv.reader(file)
+    stop = header.index("fingerprint") if "fingerprint" in header else None
+    return {row[0]: [float(score) for score in row[1:stop]] for row in rows}
 
 
 def test_joined_shards_equal_the_scores_of_one_process(dataset, trained, tmp_path):
@@ -36,12 +37,27 @@ def test_joined_shards_equal_the_scores_of_one_process(dataset, trained, tmp_pat
     )
 
 
+HEADER = "fname,Bark,Meow,fingerprint\n"
+
+
+def test_parts_of_different_checkpoints_do_not_fit(dataset, trained, tmp_path):
+    joined = tmp_path / "s.csv"
+    for shard, step in ((0, 4), (1, 5)):
+        checkpoint = trained / f"model.ckpt-{step}"
+        flags = dataset.inference_flags(
+            checkpoint, joined, inference_shard=f"{shard}/2"
+        )
+        assert run_main(flags) == 0
+    with pytest.raises(ValueError, match="s-1-of-2.csv has other checkpoints"):
+        join(joined)
+
+
 @pytest.fixture
 def parts(tmp_path):
     """A folder with three parts of the clips a to g."""
     for shard in range(3):
-        rows = "".join(f"{name}.wav,0.5,0.1\n" for name in "abcdefg"[shard::3])
-        (tmp_path / f"s-{shard}-of-3.csv").write_text(f"fname,Bark,Meow\n{rows}")
+        rows = "".join(f"{name}.wav,0.5,0.1,ab12\n" for name in "abcdefg"[shard::3])
+        (tmp_path / f"s-{shard}-of-3.csv").write_text(HEADER + rows)
     return tmp_path
 
 
@@ -53,20 +69,23 @@ def test_rows_are_joined_unchanged(parts, capsys):
     assert (parts / "s.csv").read_text() == f"fname,Bark,Meow\n{expected}"
 
 
-HEADER = "fname,Bark,Meow\n"
-
-
 @pytest.mark.parametrize(
     ("part", "text", "message"),
     [
         ("s-1-of-3.csv", None, "s-0-of-3.csv, s-2-of-3.csv$"),
         ("s-0-of-2.csv", "", "s-0-of-2.csv, s-0-of-3.csv"),
-        ("s-2-of-3.csv", "", "."),
-        ("s-2-of-3.csv", "fname,Bark,Moo\n", "s-2-of-3.csv has other classes"),
-        ("s-0-of-3.csv", HEADER + "a.wav,1,0\n", "from different clips"),
-        ("s-2-of-3.csv", HEADER + "c.wav,1,0\n", "from different clips"),
-        ("s-2-of-3.csv", HEADER + "c.wav,1,0\nc.wav,1,0\n", "from different clips"),
-        ("s-1-of-3.csv", HEADER + "a.wav,1,0\nd.wav,1,0\n", "from different clips"),
+        ("s-2-of-3.csv", "", "is not a part"),
+        ("s-2-of-3.csv", "fname,Bark,Meow\nc.wav,1,0\n", "is not a part"),
+        (
+            "s-2-of-3.csv",
+            HEADER.replace("Meow", "Moo") + "c.wav,1,0,ab12\n",
+            "s-2-of-3.csv has other",
+        ),
+        ("s-1-of-3.csv", HEADER + "b.wav,1,0,cd34\n", "s-1-of-3.csv has other"),
+        ("s-1-of-3.csv", HEADER + "b.wav,1,ab12\n", "s-1-of-3.csv has other"),
+        ("s-1-of-3.csv", HEADER + "b.wav,nan,0,ab12\n", "of b.wav is not from 0 to 1"),
+        ("s-1-of-3.csv", HEADER + "b.wav,1.1,0,ab12\n", "of b.wav is not from 0"),
+        ("s-1-of-3.csv", HEADER + "b.wav,hello,0,ab12\n", "of b.wav is not from 0"),
     ],
 )
 def test_parts_that_do_not_fit_are_an_error(parts, part, text, message):

@@ -135,7 +135,7 @@ def test_a_warm_start_restores_only_trainable_variables(
         seed=8,
     )
     assert run_main(flags) == 0
-    assert "15 of 17 trainable variables restored" in capsys.readouterr().err
+    assert "15 of 17 variables restored" in capsys.readouterr().err
     source = values_of(str(trained / "model.ckpt-5"))
     start = values_of(str(tmp_path / "run" / "model.ckpt-0"))
     assert start["global_step"] == 0
@@ -148,7 +148,42 @@ def test_a_warm_start_restores_only_trainable_variables(
     )
     # If there are checkpoints, the run resumes instead.
     assert run_main(flags) == 0
-    assert "resuming from" in capsys.readouterr().err
+    output = capsys.readouterr().err
+    assert "resuming from" in output
+    assert "--warmstart_checkpoint is not used" in output
+
+
+def test_a_warm_start_from_classes_in_another_order(dataset, trained, tmp_path, capsys):
+    class_map = tmp_path / "class_map.csv"
+    class_map.write_text("0,Tone\n1,Noise\n")
+    flags = {
+        "hparams": SMALL_HPARAMS + ",warmstart=1",
+        "warmstart_checkpoint": trained,
+        "class_map_path": class_map,
+        "max_steps": 1,
+    }
+    run = tmp_path / "run"
+    assert run_main(dataset.train_flags(run, **flags)) == 1
+    assert "--warmstart_exclude_scopes=fully_connected" in capsys.readouterr().err
+    assert not checkpoints.list_checkpoints(run)
+    flags["warmstart_exclude_scopes"] = "fully_connected"
+    assert run_main(dataset.train_flags(run, **flags)) == 0
+
+
+def test_the_moving_averages_can_be_warm_started(dataset, trained, tmp_path):
+    flags = dataset.train_flags(
+        tmp_path / "run",
+        hparams=SMALL_HPARAMS + ",warmstart=1",
+        warmstart_checkpoint=trained,
+        warmstart_moving_averages=True,
+        max_steps=1,
+    )
+    assert run_main(flags) == 0
+    source = values_of(str(trained / "model.ckpt-5"))
+    start = values_of(str(tmp_path / "run" / "model.ckpt-0"))
+    name = "Conv/BatchNorm/moving_mean"
+    np.testing.assert_array_equal(start[name], source[name])
+    assert not start["Conv/weights/Adam"].any()
 
 
 @pytest.mark.parametrize(
@@ -156,7 +191,7 @@ def test_a_warm_start_restores_only_trainable_variables(
     [
         (
             {"warmstart_include_scopes": "Dense"},
-            "'Dense' matches no trainable variable",
+            "'Dense' matches no variable",
         ),
         ({"warmstart_checkpoint": "none/model.ckpt-1"}, "--warmstart_checkpoint"),
     ],

@@ -4,13 +4,14 @@
         --class_map_path class_map.csv --export_dir shared/first
 
 This writes the folder shared/first with a SavedModel for TensorFlow, a model for LiteRT
-(formerly TensorFlow Lite) and the class map. The inputs of both models are waveforms.
+(formerly TensorFlow Lite), the class map, and model.json with the sample rate and the
+names of the classes. The inputs of both models are waveforms.
 Both compute the features themselves, as in training.
 
 Letters for shapes: E examples, C classes, S samples.
 """
 
-import csv
+import json
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,13 +21,15 @@ from absl import flags
 
 from tagger import hparams as hparams_lib
 from tagger import program
-from tagger.clips import read_class_map
+from tagger.clips import read_class_map, write_csv
 from tagger.files import make_folder
+from tagger.hparams import SAMPLE_RATE
 
 FLAGS = flags.FLAGS
 SAVED_MODEL = "saved_model"
 LITERT_MODEL = "model.tflite"
 CLASS_MAP = "class_map.csv"
+FACTS = "model.json"  # sample rate and class names
 
 
 def define_flags() -> None:
@@ -123,8 +126,9 @@ def write_models(
         signatures=tagger.__call__.get_concrete_function(),
     )
     (folder / LITERT_MODEL).write_bytes(to_litert(network, hparams))
-    with (folder / CLASS_MAP).open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(enumerate(class_names))
+    write_csv(folder / CLASS_MAP, enumerate(class_names))
+    facts = {"sample_rate": SAMPLE_RATE, "class_names": list(class_names)}
+    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def export(

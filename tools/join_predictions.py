@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 
 from tagger import program
-from tagger.clips import write_csv
+from tagger.clips import FINGERPRINT_COLUMN, write_csv
 
 
 def find_parts(path: pathlib.Path) -> list[pathlib.Path]:
@@ -41,24 +41,34 @@ def find_parts(path: pathlib.Path) -> list[pathlib.Path]:
 def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
     """The header, then the rows of all parts, sorted by the name of the clip.
 
-    Part i of n must have every n-th clip of the sorted names, starting with clip i.
-
     Raises:
-      ValueError: the parts have different classes, or do not have these clips.
+      ValueError: the parts have different fingerprints, so they have other classes,
+        clips or checkpoints; or a score is not a number from 0 to 1.
     """
-    tables = []
+    joined, first = [], None
     for part in parts:
         with part.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            header, *rows = filter(None, csv.reader(file))
-        tables.append((header, rows))
-        if header != tables[0][0]:
-            raise ValueError(f"{part} has other classes than {parts[0]}")
-    joined = sorted((row for _, rows in tables for row in rows), key=lambda row: row[0])
-    names = sorted({row[0] for row in joined})
-    for shard, (part, (_, rows)) in enumerate(zip(parts, tables)):
-        if [row[0] for row in rows] != names[shard :: len(parts)]:
-            raise ValueError(f"{part} and the other parts are from different clips")
-    return [header, *joined]
+            header, *rows = [*filter(None, csv.reader(file))] or [[]]
+        if header[-1:] != [FINGERPRINT_COLUMN]:
+            raise ValueError(f"{part} is not a part: it has no {FINGERPRINT_COLUMN}")
+        for name, *scores, fingerprint in rows:
+            first = first or (header, fingerprint)
+            if (header, fingerprint) != first or len(scores) != len(header) - 2:
+                raise ValueError(
+                    f"{part} has other checkpoints, classes or clips than {parts[0]}"
+                )
+            if not all(map(_is_score, scores)):
+                raise ValueError(f"{part}: a score of {name} is not from 0 to 1")
+            joined.append([name, *scores])
+    return [header[:-1], *sorted(joined, key=lambda row: row[0])]
+
+
+def _is_score(text: str) -> bool:
+    """Whether a cell is a number from 0 to 1."""
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import json
 import pathlib
 import re
 import subprocess
@@ -110,7 +111,9 @@ def exported(dataset, tmp_path_factory) -> Exported:
 
 def test_the_folder_has_both_models_and_the_class_map(exported):
     names = sorted(path.name for path in exported.export_dir.iterdir())
-    assert names == ["class_map.csv", "model.tflite", "saved_model"]
+    assert names == ["class_map.csv", "model.json", "model.tflite", "saved_model"]
+    facts = json.loads((exported.export_dir / "model.json").read_text())
+    assert facts == {"sample_rate": 44100, "class_names": ["Noise", "Tone"]}
     text = (exported.export_dir / "class_map.csv").read_text()
     assert text == "0,Noise\n1,Tone\n"
     assert list(exported.export_dir.parent.iterdir()) == [exported.export_dir]

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
-from helpers import ROOT, run_program
+import soundfile
+from helpers import ROOT, SMALL_HPARAMS, run_program
 
 import runner
 from tagger import signals
@@ -64,7 +66,41 @@ def test_the_recipe_runs(tmp_path):
         timeout=400,
     )
     assert done.returncode == 0, done.stderr
-    assert "83 of 83 trainable variables restored" in done.stderr
+    assert "83 of 83 variables restored" in done.stderr
     submission = (tmp_path / "submission.csv").read_text().splitlines()
     assert len(submission) == 13
     assert len(submission[0].split(",")) == 81
+
+
+def test_the_recipe_for_own_sounds_runs(tmp_path):
+    rng = np.random.default_rng(0)
+    for label in ("Noise", "Hum"):
+        (tmp_path / "sounds" / label).mkdir(parents=True)
+        for number in range(6):
+            samples = rng.uniform(-0.5, 0.5, 48000)
+            if label == "Hum":
+                samples = np.sin(np.arange(48000) * rng.uniform(0.01, 0.02))
+            path = tmp_path / "sounds" / label / f"{number}.flac"
+            soundfile.write(path, samples, 48000)
+    done = subprocess.run(
+        [ROOT / "recipes" / "own_sounds.sh", tmp_path / "sounds", tmp_path / "out"],
+        env=os.environ | {"PYTHON": sys.executable, "STEPS": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^best checkpoint: .*/model.ckpt-[02]$", done.stdout, re.M)
+    assert "sounds/Hum/0.flac (1.0 s)" in done.stdout
+
+
+def test_training_continues_if_its_output_is_not_read(dataset, tmp_path):
+    """As with `| head`."""
+    flags = dataset.train_flags(
+        tmp_path / "run", hparams=SMALL_HPARAMS, max_steps=3, seed=1
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run_program("runner.py", *flags, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "model.ckpt-3.index").exists()
