@@ -1,10 +1,8 @@
 """Computes the lwlrap of checkpoints, also during training. Used by --mode eval."""
 
 import dataclasses
-import json
 import os
 import pathlib
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -15,9 +13,9 @@ import tensorflow as tf
 
 import inputs
 import model
-from tagger import checkpoints, distribution, summaries
+from tagger import checkpoints, distribution, results, summaries
 from tagger.clips import Clips, read_clips
-from tagger.files import lock, make_folder, write_whole
+from tagger.files import atomic, lock, make_folder, write_whole
 from tagger.lwlrap import Lwlrap
 from tagger.progress import print_result, progress_bar
 
@@ -25,7 +23,6 @@ SHUFFLE_SEED = 0  # The same order for all checkpoints makes Lwlrap-5% comparabl
 PARTIAL_FRACTION = 0.05  # of the clips, for Lwlrap-5%
 RUNNING_PRINT_SECONDS = 30
 POLL_SECONDS = 2
-CONTENTS_FILE = "evaluated.json"  # describes the clips that were evaluated
 MIN_SCORE_RANGE = 1e-3  # A note is printed if the range of every class is smaller.
 
 
@@ -87,7 +84,7 @@ def evaluate(options: Options) -> None:
         _report_best(options.eval_dir)
         lock_file.close()
     existing = checkpoints.list_checkpoints(options.train_dir)
-    if not existing or (prefix and not _read_results(options.eval_dir)):
+    if not existing or (prefix and not results.read_results(options.eval_dir)):
         raise ValueError(
             f"--train_dir: there is no checkpoint in {options.train_dir} that can be "
             f"read"
@@ -112,10 +109,10 @@ def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) 
     Raises:
       ValueError: it has.
     """
-    path = pathlib.Path(options.eval_dir) / CONTENTS_FILE
-    train_dir = os.path.realpath(options.train_dir)
-    contents = {"train_dir": train_dir, "clips_crc32": clips.checksum(class_names)}
-    text = json.dumps(contents, indent=2) + "\n"
+    path = pathlib.Path(options.eval_dir) / results.CONTENTS_FILE
+    text = results.describe_run(
+        options.eval_dir, options.train_dir, clips.checksum(class_names)
+    )
     if not path.exists():
         write_whole(path, text)
     elif path.read_text(encoding="utf-8", errors="replace") != text:
@@ -174,7 +171,7 @@ def _new_checkpoints(options: Options) -> Iterator[str]:
 def _next_checkpoint(options: Options, yielded: Set[str]) -> str | None:
     """The oldest checkpoint of this evaluator that has no marker."""
     for prefix in _own_checkpoints(options):
-        marker = _marker_path(options.eval_dir, checkpoints.checkpoint_step(prefix))
+        marker = results.marker_path(options.eval_dir, checkpoints.checkpoint_step(prefix))
         if prefix not in yielded and not marker.exists():
             return prefix
     return None
@@ -225,7 +222,23 @@ class _Evaluator:
             tf.summary.scalar("Lwlrap", lwlrap.overall_lwlrap())
             tf.summary.scalar("Lwlrap-5%", partial.overall_lwlrap())
         self._writer.flush()
-        write_whole(_marker_path(self._options.eval_dir, step), f"{lwlrap}\n")
+        eval_dir = self._options.eval_dir
+        write_whole(results.marker_path(eval_dir, step), f"{lwlrap}\n")
+        if results.best_step(results.read_results(eval_dir)) == step:
+            self._write_scores(step, scores)
+
+    def _write_scores(self, step: int, scores: np.ndarray) -> None:
+        """Writes what `tools.report` needs of the best checkpoint, atomically."""
+        clip_dir = self._options.eval_clip_dir
+        with atomic(pathlib.Path(self._options.eval_dir) / results.SCORES_FILE) as file:
+            np.savez_compressed(
+                file,
+                step=step,
+                class_names=np.array(self._class_names),
+                clips=np.array([os.path.relpath(p, clip_dir) for p in self._clips.paths]),
+                labels=self._clips.labels,
+                scores=scores,
+            )
 
     def _load(self, prefix: str) -> None:
         """Restores a checkpoint. The first one also builds network and features."""
@@ -275,28 +288,12 @@ class _Evaluator:
         return lwlrap
 
 
-def _marker_path(eval_dir: str, step: int) -> pathlib.Path:
-    """The result of a checkpoint, which also marks it as evaluated."""
-    return pathlib.Path(eval_dir) / f"eval-{step}.txt"
-
-
-def _read_results(eval_dir: str) -> dict[int, float]:
-    """The overall lwlrap in all `eval-N.txt`, also of other evaluators, by step."""
-    results = {}
-    for path in pathlib.Path(eval_dir).iterdir():
-        if match := re.fullmatch(r"eval-(\d+)\.txt", path.name):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if overall := re.search(r"^Overall lwlrap = (\d\.\d+)$", text, re.M):
-                results[int(match[1])] = float(overall[1])
-    return results
-
-
 def _report_best(eval_dir: str) -> None:
-    """Prints the step with the highest overall lwlrap, or the latest of equal ones."""
-    results = _read_results(eval_dir)
-    if results:
-        best = max(results, key=lambda step: (results[step], step))
+    """Prints the best step."""
+    found = results.read_results(eval_dir)
+    if found:
+        best = results.best_step(found)
         print(
-            f"best so far: step {best}, overall lwlrap {results[best]:.6f}",
+            f"best so far: step {best}, overall lwlrap {found[best]:.6f}",
             file=sys.stderr,
         )

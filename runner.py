@@ -113,6 +113,13 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 flags.DEFINE_integer(
+    "keep_checkpoints",
+    0,
+    "Keep only this number of the newest checkpoints, and the best of each evaluation "
+    "below train_dir; 0: as the original, the newest 10,000 and one per 15 minutes.",
+    lower_bound=0,
+)
+flags.DEFINE_integer(
     "summary_steps", 10, "Steps between values in TensorBoard.", lower_bound=1
 )
 flags.DEFINE_integer(

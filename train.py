@@ -58,6 +58,7 @@ class Options:
     epoch_num_batches: int = 0
     max_steps: int = 0
     checkpoint_steps: int = 100
+    keep_checkpoints: int = 0
     summary_steps: int = 10
     seed: int | None = None
     warmstart_checkpoint: str = ""
@@ -425,7 +426,10 @@ def _save(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> N
         )
     if workers.is_chief:
         checkpoints.save_training(
-            plan.options.train_dir, trainer.network, trainer.optimizer
+            plan.options.train_dir,
+            trainer.network,
+            trainer.optimizer,
+            keep=plan.options.keep_checkpoints,
         )
 
 

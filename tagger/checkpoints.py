@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tagger import program
+from tagger import program, results
 from tagger.files import lock, write_whole
 from tagger.run_record import HPARAMS_FILE
 
@@ -31,6 +32,7 @@ INDEX_SUFFIX = ".index"
 SAVING_PREFIX = ".saving-"  # of temporary folders
 STATE_FILE = "checkpoint"  # the name that TensorFlow looks for
 LOCK_FILE = ".lock"
+BEST = "best:"  # before an eval_dir, instead of a checkpoint
 GLOBAL_STEP = "global_step"
 # Names of Adam's state in the original (a variable X has X/Adam and X/Adam_1) and in
 # Keras.
@@ -77,11 +79,18 @@ def list_checkpoints(directory: str) -> list[str]:
 
 
 def find_checkpoint(path: str, flag: str) -> str:
-    """The prefix of a given checkpoint `model.ckpt-N`, or of the newest in a folder.
+    """The prefix of a checkpoint.
+
+    Args:
+      path: `model.ckpt-N`, a folder for its newest checkpoint, or `best:EVAL_DIR` for the
+        checkpoint with the highest overall lwlrap of an evaluation.
+      flag: name of the flag with the path, for messages.
 
     Raises:
       CheckpointError: there is no checkpoint; the message names the flag.
     """
+    if path.startswith(BEST):
+        return _find_best(path.removeprefix(BEST), flag)
     if os.path.isdir(path):
         prefixes = list_checkpoints(path)
         if not prefixes:
@@ -92,6 +101,25 @@ def find_checkpoint(path: str, flag: str) -> str:
         raise CheckpointError(
             f"{flag}: there is no checkpoint {prefix} (no file {prefix}{INDEX_SUFFIX})"
         )
+    return prefix
+
+
+def _find_best(eval_dir: str, flag: str) -> str:
+    """The prefix of the best checkpoint of an evaluation; prints its lwlrap."""
+    found = results.read_results(eval_dir)
+    if not found:
+        raise CheckpointError(f"{flag}: there are no results in {eval_dir}")
+    step = results.best_step(found)
+    try:
+        prefix = os.path.join(results.train_dir_of(eval_dir), f"{NAME}-{step}")
+    except ValueError as error:
+        raise CheckpointError(f"{flag}: {error}") from None
+    if not os.path.isfile(prefix + INDEX_SUFFIX):
+        raise CheckpointError(f"{flag}: {prefix}, the best of {eval_dir}, was deleted")
+    print(
+        f"best of {eval_dir}: step {step}, overall lwlrap {found[step]:.6f}",
+        file=sys.stderr,
+    )
     return prefix
 
 
@@ -154,7 +182,11 @@ def optimizer_variables(
 
 
 def save_training(
-    directory: str, network: keras.Model, optimizer: keras.optimizers.Optimizer
+    directory: str,
+    network: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    keep: int = 0,
 ) -> str:
     """Saves a checkpoint to resume training from; see `save`."""
     step = int(optimizer.iterations.numpy())
@@ -164,7 +196,7 @@ def save_training(
         # In TensorFlow 1, the power before the first step is beta, not 1.
         for name, beta in ADAM_POWERS.items():
             values[name] = np.float32(getattr(optimizer, beta) ** (step + 1))
-    return save(directory, values, step)
+    return save(directory, values, step, keep=keep)
 
 
 def restore_training(
@@ -187,13 +219,17 @@ def restore_training(
     return [name for name in state if name not in found]
 
 
-def save(directory: str, values: Mapping[str, Any], step: int) -> str:
+def save(
+    directory: str, values: Mapping[str, Any], step: int, *, keep: int = 0
+) -> str:
     """Writes `model.ckpt-N` and the `checkpoint` state file; deletes old checkpoints.
 
     Args:
       directory: an existing folder.
       values: all variables or arrays of the checkpoint, by name.
       step: N.
+      keep: how many of the newest checkpoints are kept, besides the best ones of the
+        evaluations in sub-folders; 0: as in the original, see MAX_TO_KEEP.
 
     Returns:
       The prefix of the checkpoint.
@@ -217,7 +253,7 @@ def save(directory: str, values: Mapping[str, Any], step: int) -> str:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(path, os.path.join(directory, name + suffix))
-        _delete_old(directory)
+        _delete_old(directory, keep)
         _write_state(directory)
     except (tf.errors.OpError, OSError) as error:
         reason = program.tensorflow_reason(error)
@@ -245,12 +281,20 @@ def _write_state(directory: str) -> None:
     write_whole(pathlib.Path(directory) / STATE_FILE, "\n".join(lines) + "\n")
 
 
-def _delete_old(directory: str) -> None:
-    """Deletes old checkpoints; see MAX_TO_KEEP and KEEP_EVERY_SECONDS."""
+def _delete_old(directory: str, keep: int) -> None:
+    """Deletes old checkpoints; see `save`."""
+    prefixes = list_checkpoints(directory)[: -(keep or MAX_TO_KEEP)]
+    if not prefixes:
+        return
+    evaluations = pathlib.Path(directory).glob(f"**/{results.CONTENTS_FILE}")
+    found = [results.read_results(str(path.parent)) for path in evaluations]
+    best = {results.best_step(by_step) for by_step in found if by_step}
     last_kept = -np.inf
-    for prefix in list_checkpoints(directory)[:-MAX_TO_KEEP]:
+    for prefix in prefixes:
+        if checkpoint_step(prefix) in best:
+            continue
         written = os.path.getmtime(prefix + INDEX_SUFFIX)
-        if written - last_kept >= KEEP_EVERY_SECONDS:
+        if not keep and written - last_kept >= KEEP_EVERY_SECONDS:
             last_kept = written
             continue
         # Without the index, the rest is not a checkpoint.

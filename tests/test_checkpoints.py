@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import model
-from tagger import checkpoints, files
+from tagger import checkpoints, files, results
 from tagger.checkpoints import CheckpointError, UnreadableError
 from tagger.hparams import Hparams
 
@@ -155,6 +155,47 @@ def test_one_old_checkpoint_per_15_minutes_is_kept(tmp_path, monkeypatch):
         checkpoints.checkpoint_step(p) for p in checkpoints.list_checkpoints(tmp_path)
     ]
     assert steps == [0, 2, 4, 5]
+
+
+def write_evaluation(eval_dir, train_dir, **overall: float) -> None:
+    """Writes results as evaluation does; s2=0.5 is the lwlrap of step 2."""
+    eval_dir.mkdir(parents=True)
+    text = results.describe_run(str(eval_dir), str(train_dir), 7)
+    (eval_dir / results.CONTENTS_FILE).write_text(text)
+    for step, value in overall.items():
+        path = results.marker_path(eval_dir, int(step[1:]))
+        path.write_text(f"Lwlrap(A) = 1.0\nOverall lwlrap = {value:.6f}\n")
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
+    write_evaluation(tmp_path / "a" / "eval", tmp_path, s1=0.9, s2=0.8)
+    write_evaluation(tmp_path / "eval", tmp_path, s1=0.5, s2=0.8, s3=0.8)
+    for step in range(7):
+        checkpoints.save(tmp_path, variables_of(x=1.0), step, keep=2)
+    steps = [
+        checkpoints.checkpoint_step(p) for p in checkpoints.list_checkpoints(tmp_path)
+    ]
+    assert steps == [1, 3, 5, 6]
+
+
+def test_the_best_checkpoint_of_an_evaluation(tmp_path, capsys):
+    run, eval_dir = tmp_path / "run", tmp_path / "run" / "eval"
+    write_evaluation(eval_dir, run, s1=0.5, s2=0.75, s3=0.75)
+    for step in range(4):
+        checkpoints.save(run, variables_of(x=1.0), step)
+    moved = tmp_path / "moved"
+    run.rename(moved)
+    found = checkpoints.find_checkpoint(f"best:{moved}/eval", "--checkpoint")
+    assert found == f"{moved}/model.ckpt-3"
+    assert "step 3, overall lwlrap 0.750000" in capsys.readouterr().err
+    (moved / "model.ckpt-3.index").unlink()
+    with pytest.raises(CheckpointError, match="--checkpoint: .*-3, .* was deleted"):
+        checkpoints.find_checkpoint(f"best:{moved}/eval", "--checkpoint")
+    (moved / "eval" / results.CONTENTS_FILE).write_text("{")
+    with pytest.raises(CheckpointError, match="evaluated.json cannot be used"):
+        checkpoints.find_checkpoint(f"best:{moved}/eval", "--checkpoint")
+    with pytest.raises(CheckpointError, match="no results in none"):
+        checkpoints.find_checkpoint("best:none", "--checkpoint")
 
 
 def test_damaged_checkpoints_are_unreadable_and_change_nothing(tmp_path):

@@ -12,6 +12,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 import evaluation
 from tagger import checkpoints, files, hparams
+from tagger import results as results_lib
+from tagger.lwlrap import Lwlrap
 
 STEPS = [0, 2, 4, 5]  # of the checkpoints in `trained`
 
@@ -67,6 +69,16 @@ def test_every_checkpoint_has_a_marker_and_scalars(results):
     scalars = [tf.make_ndarray(e.tensor_proto) for e in events.Tensors("Lwlrap")]
     expected = [overall_of(results, step) for step in STEPS]
     np.testing.assert_allclose(scalars, expected, atol=1e-6)
+
+
+def test_the_scores_of_the_best_step_are_kept(dataset, trained, results):
+    arrays = np.load(results / "scores-best.npz")
+    best = results_lib.best_step(results_lib.read_results(str(results)))
+    assert arrays["step"] == best
+    lwlrap = Lwlrap(arrays["class_names"].tolist())
+    lwlrap.accumulate(arrays["labels"], arrays["scores"])
+    assert f"{lwlrap}\n" == (results / f"eval-{best}.txt").read_text()
+    assert sorted(arrays["clips"]) == [f"{n:02d}.wav" for n in range(12)]
 
 
 def test_the_hparams_tab_joins_training_and_evaluation(trained, results):
