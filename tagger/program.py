@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ from absl import app, flags, logging
 
 from tagger import signals
 
+GPU_SECONDS = 10  # to wait for the driver's list of GPUs
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> None:
     """Parses the flags, calls main, and exits.
@@ -97,5 +99,23 @@ def start_tensorflow() -> None:
     set_environment()
     import tensorflow as tf
 
-    for device in tf.config.list_physical_devices("GPU"):
+    gpus = tf.config.list_physical_devices("GPU")
+    for device in gpus:
         tf.config.experimental.set_memory_growth(device, True)
+    if not gpus and "CUDA_VISIBLE_DEVICES" not in os.environ and (found := list_gpus()):
+        print(
+            f"warning: TensorFlow does not use {found}; install its CUDA libraries with "
+            f"pip install -r requirements-gpu.txt",
+            file=sys.stderr,
+        )
+
+
+def list_gpus() -> str:
+    """The NVIDIA GPUs that the driver lists; empty without a driver."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=GPU_SECONDS
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return ", ".join(re.findall(r"^GPU \d+: [^(\n]+(?= \()", done.stdout, re.MULTILINE))

@@ -49,3 +49,16 @@ def test_a_flagfile_that_is_not_text_is_named(tmp_path, capsys):
     (tmp_path / "flags").write_bytes(b"\xff")
     with pytest.raises(SystemExit, match="--flagfile"):
         program.run(lambda argv: 0, ["program", f"--flagfile={tmp_path / 'flags'}"])
+
+
+def test_gpus_that_the_driver_lists(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program.list_gpus() == ""
+    script = tmp_path / "nvidia-smi"
+    script.write_text(
+        "#!/bin/sh\necho 'GPU 0: NVIDIA T4 (UUID: GPU-a)\nGPU 1: NVIDIA L4 (UUID: GPU-b)'\n"
+    )
+    script.chmod(0o755)
+    assert program.list_gpus() == "GPU 0: NVIDIA T4, GPU 1: NVIDIA L4"
+    script.write_text("#!/bin/sh\necho 'driver not loaded'; exit 9\n")
+    assert program.list_gpus() == ""
