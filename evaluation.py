@@ -131,7 +131,7 @@ def _lock_part(options: Options) -> IO:
     """
     index, num_evaluators = options.eval_shard
     path = os.path.join(options.eval_dir, f".lock-{index}-of-{num_evaluators}")
-    file = open(path, "w")
+    file = open(path, "w")  # noqa: SIM115 (the caller closes it)
     try:
         lock(file)
     except BlockingIOError:
@@ -171,7 +171,9 @@ def _new_checkpoints(options: Options) -> Iterator[str]:
 def _next_checkpoint(options: Options, yielded: Set[str]) -> str | None:
     """The oldest checkpoint of this evaluator that has no marker."""
     for prefix in _own_checkpoints(options):
-        marker = results.marker_path(options.eval_dir, checkpoints.checkpoint_step(prefix))
+        marker = results.marker_path(
+            options.eval_dir, checkpoints.checkpoint_step(prefix)
+        )
         if prefix not in yielded and not marker.exists():
             return prefix
     return None
@@ -235,7 +237,9 @@ class _Evaluator:
                 file,
                 step=step,
                 class_names=np.array(self._class_names),
-                clips=np.array([os.path.relpath(p, clip_dir) for p in self._clips.paths]),
+                clips=np.array(
+                    [os.path.relpath(p, clip_dir) for p in self._clips.paths]
+                ),
                 labels=self._clips.labels,
                 scores=scores,
             )

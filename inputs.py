@@ -256,8 +256,8 @@ def check_memory(clips: Clips, hparams: Hparams) -> None:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > MAX_MEMORY_SHARE * memory:
         raise ValueError(
-            f"the shuffle buffer would take {needed / 1e9:.0f} GB, but this machine has "
-            f"{memory / 1e9:.0f} GB; example_window_seconds, stft_hop_seconds and "
+            f"the shuffle buffer would take {needed / 1e9:.0f} GB, but this machine "
+            f"has {memory / 1e9:.0f} GB; example_window_seconds, stft_hop_seconds and "
             f"mel_bands determine the size of an example"
         )
 

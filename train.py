@@ -172,11 +172,12 @@ def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
         max_steps=options.max_steps or max_steps,
     )
     changed = hparams_lib.non_defaults(hparams).items()
+    changed = ", ".join(f"{name}={value}" for name, value in changed) or "defaults"
     print(
         distribution.describe_platform(),
         f"{clips}, {num_examples} examples; {plan.epoch_num_batches} batches of "
         f"{hparams.batch_size} per epoch; training to step {plan.max_steps}",
-        f"{model_name}, hyperparameters: {', '.join(f'{n}={v}' for n, v in changed) or 'defaults'}",
+        f"{model_name}, hyperparameters: {changed}",
         sep="\n",
         file=sys.stderr,
     )
@@ -273,8 +274,8 @@ def _start(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> 
         print(f"resuming from {trainer.resume(options.train_dir)}", file=sys.stderr)
         if options.warmstart_checkpoint:
             print(
-                f"note: --warmstart_checkpoint is not used, because there are checkpoints "
-                f"in {options.train_dir}",
+                f"note: --warmstart_checkpoint is not used, because there are "
+                f"checkpoints in {options.train_dir}",
                 file=sys.stderr,
             )
     elif plan.hparams.warmstart:
@@ -324,9 +325,9 @@ def _check_disk(trainer: Trainer, plan: Plan) -> None:
     )
     if free < min(number, MIN_CHECKPOINTS) * size:
         raise OSError(
-            f"--train_dir: {options.train_dir} has {free / 1e6:.0f} MB free, too little "
-            f"for {counted(min(number, MIN_CHECKPOINTS), 'checkpoint')}; free some "
-            f"space, or set a larger --checkpoint_steps"
+            f"--train_dir: {options.train_dir} has {free / 1e6:.0f} MB free, too "
+            f"little for {counted(min(number, MIN_CHECKPOINTS), 'checkpoint')}; free "
+            f"some space, or set a larger --checkpoint_steps"
         )
 
 

@@ -132,7 +132,9 @@ def print_tables(results) -> None:
             cells = []
             for start in STARTS:
                 values = list(results.get((data, number, start), {}).values())
-                error = np.std(values, ddof=1) / np.sqrt(len(values)) if values[1:] else 0
+                error = (
+                    np.std(values, ddof=1) / np.sqrt(len(values)) if values[1:] else 0
+                )
                 mean = f"{np.mean(values):.3f} +- {error:.3f}" if values else ""
                 cells.append(f" {mean} |")
             print(f"| {'all' if number == '0' else number} |" + "".join(cells))

@@ -82,8 +82,8 @@ def find_checkpoint(path: str, flag: str) -> str:
     """The prefix of a checkpoint.
 
     Args:
-      path: `model.ckpt-N`, a folder for its newest checkpoint, or `best:EVAL_DIR` for the
-        checkpoint with the highest overall lwlrap of an evaluation.
+      path: `model.ckpt-N`, a folder for its newest checkpoint, or `best:EVAL_DIR` for
+        the checkpoint with the highest overall lwlrap of an evaluation.
       flag: name of the flag with the path, for messages.
 
     Raises:
@@ -219,9 +219,7 @@ def restore_training(
     return [name for name in state if name not in found]
 
 
-def save(
-    directory: str, values: Mapping[str, Any], step: int, *, keep: int = 0
-) -> str:
+def save(directory: str, values: Mapping[str, Any], step: int, *, keep: int = 0) -> str:
     """Writes `model.ckpt-N` and the `checkpoint` state file; deletes old checkpoints.
 
     Args:

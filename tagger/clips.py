@@ -181,7 +181,7 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
 
 
 def _composed(name: str) -> str:
-    """The name of a class, with accents as parts of letters; some systems split them."""
+    """The name of a class with composed accents; some systems decompose them."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -18,6 +18,7 @@ from tagger import signals
 
 GPU_SECONDS = 10  # to wait for the driver's list of GPUs
 
+
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> None:
     """Parses the flags, calls main, and exits.
 
@@ -104,8 +105,8 @@ def start_tensorflow() -> None:
         tf.config.experimental.set_memory_growth(device, True)
     if not gpus and "CUDA_VISIBLE_DEVICES" not in os.environ and (found := list_gpus()):
         print(
-            f"warning: TensorFlow does not use {found}; install its CUDA libraries with "
-            f"pip install -r requirements-gpu.txt",
+            f"warning: TensorFlow does not use {found}; install its CUDA libraries "
+            f"with pip install -r requirements-gpu.txt",
             file=sys.stderr,
         )
 

@@ -39,8 +39,8 @@ def describe_run(eval_dir: str, train_dir: str, clips_crc32: int) -> str:
 
     Args:
       eval_dir: folder of the results.
-      train_dir: folder of the checkpoints; stored relative to eval_dir, so that both can
-        move together.
+      train_dir: folder of the checkpoints; stored relative to eval_dir, so that both
+        can move together.
       clips_crc32: `Clips.checksum` of the evaluated clips.
     """
     relative = os.path.relpath(os.path.realpath(train_dir), os.path.realpath(eval_dir))

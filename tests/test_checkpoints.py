@@ -320,7 +320,7 @@ def test_the_report_lists_skipped_variables_and_reasons():
         SHAPES, stored, include_scopes=["Conv", "f"], exclude_scopes=["Conv_1/"]
     ).report("run/model.ckpt-9")
     first, *lines = report.splitlines()
-    assert first.startswith("warm start from run/model.ckpt-9: 4 of 7 trainable")
+    assert first.startswith("warm start from run/model.ckpt-9: 4 of 7 variables")
     assert lines == [
         "  restored: Conv/weights, Conv_10/weights, fully_connected/weights, "
         "fully_connected/biases",

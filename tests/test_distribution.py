@@ -228,7 +228,13 @@ def test_too_few_clips_for_the_workers(dataset):
         flag_prefix="train",
     )
     one = train.Plan(
-        train.Options(**NO_PATHS), Hparams(), [], clips.take(np.array([0])), 1, 1
+        options=train.Options(**NO_PATHS),
+        model_name="mobilenet-v1",
+        hparams=Hparams(),
+        class_names=[],
+        clips=clips.take(np.array([0])),
+        epoch_num_batches=1,
+        max_steps=1,
     )
     with pytest.raises(ValueError, match="each of the 2 workers, but got 1"):
         train._check_workers(one, two_workers())

@@ -16,6 +16,7 @@ def test_defaults_equal_those_of_the_baseline():
         "mel_bands": 96,
         "mel_min_hz": 20,
         "mel_max_hz": 20000,
+        "mel_gain": 1.0,  # not in the baseline
         "mel_log_offset": 0.001,
         "example_window_seconds": 1.0,
         "example_hop_seconds": 0.5,
@@ -109,13 +110,11 @@ def test_bad_hparams_are_named(text, message):
 
 
 def _read(directory, overrides, class_names=("Bark", "Meow"), **kwargs):
-    return run_record.trained_hparams(
-        directory,
-        model_name="mobilenet-v1",
-        overrides=overrides,
-        class_names=class_names,
-        **kwargs,
+    arguments = {"model_name": "mobilenet-v1"} | kwargs
+    _, found = run_record.trained_model(
+        directory, overrides=overrides, class_names=class_names, **arguments
     )
+    return found
 
 
 @pytest.fixture
@@ -145,6 +144,10 @@ def test_the_command_line_overrides_with_a_warning(run_dir, capsys):
 
 def test_without_the_file_the_defaults_are_used(tmp_path):
     assert _read(tmp_path, {"lr": 1.0}) == Hparams(lr=1.0)
+    assert _read(tmp_path, {}, model_name=None) == Hparams()
+    yamnet = hparams.model_hparams("yamnet", {"lr": 1.0})
+    assert _read(tmp_path, {"lr": 1.0}, model_name="yamnet") == yamnet
+    assert (yamnet.mel_bands, yamnet.fft_length) == (64, 2048)
 
 
 @pytest.mark.parametrize(
@@ -169,10 +172,11 @@ def test_resuming_may_change_training_but_not_the_model(run_dir):
 
 
 def test_weights_of_another_model_are_reported(run_dir, tmp_path, capsys):
-    run_record.warn_of_other_model(run_dir, Hparams(mel_bands=64, lr=9.0))
-    run_record.warn_of_other_model(tmp_path / "none", Hparams())
+    name = "mobilenet-v1"
+    run_record.check_warm_start(run_dir, name, Hparams(mel_bands=64, lr=9.0))
+    run_record.check_warm_start(tmp_path / "none", name, Hparams())
     assert capsys.readouterr().err == ""
-    run_record.warn_of_other_model(run_dir, Hparams())
+    run_record.check_warm_start(run_dir, name, Hparams())
     assert "mel_bands is 96, but" in capsys.readouterr().err
 
 

@@ -171,7 +171,7 @@ def test_fine_tuning_trains_only_the_selected_layers(dataset, files, tmp_path, c
     arguments = dataset.train_flags(
         run,
         model="yamnet",
-        hparams=f"{SMALL_HPARAMS},mel_bands=64,example_window_seconds=0.3,warmstart=1",
+        hparams=SMALL_HPARAMS.replace("mel_bands=16", "mel_bands=64,warmstart=1"),
         warmstart_checkpoint=files[2],
         warmstart_exclude_scopes="fully_connected",
         warmstart_moving_averages=True,
@@ -205,7 +205,9 @@ def test_a_warm_start_from_another_model_names_it(dataset, files, tmp_path, caps
 
 
 def test_scopes_to_train_are_checked(capsys):
-    network = model.define_model("yamnet", num_classes=2, hparams=model_hparams("yamnet", {}))
+    network = model.define_model(
+        "yamnet", num_classes=2, hparams=model_hparams("yamnet", {})
+    )
     model.freeze(network, ())
     assert len(network.trainable_weights) == 83
     with pytest.raises(ValueError, match="--train_scopes: 'Conv_99'"):

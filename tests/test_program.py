@@ -56,7 +56,9 @@ def test_gpus_that_the_driver_lists(tmp_path, monkeypatch):
     assert program.list_gpus() == ""
     script = tmp_path / "nvidia-smi"
     script.write_text(
-        "#!/bin/sh\necho 'GPU 0: NVIDIA T4 (UUID: GPU-a)\nGPU 1: NVIDIA L4 (UUID: GPU-b)'\n"
+        "#!/bin/sh\n"
+        "echo 'GPU 0: NVIDIA T4 (UUID: GPU-a)'\n"
+        "echo 'GPU 1: NVIDIA L4 (UUID: GPU-b)'\n"
     )
     script.chmod(0o755)
     assert program.list_gpus() == "GPU 0: NVIDIA T4, GPU 1: NVIDIA L4"

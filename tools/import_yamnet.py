@@ -2,8 +2,8 @@
 
     python -m tools.import_yamnet yamnet.h5 yamnet_class_map.csv OUT
 
-YAMNet (Plakal & Ellis 2019, Apache 2.0) is a MobileNet v1 that Google trained on the 521
-classes of AudioSet. Both files are linked in the README of YAMNet, in
+YAMNet (Plakal & Ellis 2019, Apache 2.0) is a MobileNet v1 that Google trained on the
+521 classes of AudioSet. Both files are linked in the README of YAMNet, in
 https://github.com/tensorflow/models/tree/master/research/audioset/yamnet.
 
 This writes the new folder OUT with model.ckpt-0, hparams.json and class_map.csv. All
@@ -48,8 +48,8 @@ def read_class_names(path: str) -> list[str]:
     indices = [row[0] for row in rows]
     if header != CLASS_MAP_HEADER or indices != list(map(str, range(len(rows)))):
         raise ValueError(
-            f"{path}: expected the header {','.join(CLASS_MAP_HEADER)}, and indices from "
-            f"0"
+            f"{path}: expected the header {','.join(CLASS_MAP_HEADER)}, and indices "
+            f"from 0"
         )
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: a class appears twice")
@@ -153,8 +153,8 @@ def main(argv: Sequence[str]) -> int:
     """Runs the program; returns the exit status."""
     if len(argv) != 4:
         raise ValueError(
-            f"expected yamnet.h5, yamnet_class_map.csv and OUT, but got {len(argv) - 1} "
-            f"arguments"
+            f"expected yamnet.h5, yamnet_class_map.csv and OUT, but got "
+            f"{len(argv) - 1} arguments"
         )
     for path in argv[1:3]:
         if not os.path.isfile(path):

@@ -3,12 +3,12 @@
     python -m tools.report runs/first/eval --clip_dir train_curated
     python -m tools.report runs/first/eval --clip_dir clips --against runs/second/eval
 
-The argument is an --eval_dir of runner.py. This writes report.html and thresholds.csv to
-it. The page works offline. It has the lwlrap of all steps, and for the best step: a
+The argument is an --eval_dir of runner.py. This writes report.html and thresholds.csv
+to it. The page works offline. It has the lwlrap of all steps, and for the best step: a
 table and curves of the classes, the pairs of classes that are most often confused, and
 the clips with the lowest precision, each with a player. With --against, it compares the
-lwlrap of each class with that of another evaluation of the same clips. thresholds.csv is
-for `tools.tag --thresholds`.
+lwlrap of each class with that of another evaluation of the same clips. thresholds.csv
+has the threshold of the highest F1 of each class.
 
 Letters for shapes: N clips, C classes.
 """
@@ -67,7 +67,7 @@ class Evaluation(NamedTuple):
 
 
 class ClassResult(NamedTuple):
-    """The results of a class; NaN where it has no clips. F1 is that of the threshold."""
+    """The results of a class; NaN if it has no clips."""
 
     name: str
     num_clips: int
@@ -181,7 +181,9 @@ def class_curves(evaluation: Evaluation) -> dict[str, dict[str, list[float]]]:
     return curves
 
 
-def compare(first: Evaluation, second: Evaluation) -> list[tuple[str, float, float, float]]:
+def compare(
+    first: Evaluation, second: Evaluation
+) -> list[tuple[str, float, float, float]]:
     """The difference of the lwlrap of two evaluations, for each class and overall.
 
     Returns:
@@ -312,7 +314,8 @@ def worst_clips(evaluation: Evaluation, clip_dir: str, page_dir: str) -> str:
             f"({mean[row]:.3f})<br>labels: {html.escape(labels)}<br>"
             f"scores: {html.escape(scores)}"
             f'<img alt="spectrogram" src="{spectrogram(path)}">'
-            f'<audio controls preload="none" src="{html.escape(address)}"></audio></div>'
+            f'<audio controls preload="none" src="{html.escape(address)}"></audio>'
+            f"</div>"
         )
     return "\n".join(cards)
 
@@ -331,8 +334,8 @@ def make_page(eval_dir: str, clip_dir: str, against: str = "") -> str:
         differences = compare(evaluation, read_evaluation(against))
         headings = ("class", "difference of lwlrap", "from", "to")
         comparison = (
-            f"<h2>Compared with {html.escape(against)}</h2><p>The interval contains 95 % "
-            f"of {BOOTSTRAP_SAMPLES} bootstrap samples of the clips.</p>"
+            f"<h2>Compared with {html.escape(against)}</h2><p>The interval contains "
+            f"95 % of {BOOTSTRAP_SAMPLES} bootstrap samples of the clips.</p>"
             f'<div class="wide">{table(headings, differences)}</div>'
         )
     headings = (
@@ -373,7 +376,9 @@ def main(argv: Sequence[str]) -> int:
         for result in class_results(evaluation)
         if result.num_clips
     ]
-    write_csv(os.path.join(eval_dir, "thresholds.csv"), [("class", "threshold"), *thresholds])
+    write_csv(
+        os.path.join(eval_dir, "thresholds.csv"), [("class", "threshold"), *thresholds]
+    )
     path = os.path.join(eval_dir, "report.html")
     write_whole(pathlib.Path(path), page)
     print(f"{path} and thresholds.csv written for step {evaluation.step}")

@@ -4,10 +4,10 @@
     python -m tools.tag runs/first --segments tags.csv --audacity labels night.flac
 
 The first argument is a checkpoint, model.ckpt-N, a train_dir for its newest one, or
-best:EVAL_DIR. The others are sound files, folders, or patterns such as "*.mp3". For each
-file, this prints the classes with the highest scores, averaged over the recording. Flags
-select further results: detections with their times as a CSV, label tracks for Audacity,
-pictures, and embeddings.
+best:EVAL_DIR. The others are sound files, folders, or patterns such as "*.mp3". For
+each file, this prints the classes with the highest scores, averaged over the recording.
+Flags select further results: detections with their times as a CSV, label tracks for
+Audacity, pictures, and embeddings.
 
 A file that cannot be read is reported. The others are tagged, and the exit status is 1.
 

@@ -1,8 +1,8 @@
 """An exported folder, used as in docs/export.md, without this project."""
 
 import csv
-import os
 import json
+import os
 import pathlib
 import re
 import subprocess
