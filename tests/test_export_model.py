@@ -14,11 +14,8 @@ from helpers import ALT_HPARAMS
 
 import inputs
 import model
-from tagger.clips import read_class_map
 from tagger.hparams import Hparams, parse_hparams, parse_overrides
 from tools import export_model
-
-TOLERANCE = 1e-4
 
 
 def varied_network(hparams: str) -> tuple[keras.Model, Hparams]:
@@ -127,18 +124,3 @@ def test_a_folder_appears_complete_or_not_at_all(
     assert (out / "model.tflite").read_bytes() == b"litert"
     assert (out / "saved_model" / "saved_model.pb").is_file()
     assert os.listdir(tmp_path) == ["out"]
-
-
-def test_the_originals_checkpoint_in_litert(reference):
-    """On the clips for which the scores of the original's network are recorded."""
-    litert = litert_of(
-        *model.load_network(
-            str(reference / "tf1_checkpoint" / "model.ckpt-700"),
-            read_class_map(reference / "class_map.csv"),
-        )
-    )
-    for path in (reference / "network").glob("[145]-*.npy"):
-        contents = (reference / "clips" / f"{path.stem}.wav").read_bytes()
-        waveform = tf.audio.decode_wav(contents).audio.numpy()[:, 0]
-        scores = litert(waveform=waveform)["example_scores"]
-        np.testing.assert_allclose(scores, np.load(path), rtol=0, atol=TOLERANCE)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import ALT_HPARAMS, run_main, seeded_weights
+from test_export_model import litert_of
 
 import inputs
 import model
@@ -18,6 +19,7 @@ from tagger import checkpoints, clips, wav
 from tagger.hparams import Hparams, parse_hparams
 
 ESC10_VARIABLE = "TAGGER_ESC10_DIR"
+LITERT_TOLERANCE = 1e-4
 pytestmark = pytest.mark.usefixtures("whole_network")
 NOISY = ("noise", "silence", "square", "one_", "hop_")  # No bands near the offset.
 
@@ -161,3 +163,18 @@ def test_resuming_from_the_originals_checkpoint(reference, tmp_path, capsys):
     assert "lacks 166 variables of the optimizer" in errors
     step = tf.train.load_variable(str(run / "model.ckpt-701"), "global_step")
     assert step == 701
+
+
+def test_the_originals_checkpoint_in_litert(reference):
+    """On the clips for which the scores of the original's network are recorded."""
+    litert = litert_of(
+        *model.load_network(
+            str(reference / "tf1_checkpoint" / "model.ckpt-700"),
+            clips.read_class_map(str(reference / "class_map.csv")),
+        )
+    )
+    for path in (reference / "network").glob("[145]-*.npy"):
+        contents = (reference / "clips" / f"{path.stem}.wav").read_bytes()
+        waveform = tf.audio.decode_wav(contents).audio.numpy()[:, 0]
+        scores = litert(waveform=waveform)["example_scores"]
+        np.testing.assert_allclose(scores, np.load(path), rtol=0, atol=LITERT_TOLERANCE)
