@@ -250,15 +250,15 @@ def check_memory(clips: Clips, hparams: Hparams) -> None:
     Raises:
       ValueError: it does not.
     """
-    num_examples = int(hparams.num_examples(clips.num_samples).sum())
-    example_bytes = hparams.example_window_frames * hparams.mel_bands * 4  # float32
-    needed = min(EXAMPLE_SHUFFLE_BUFFER, num_examples) * example_bytes
+    buffered = min(
+        EXAMPLE_SHUFFLE_BUFFER, hparams.num_examples(clips.num_samples).sum()
+    )
+    needed = 4 * buffered * hparams.example_window_frames * hparams.mel_bands  # float32
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > MAX_MEMORY_SHARE * memory:
         raise ValueError(
             f"the shuffle buffer would take {needed / 1e9:.0f} GB, but this machine "
-            f"has {memory / 1e9:.0f} GB; example_window_seconds, stft_hop_seconds and "
-            f"mel_bands determine the size of an example"
+            f"has {memory / 1e9:.0f} GB; a smaller example_window_seconds reduces it"
         )
 
 

@@ -22,6 +22,7 @@ from tagger.hparams import MODEL_NAMES, Hparams
 from tagger.hparams import parse_hparams as parse_hparams  # As in the original.
 from tagger.layers import Convolution, FullyConnected
 from tagger.run_record import trained_model
+from tagger.warm_start import matching
 
 # (kind, depth, stride): C is a 3x3 convolution, SC a 3x3 separable convolution.
 MOBILENET_V1 = (
@@ -139,7 +140,7 @@ def freeze(network: keras.Model, train_scopes: Sequence[str]) -> None:
         return
     paths = [variable.path for variable in network.weights]
     names = [path for path in paths if not checkpoints.is_moving_average(path)]
-    trained = checkpoints.matching(names, train_scopes, "--train_scopes")
+    trained = matching(names, train_scopes, "--train_scopes")
     for layer in network.layers:
         # A batch norm is a part of its layer, and can be frozen alone.
         for part in (layer, getattr(layer, "batch_norm", None)):

@@ -8,14 +8,12 @@ import contextlib
 import dataclasses
 import os
 import random
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 import tqdm
@@ -33,11 +31,10 @@ from tagger import (
 from tagger import hparams as hparams_lib
 from tagger.clips import Clips, read_clips
 from tagger.hparams import Hparams
-from tagger.progress import counted, print_result, progress_bar
+from tagger.progress import print_result, progress_bar
 from tagger.trainer import Trainer
 
 DEFAULT_PASSES = 1000  # passes over the data, if --max_steps is 0
-MIN_CHECKPOINTS = 10  # of a run must fit on the disk
 ADVICE = "earlier checkpoints are unchanged; a lower lr may help"
 
 
@@ -121,7 +118,7 @@ def train(options: Options) -> int:
         plan = _plan(options, class_names, clips)
         inputs.check_memory(clips, plan.hparams)
         _check_workers(plan, workers)
-        seed = _set_seed(options.seed, workers)
+        seed = workers.set_seed(options.seed)
         trainer = define_trainer(
             model_name=plan.model_name,
             num_classes=len(class_names),
@@ -137,7 +134,12 @@ def train(options: Options) -> int:
             print(f"already at step {done} of {plan.max_steps}", file=sys.stderr)
             return 0
         if workers.is_chief:
-            _check_disk(trainer, plan)
+            checkpoints.check_space(
+                options.train_dir,
+                trainer.variables,
+                steps=range(trainer.steps_done, plan.max_steps),
+                checkpoint_steps=options.checkpoint_steps,
+            )
             run_record.write_hparams(
                 options.train_dir,
                 model_name=plan.model_name,
@@ -190,17 +192,7 @@ def _check_workers(plan: Plan, workers: distribution.Distribution) -> None:
     Raises:
       ValueError: the work cannot be shared, or the inputs differ.
     """
-    batch_size, num_replicas = plan.hparams.batch_size, workers.num_replicas
-    if batch_size % num_replicas:
-        raise ValueError(
-            f"batch_size must be a multiple of the {num_replicas} devices that train "
-            f"together, but got {batch_size}"
-        )
-    if len(plan.clips) < workers.num_workers:
-        raise ValueError(
-            f"there must be at least one clip for each of the {workers.num_workers} "
-            f"workers, but got {len(plan.clips)}"
-        )
+    workers.check_shares(plan.hparams.batch_size, len(plan.clips))
     # Only the paths of input files may differ.
     paths = dict.fromkeys(["class_map_path", "train_clip_dir", "train_csv_path"], "")
     options = dataclasses.replace(plan.options, hparams={}, **paths)
@@ -211,20 +203,6 @@ def _check_workers(plan: Plan, workers: distribution.Distribution) -> None:
         "the flags or clips of the workers differ; start all workers with the same "
         "flags and clips",
     )
-
-
-def _set_seed(seed: int | None, workers: distribution.Distribution) -> int:
-    """Seeds all random numbers of all workers; returns the seed.
-
-    If a seed is given, TensorFlow also uses deterministic operations.
-    """
-    if seed is None:
-        seed = random.randrange(hparams_lib.MAX_SEED)
-    else:
-        tf.config.experimental.enable_op_determinism()
-    seed = workers.chief_value(seed)
-    keras.utils.set_random_seed(seed)
-    return seed
 
 
 def define_trainer(
@@ -303,31 +281,6 @@ def _start(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> 
             f"the workers start from different weights; --train_dir "
             f"({options.train_dir}) and --warmstart_checkpoint must be on a drive that "
             f"all workers share",
-        )
-
-
-def _check_disk(trainer: Trainer, plan: Plan) -> None:
-    """Prints the disk space that the checkpoints of this run need.
-
-    Raises:
-      OSError: the first MIN_CHECKPOINTS do not fit on the disk.
-    """
-    options = plan.options
-    first, last = trainer.steps_done, plan.max_steps
-    number = last // options.checkpoint_steps - first // options.checkpoint_steps
-    number += (first == 0) + (last % options.checkpoint_steps > 0)
-    size = sum(v.numpy().nbytes for v in trainer.variables.values())
-    free = shutil.disk_usage(options.train_dir).free
-    print(
-        f"{counted(number, 'checkpoint')} of {size / 1e6:.0f} MB, "
-        f"{number * size / 1e9:.1f} GB in all; {free / 1e9:.1f} GB are free",
-        file=sys.stderr,
-    )
-    if free < min(number, MIN_CHECKPOINTS) * size:
-        raise OSError(
-            f"--train_dir: {options.train_dir} has {free / 1e6:.0f} MB free, too "
-            f"little for {counted(min(number, MIN_CHECKPOINTS), 'checkpoint')}; free "
-            f"some space, or set a larger --checkpoint_steps"
         )
 
 

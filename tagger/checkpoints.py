@@ -15,8 +15,8 @@ import re
 import shutil
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from tagger import program, results
 from tagger.files import lock, write_whole
+from tagger.progress import counted
 from tagger.run_record import HPARAMS_FILE
 
 NAME = "model.ckpt"
@@ -42,6 +43,7 @@ ADAM_POWERS = {"beta1_power": "beta_1", "beta2_power": "beta_2"}
 # As in the original: the newest 10,000 are kept, and of the others one per 15 minutes.
 MAX_TO_KEEP = 10000
 KEEP_EVERY_SECONDS = 15 * 60
+MIN_FREE = 10  # checkpoints that must fit on the disk when a run starts
 
 
 class CheckpointError(ValueError):
@@ -263,6 +265,40 @@ def save(directory: str, values: Mapping[str, Any], step: int, *, keep: int = 0)
     return os.path.join(directory, name)
 
 
+def check_space(
+    directory: str,
+    variables: Mapping[str, keras.Variable],
+    *,
+    steps: range,
+    checkpoint_steps: int,
+) -> None:
+    """Prints the disk space that the checkpoints of a run need.
+
+    Args:
+      directory: train_dir.
+      variables: the variables of a checkpoint.
+      steps: the steps of the run.
+      checkpoint_steps: steps between checkpoints.
+
+    Raises:
+      OSError: the first MIN_FREE checkpoints do not fit on the disk.
+    """
+    number = steps.stop // checkpoint_steps - steps.start // checkpoint_steps
+    number += (steps.start == 0) + (steps.stop % checkpoint_steps > 0)
+    size = sum(variable.numpy().nbytes for variable in variables.values())
+    free = shutil.disk_usage(directory).free
+    print(
+        f"{counted(number, 'checkpoint')} of {size / 1e6:.0f} MB, "
+        f"{number * size / 1e9:.1f} GB in all; {free / 1e9:.1f} GB free",
+        file=sys.stderr,
+    )
+    if free < min(number, MIN_FREE) * size:
+        raise OSError(
+            f"--train_dir: the disk of {directory} has {free / 1e6:.0f} MB free, too "
+            f"little for {counted(min(number, MIN_FREE), 'checkpoint')}"
+        )
+
+
 def first_not_finite(variables: Mapping[str, keras.Variable]) -> str:
     """The name of the first variable with a value that is not finite; else ""."""
     for name, variable in variables.items():
@@ -351,96 +387,3 @@ def restore(prefix: str, variables: Mapping[str, keras.Variable]) -> None:
         values = {name: reader.get_tensor(name) for name in variables}
     for name, value in values.items():
         variables[name].assign(value)
-
-
-class WarmStart(NamedTuple):
-    """The variables that a warm start restores, and those that it skips.
-
-    Attributes:
-      restored: names of the variables to restore.
-      skipped: names of the other variables, by the reason.
-    """
-
-    restored: list[str]
-    skipped: dict[str, list[str]]
-
-    def report(self, prefix: str) -> str:
-        """Lines with the variables that are restored or skipped, and the reasons."""
-        total = len(self.restored) + sum(map(len, self.skipped.values()))
-        lines = [
-            f"warm start from {prefix}: {len(self.restored)} of {total} variables "
-            f"restored; all other state is reset",
-            f"  restored: {', '.join(self.restored) if self.skipped else 'all'}",
-        ]
-        for reason, names in self.skipped.items():
-            lines.append(f"  skipped, {reason}: {', '.join(names)}")
-        return "\n".join(lines)
-
-
-def plan_warm_start(
-    network_shapes: Mapping[str, tuple[int, ...]],
-    checkpoint_shapes: Mapping[str, tuple[int, ...]],
-    *,
-    include_scopes: Sequence[str],
-    exclude_scopes: Sequence[str],
-) -> WarmStart:
-    """Selects the variables of a warm start by names and shapes.
-
-    Args:
-      network_shapes: shapes of the network's variables to restore, by name.
-      checkpoint_shapes: shapes of the variables in the checkpoint by name.
-      include_scopes: regular expressions that match from the start of a name; empty:
-        all variables.
-      exclude_scopes: the same, for included variables to skip; empty: none.
-
-    Raises:
-      ValueError: a scope matches no variable, a shape differs, or there is no variable
-        to restore; the message names the flag to change.
-    """
-    included = matching(
-        network_shapes, include_scopes or [""], "--warmstart_include_scopes"
-    )
-    excluded = matching(network_shapes, exclude_scopes, "--warmstart_exclude_scopes")
-    restored, skipped = [], {}
-    for name, shape in network_shapes.items():
-        if name not in included:
-            skipped.setdefault("not in --warmstart_include_scopes", []).append(name)
-        elif name in excluded:
-            skipped.setdefault("in --warmstart_exclude_scopes", []).append(name)
-        elif name not in checkpoint_shapes:
-            skipped.setdefault("not in the checkpoint", []).append(name)
-        elif checkpoint_shapes[name] != shape:
-            scopes = [*exclude_scopes, name.split("/")[0] + "/"]
-            raise ValueError(
-                f"warm start: {name} has shape {list(checkpoint_shapes[name])} in the "
-                f"checkpoint, but {list(shape)} in the network; skip it with "
-                f"--warmstart_exclude_scopes={','.join(scopes)}"
-            )
-        else:
-            restored.append(name)
-    if not restored:
-        raise ValueError(
-            "warm start: nothing to restore, all variables are skipped; check "
-            "--warmstart_include_scopes and --warmstart_exclude_scopes, and that "
-            "--warmstart_checkpoint has this model"
-        )
-    return WarmStart(restored, skipped)
-
-
-def matching(names: Iterable[str], scopes: Sequence[str], flag: str) -> set[str]:
-    """The names that at least one of the scopes matches from the start."""
-    matching = set()
-    for scope in scopes:
-        try:
-            found = {name for name in names if re.match(scope, name)}
-        except (re.error, OverflowError) as error:
-            raise ValueError(
-                f"{flag}: '{scope}' is not a regular expression: {error}"
-            ) from None
-        if not found:
-            raise ValueError(
-                f"{flag}: '{scope}' matches no variable of the network, such as "
-                f"{next(iter(names))}"
-            )
-        matching |= found
-    return matching

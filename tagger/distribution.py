@@ -9,15 +9,18 @@ Only the chief writes files.
 import functools
 import os
 import platform
+import random
 import socket
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tagger import signals
+from tagger.hparams import MAX_SEED
 
 CLUSTER_VARIABLE = "TF_CONFIG"
 CLUSTER_EXAMPLE = (
@@ -140,6 +143,36 @@ class Distribution:
     def num_replicas(self) -> int:
         """The number of devices of all workers."""
         return self.strategy.num_replicas_in_sync
+
+    def check_shares(self, batch_size: int, num_clips: int) -> None:
+        """Checks that a batch and the clips can be shared.
+
+        Raises:
+          ValueError: they cannot.
+        """
+        if batch_size % self.num_replicas:
+            raise ValueError(
+                f"batch_size must be a multiple of the {self.num_replicas} devices "
+                f"that train together, but got {batch_size}"
+            )
+        if num_clips < self.num_workers:
+            raise ValueError(
+                f"there must be at least one clip for each of the {self.num_workers} "
+                f"workers, but got {num_clips}"
+            )
+
+    def set_seed(self, seed: int | None) -> int:
+        """Seeds all random numbers of all workers; returns the seed.
+
+        If a seed is given, TensorFlow also uses deterministic operations.
+        """
+        if seed is None:
+            seed = random.randrange(MAX_SEED)
+        else:
+            tf.config.experimental.enable_op_determinism()
+        seed = self.chief_value(seed)
+        keras.utils.set_random_seed(seed)
+        return seed
 
     def chief_value(self, value: int) -> int:
         """Returns the value of the chief, on every worker. It must be below 2**53."""

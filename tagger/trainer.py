@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tagger import checkpoints
+from tagger.warm_start import WarmStart, plan_warm_start
 
 MEAN = tf.distribute.ReduceOp.MEAN
 
@@ -115,14 +116,14 @@ class Trainer:
         include_scopes: Sequence[str] = (),
         exclude_scopes: Sequence[str] = (),
         moving_averages: bool = False,
-    ) -> checkpoints.WarmStart:
+    ) -> WarmStart:
         """Restores the variables that the scopes select from a checkpoint.
 
         Args:
           prefix: the checkpoint.
           moving_averages: whether the moving averages of batch norm are restored, too.
             As in the original, they are not by default.
-          include_scopes, exclude_scopes: see `checkpoints.plan_warm_start`.
+          include_scopes, exclude_scopes: see `warm_start.plan_warm_start`.
 
         Returns:
           The names of the restored variables, and of the others with the reason.
@@ -135,7 +136,7 @@ class Trainer:
             for name, variable in checkpoints.network_variables(self.network).items()
             if moving_averages or not checkpoints.is_moving_average(name)
         }
-        plan = checkpoints.plan_warm_start(
+        plan = plan_warm_start(
             {name: tuple(variable.shape) for name, variable in variables.items()},
             checkpoints.shapes(prefix),
             include_scopes=include_scopes,

@@ -13,6 +13,7 @@ import model
 from tagger import checkpoints, files, results
 from tagger.checkpoints import CheckpointError, UnreadableError
 from tagger.hparams import Hparams
+from tagger.warm_start import plan_warm_start
 
 pytestmark = pytest.mark.usefixtures("whole_network")
 
@@ -273,7 +274,7 @@ CONVOLUTIONS = [name for name in SHAPES if name not in FULLY_CONNECTED]
     ],
 )
 def test_scopes_choose_variables(include, exclude, restored):
-    plan = checkpoints.plan_warm_start(
+    plan = plan_warm_start(
         SHAPES, SHAPES, include_scopes=include, exclude_scopes=exclude
     )
     assert plan.restored == restored
@@ -297,18 +298,14 @@ OTHER_CLASSES = SHAPES | {"fully_connected/weights": (64, 80)}
 )
 def test_impossible_warm_starts_name_the_flag(stored, include, exclude, message):
     with pytest.raises(ValueError, match=message):
-        checkpoints.plan_warm_start(
-            SHAPES, stored, include_scopes=include, exclude_scopes=exclude
-        )
+        plan_warm_start(SHAPES, stored, include_scopes=include, exclude_scopes=exclude)
 
 
 def test_the_suggested_flag_excludes_only_what_it_must():
     stored = SHAPES | {"Conv_1/weights": (1, 1, 8, 64)}
     with pytest.raises(ValueError, match=r"exclude_scopes=f,Conv_1/$"):
-        checkpoints.plan_warm_start(
-            SHAPES, stored, include_scopes=[], exclude_scopes=["f"]
-        )
-    plan = checkpoints.plan_warm_start(
+        plan_warm_start(SHAPES, stored, include_scopes=[], exclude_scopes=["f"])
+    plan = plan_warm_start(
         SHAPES, stored, include_scopes=[], exclude_scopes=["f", "Conv_1/"]
     )
     assert "Conv_10/weights" in plan.restored
@@ -316,7 +313,7 @@ def test_the_suggested_flag_excludes_only_what_it_must():
 
 def test_the_report_lists_skipped_variables_and_reasons():
     stored = {name: shape for name, shape in SHAPES.items() if "gamma" not in name}
-    report = checkpoints.plan_warm_start(
+    report = plan_warm_start(
         SHAPES, stored, include_scopes=["Conv", "f"], exclude_scopes=["Conv_1/"]
     ).report("run/model.ckpt-9")
     first, *lines = report.splitlines()
