@@ -245,14 +245,9 @@ def clip_order(
 
 
 def check_memory(clips: Clips, hparams: Hparams) -> None:
-    """Checks that the shuffle buffer of `train_input` fits into the memory.
-
-    Raises:
-      ValueError: it does not.
-    """
-    buffered = min(
-        EXAMPLE_SHUFFLE_BUFFER, hparams.num_examples(clips.num_samples).sum()
-    )
+    """Raises a ValueError if the shuffle buffer does not fit into the memory."""
+    num_examples = hparams.num_examples(clips.num_samples).sum()
+    buffered = min(EXAMPLE_SHUFFLE_BUFFER, num_examples)
     needed = 4 * buffered * hparams.example_window_frames * hparams.mel_bands  # float32
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > MAX_MEMORY_SHARE * memory:

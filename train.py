@@ -251,11 +251,7 @@ def _start(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> 
     if checkpoints.list_checkpoints(options.train_dir):
         print(f"resuming from {trainer.resume(options.train_dir)}", file=sys.stderr)
         if options.warmstart_checkpoint:
-            print(
-                f"note: --warmstart_checkpoint is not used, because there are "
-                f"checkpoints in {options.train_dir}",
-                file=sys.stderr,
-            )
+            print("note: --warmstart_checkpoint is not used", file=sys.stderr)
     elif plan.hparams.warmstart:
         prefix = checkpoints.find_checkpoint(
             options.warmstart_checkpoint, "--warmstart_checkpoint"
