@@ -91,6 +91,7 @@ def find_checkpoint(path: str, flag: str) -> str:
     Raises:
       CheckpointError: there is no checkpoint; the message names the flag.
     """
+    path = os.fspath(path)
     if path.startswith(BEST):
         return _find_best(path.removeprefix(BEST), flag)
     if os.path.isdir(path):

@@ -144,7 +144,10 @@ def test_two_evaluators_resume(dataset, many_checkpoints, tmp_path):
         assert not evaluated_steps(process) & done
         done = markers(eval_dir)
         assert done == set(range(1, len(done) + 1))
-    both = [run(tmp_path, name, flags) for name in ("first", "second")]
+    both = [
+        run(tmp_path, f"part{index}", [*flags, f"--eval_shard={index}/2"])
+        for index in range(2)
+    ]
     for process in both:
         finish(process)
     evaluated = [evaluated_steps(process) for process in both]
