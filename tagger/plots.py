@@ -47,15 +47,14 @@ def tags_picture(
     image = _draw_spectrogram(above, log_mel, hparams)
     figure.colorbar(image, ax=above, label="log mel magnitude", pad=0.01)
     best = np.argsort(-scores.max(axis=0), kind="stable")[:MAX_CLASSES]
-    # A column is centred in its example.
+    # A column starts where its example starts.
     frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
     hop = hparams.example_hop_frames * frame_seconds
-    first = (hparams.example_window_frames * frame_seconds - hop) / 2
     image = below.imshow(
         scores[:, best].T,
         aspect="auto",
         interpolation="nearest",
-        extent=(first, first + len(scores) * hop, len(best), 0),
+        extent=(0, len(scores) * hop, len(best), 0),
         vmin=0,
         vmax=1,
     )

@@ -108,7 +108,7 @@ def find_files(arguments: Sequence[str]) -> list[Sound]:
             for sound in sounds:
                 found.setdefault(os.path.abspath(sound.path), sound)
     if not any(map(os.path.exists, found)):
-        raise ValueError(f"there is no sound file {', '.join(arguments)}")
+        raise ValueError(f"there is no sound file in {', '.join(arguments)}")
     return list(found.values())
 
 
@@ -129,6 +129,8 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
         raise ValueError(f"{path}: there is no such file")
     if not os.access(path, os.R_OK):
         raise ValueError(f"{path}: there is no permission to read it")
+    if not os.path.getsize(path):
+        raise ValueError(f"{path}: is empty")
     try:
         with _ForwardFile(os.fsencode(path)) as file:
             if file.samplerate not in RATES:
@@ -139,6 +141,8 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
             yield from blocks
     except soundfile.SoundFileError as error:
         reason = getattr(error, "error_string", str(error))
+        if "does not exist" in reason:  # said of MP3 files without a valid frame
+            reason = "Format not recognised."
         if os.path.splitext(path)[1].lower() in UNREADABLE_EXTENSIONS:
             reason += " Convert it first, as with: ffmpeg -i in.m4a out.flac"
         raise ValueError(f"{path}: libsndfile cannot decode it: {reason}") from None

@@ -115,7 +115,7 @@ def encoded(suffix: str, samples: np.ndarray | None = None, **options) -> bytes:
     ("name", "contents", "message"),
     [
         ("text.mp3", b"hello\n" * 100, "cannot decode"),
-        ("empty.wav", b"", "cannot decode"),
+        ("empty.wav", b"", "is empty"),
         ("zeros.flac", bytes(1000), "cannot decode"),
         (
             "video.m4a",

@@ -92,6 +92,9 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "skip_unusable", False, "Report recordings that cannot be used, and skip them."
     )
+    flags.register_validator(
+        "clip_seconds", lambda seconds: seconds == seconds, message="must be a number"
+    )
 
 
 def find_recordings(sounds: str, csv_path: str = "") -> list[Recording]:
@@ -366,6 +369,8 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 3:
         raise ValueError("expected two arguments, SOUNDS and OUT; see --help")
     _, sounds, out = argv
+    if pathlib.Path(out).resolve().is_relative_to(pathlib.Path(sounds).resolve()):
+        raise ValueError(f"OUT must be outside of SOUNDS, but got {out}")
     problems = make_dataset(
         find_recordings(sounds, FLAGS.csv),
         pathlib.Path(out),

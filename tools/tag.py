@@ -84,6 +84,13 @@ def define_flags() -> None:
         "hparams", "", "name=value,name=value, for a checkpoint without hparams.json."
     )
     flags.DEFINE_bool("mixed_precision", False, "Compute convolutions in bfloat16.")
+    # A forgotten file name must not overwrite a recording.
+    for name, suffix in (("segments", ".csv"), ("embeddings", ".npz")):
+        flags.register_validator(
+            name,
+            lambda path, suffix=suffix: not path or path.endswith(suffix),
+            message=f"must end with {suffix}",
+        )
 
 
 def check_results(found: Sequence[recordings.Sound]) -> None:
@@ -93,10 +100,7 @@ def check_results(found: Sequence[recordings.Sound]) -> None:
       ValueError, OSError: they cannot, or two files would have the same result.
     """
     for name, is_folder in WRITES_FOLDER.items():
-        path = FLAGS[name].value
-        if path and not is_folder and os.path.isdir(path):
-            raise IsADirectoryError(f"--{name}: {path} is a folder, not a file")
-        if path:
+        if path := FLAGS[name].value:
             folder = path if is_folder else os.path.dirname(path) or "."
             make_folder(folder, f"--{name}")
     first = {}
@@ -369,10 +373,12 @@ def tag_files(found: Sequence[recordings.Sound], checkpoint: str) -> int:
                 top = top_classes(tags, class_names, FLAGS.top)
                 print_result(f"{sound.path} ({tags.seconds:.1f} s)\n{top}")
     finally:  # The results so far are kept if this is interrupted.
-        if FLAGS.segments:
-            write_csv(FLAGS.segments, [SEGMENT_HEADER, *rows])
-        if embedded:
-            write_embeddings(FLAGS.embeddings, embedded, hparams)
+        try:
+            if embedded:
+                write_embeddings(FLAGS.embeddings, embedded, hparams)
+        finally:
+            if FLAGS.segments:
+                write_csv(FLAGS.segments, [SEGMENT_HEADER, *rows])
     return num_failed
 
 
