@@ -33,7 +33,8 @@ from tagger.progress import counted, print_result, progress_bar
 FLAGS = flags.FLAGS
 BLOCK_EXAMPLES = 64  # as many as inference scores at once
 SEGMENT_HEADER = ("file", "start", "end", "class", "score")
-WRITES_FOLDER = {"audacity": True, "plot": True, "segments": False, "embeddings": False}
+# The flags that name results: the suffix of a file, or "" for a folder.
+RESULTS = {"audacity": "", "plot": "", "segments": ".csv", "embeddings": ".npz"}
 
 # Maps a waveform, float32 [S], to scores, float64 [E, C], embeddings, float32
 # [E, 1024], and the log mel spectrogram, float32 [T, F].
@@ -80,12 +81,10 @@ def define_flags() -> None:
     flags.DEFINE_string("plot", "", "Folder to write a picture per file to.")
     flags.DEFINE_string("embeddings", "", "NPZ file to write: a row per example.")
     flags.DEFINE_string("class_map_path", "", "Class map, if there is no hparams.json.")
-    flags.DEFINE_string(
-        "hparams", "", "name=value,name=value, for a checkpoint without hparams.json."
-    )
+    flags.DEFINE_string("hparams", "", "name=value,..., if there is no hparams.json.")
     flags.DEFINE_bool("mixed_precision", False, "Compute convolutions in bfloat16.")
     # A forgotten file name must not overwrite a recording.
-    for name, suffix in (("segments", ".csv"), ("embeddings", ".npz")):
+    for name, suffix in RESULTS.items():
         flags.register_validator(
             name,
             lambda path, suffix=suffix: not path or path.endswith(suffix),
@@ -99,10 +98,9 @@ def check_results(found: Sequence[recordings.Sound]) -> None:
     Raises:
       ValueError, OSError: they cannot, or two files would have the same result.
     """
-    for name, is_folder in WRITES_FOLDER.items():
+    for name, suffix in RESULTS.items():
         if path := FLAGS[name].value:
-            folder = path if is_folder else os.path.dirname(path) or "."
-            make_folder(folder, f"--{name}")
+            make_folder(os.path.dirname(path) or "." if suffix else path, f"--{name}")
     first = {}
     for sound in found if FLAGS.audacity or FLAGS.plot else []:
         other = first.setdefault(result_path("", sound, ""), sound)
