@@ -236,8 +236,9 @@ def test_from_recordings_to_tags(kitchen20, tmp_path):
     held_out = compare_tags(kitchen20, runs, tmp_path, held_out=True)
     print(f"lwlrap {lwlrap:.3f}; known clips {known}; held-out clips {held_out}")
     assert lwlrap > 0.35  # Chance is about 0.18.
-    assert min(known) > 0.4
-    assert min(held_out) > 0.15  # Chance is 1/20.
+    # 300 steps are few. Chance is 1/20.
+    assert min(known) > 0.25
+    assert min(held_out) > 0.15
 
 
 def compare_tags(
