@@ -1,12 +1,13 @@
 """Computes the lwlrap of checkpoints, also during training. Used by --mode eval."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +16,7 @@ import inputs
 import model
 from tagger import checkpoints, distribution, results, summaries
 from tagger.clips import Clips, read_clips
-from tagger.files import atomic, lock, make_folder, write_whole
+from tagger.files import atomic, locked, make_folder, write_whole
 from tagger.lwlrap import Lwlrap
 from tagger.progress import print_result, progress_bar
 
@@ -71,18 +72,17 @@ def evaluate(options: Options) -> None:
         print(f"note: {message} yet", file=sys.stderr)
     make_folder(options.eval_dir, "--eval_dir")
     _check_same_run(options, clips, class_names)
-    lock_file = _lock_part(options)
-    evaluator = _Evaluator(options, clips, class_names)
     prefix = None
-    try:
-        for prefix in _new_checkpoints(options):
-            try:
-                evaluator.evaluate(prefix)
-            except checkpoints.UnreadableError as error:
-                print(f"skipped: {error}", file=sys.stderr)
-    finally:
-        _report_best(options.eval_dir)
-        lock_file.close()
+    with _locked_part(options):
+        evaluator = _Evaluator(options, clips, class_names)
+        try:
+            for prefix in _new_checkpoints(options):
+                try:
+                    evaluator.evaluate(prefix)
+                except checkpoints.UnreadableError as error:
+                    print(f"skipped: {error}", file=sys.stderr)
+        finally:
+            _report_best(options.eval_dir)
     existing = checkpoints.list_checkpoints(options.train_dir)
     if not existing or (prefix and not results.read_results(options.eval_dir)):
         raise ValueError(
@@ -123,24 +123,15 @@ def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) 
         )
 
 
-def _lock_part(options: Options) -> IO:
-    """Locks this evaluator's part of the work until the file is closed.
-
-    Raises:
-      ValueError: another evaluator has locked it.
-    """
+def _locked_part(options: Options) -> contextlib.AbstractContextManager[None]:
+    """Locks this evaluator's part of the work; a ValueError if another one has."""
     index, num_evaluators = options.eval_shard
+    error = ValueError(
+        f"--eval_dir: another evaluator writes to {options.eval_dir}; several can "
+        f"share the work with --eval_shard"
+    )
     path = os.path.join(options.eval_dir, f".lock-{index}-of-{num_evaluators}")
-    file = open(path, "w")  # noqa: SIM115 (the caller closes it)
-    try:
-        lock(file)
-    except BlockingIOError:
-        file.close()
-        raise ValueError(
-            f"--eval_dir: another evaluator writes to {options.eval_dir}; several can "
-            f"share the work with --eval_shard"
-        ) from None
-    return file
+    return locked(path, error)
 
 
 def _new_checkpoints(options: Options) -> Iterator[str]:

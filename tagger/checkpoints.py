@@ -22,8 +22,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tagger import program, results
-from tagger.files import lock, write_whole
+from tagger import files, program, results
+from tagger.files import write_whole
 from tagger.progress import counted
 from tagger.run_record import HPARAMS_FILE
 
@@ -143,14 +143,11 @@ def locked(directory: str) -> Iterator[None]:
     Raises:
       CheckpointError: another process has locked it.
     """
-    with open(os.path.join(directory, LOCK_FILE), "w") as file:
-        try:
-            lock(file)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"another process is training in {directory}; stop it, or choose "
-                f"another --train_dir"
-            ) from None
+    error = CheckpointError(
+        f"another process is training in {directory}; stop it, or choose another "
+        f"--train_dir"
+    )
+    with files.locked(os.path.join(directory, LOCK_FILE), error):
         _delete_unfinished(directory)
         yield
 

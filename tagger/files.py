@@ -66,6 +66,21 @@ def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
+@contextlib.contextmanager
+def locked(path: str, error: Exception) -> Iterator[None]:
+    """Locks a file until the end of the block or of the process.
+
+    Raises:
+      The given error: another process has locked it.
+    """
+    with open(path, "w") as file:
+        try:
+            lock(file)
+        except BlockingIOError:
+            raise error from None
+        yield
+
+
 def lock(file: IO) -> None:
     """Locks an open file with fcntl.flock; warns if the file system has no locks.
 
