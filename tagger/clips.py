@@ -161,8 +161,7 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
             continue
         values = dict(zip(header, fields, strict=True))
         fname = values[FILE_COLUMN].strip()
-        labels = map(str.strip, _composed(values[label_column]).split(","))
-        labels = tuple(filter(None, labels))
+        labels = parse_labels(values[label_column])
         if not fname or os.path.isabs(fname) or ".." in fname.split("/"):
             problems.append(
                 f"{where}: expected the name of a clip in the folder of clips, but got "
@@ -178,6 +177,11 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
     if len(records) == 1:
         problems.append(f"{path}:1: no clips below the header")
     return header, rows, problems
+
+
+def parse_labels(text: str) -> tuple[str, ...]:
+    """The labels in a text, which are separated by commas."""
+    return tuple(filter(None, map(str.strip, _composed(text).split(","))))
 
 
 def _composed(name: str) -> str:

@@ -22,14 +22,14 @@ import posixpath
 import sys
 import unicodedata
 import wave
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
 from tagger import program, recordings
-from tagger.clips import InputProblems, read_rows, write_csv
+from tagger.clips import InputProblems, parse_labels, read_rows, write_csv
 from tagger.files import atomic, make_folder
 from tagger.hparams import SAMPLE_RATE
 from tagger.progress import counted, progress_bar
@@ -113,7 +113,8 @@ def find_recordings(sounds: str, csv_path: str = "") -> list[Recording]:
     if not found:
         raise ValueError(f"SOUNDS: there are no recordings in {sounds}")
     return [
-        Recording(path, name, parse_labels(name.split("/")[:-1][:1]))
+        # A recording that is in no sub-folder has no labels.
+        Recording(path, name, parse_labels(name.split("/")[0] if "/" in name else ""))
         for path, name in found
     ]
 
@@ -128,21 +129,10 @@ def _recordings_of_csv(sounds: str, csv_path: str) -> list[Recording]:
             problems.append(
                 f"{csv_path}:{row.line}: {row.fname} is also in line {first_line}"
             )
-        labels = parse_labels(row.labels)
-        found.append(Recording(os.path.join(sounds, name), name, labels))
+        found.append(Recording(os.path.join(sounds, name), name, row.labels))
     if problems:
         raise InputProblems(problems)
     return found
-
-
-def parse_labels(names: Iterable[str]) -> tuple[str, ...]:
-    """The labels in names, which may have several labels separated by commas.
-
-    macOS writes an accent in a name as a character of its own. The labels have composed
-    characters, as keyboards and other systems write them.
-    """
-    text = unicodedata.normalize("NFC", ",".join(names))
-    return tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def name_problems(recording: Recording) -> list[str]:
@@ -358,7 +348,7 @@ def read_dataset(csv_path: pathlib.Path) -> list[tuple[str, ...]]:
 
 def write_tables(out: pathlib.Path, rows: Sequence[tuple[str, ...]]) -> int:
     """Writes clips.csv and class_map.csv; returns the number of classes."""
-    names = sorted({label for row in rows for label in parse_labels([row[1]])})
+    names = sorted({label for row in rows for label in parse_labels(row[1])})
     write_csv(out / "class_map.csv", enumerate(names))
     write_csv(out / "clips.csv", [HEADER, *rows])
     return len(names)
