@@ -40,6 +40,17 @@ def write_evaluation(folder, seed: int, num_clips: int = 40):
     return labels, scores, lwlrap
 
 
+def page_of(eval_dir, clip_dir, against="") -> str:
+    evaluation = report.read_evaluation(str(eval_dir))
+    return report.make_page(
+        evaluation,
+        report.class_results(evaluation),
+        eval_dir=str(eval_dir),
+        clip_dir=str(clip_dir),
+        against=str(against),
+    )
+
+
 def test_the_values_of_a_class(tmp_path):
     labels, scores, lwlrap = write_evaluation(tmp_path / "eval", 1)
     found = report.class_results(report.read_evaluation(str(tmp_path / "eval")))
@@ -92,7 +103,7 @@ def test_the_page_escapes_names_and_needs_nothing_else(tmp_path):
     clips = tmp_path / "clips"
     clips.mkdir()
     write_wav(clips / "<b>0000.wav", 3000 * np.sin(np.arange(50000) / 9))
-    page = report.make_page(str(eval_dir), str(clips), str(tmp_path / "<i>"))
+    page = page_of(eval_dir, clips, tmp_path / "<i>")
     assert "<script>alert" not in page
     assert "<b>" not in page
     assert "<i>" not in page
@@ -116,5 +127,5 @@ def test_missing_results_are_named(tmp_path):
 
 def test_a_large_evaluation_is_a_small_page(tmp_path):
     write_evaluation(tmp_path / "eval", 1, num_clips=4000)
-    page = report.make_page(str(tmp_path / "eval"), str(tmp_path))
+    page = page_of(tmp_path / "eval", tmp_path)
     assert len(page) < 10e6

@@ -266,10 +266,7 @@ def progress_chart(by_step: Mapping[int, float]) -> str:
 
 
 def spectrogram(path: str) -> str:
-    """The log mel spectrogram of a clip as a data URL of a PNG, or "".
-
-    It is empty if the clip cannot be read.
-    """
+    """The log mel spectrogram of a clip, a PNG as data URL; "" if it is unreadable."""
     import matplotlib.image
     import tensorflow as tf
 
@@ -320,13 +317,19 @@ def worst_clips(evaluation: Evaluation, clip_dir: str, page_dir: str) -> str:
     return "\n".join(cards)
 
 
-def make_page(eval_dir: str, clip_dir: str, against: str = "") -> str:
-    """The page as HTML.
+def make_page(
+    evaluation: Evaluation,
+    found: Sequence[ClassResult],
+    *,
+    eval_dir: str,
+    clip_dir: str,
+    against: str = "",
+) -> str:
+    """The page as HTML, about an evaluation and its `class_results`.
 
     Raises:
-      ValueError: an evaluation cannot be read, or the two do not fit each other.
+      ValueError: the evaluation in `against`, if any, cannot be read or does not fit.
     """
-    evaluation = read_evaluation(eval_dir)
     by_step = results.read_results(eval_dir)
     overall = evaluation.precisions.sum() / max(1, evaluation.labels.sum())
     comparison = ""
@@ -350,7 +353,7 @@ def make_page(eval_dir: str, clip_dir: str, against: str = "") -> str:
         ),
         comparison=comparison,
         progress=progress_chart(by_step or {evaluation.step: overall}),
-        classes=table(headings, class_results(evaluation)),
+        classes=table(headings, found),
         # "<" would end the script if a class is named "</script>".
         curves=json.dumps(class_curves(evaluation)).replace("<", "\\u003c"),
         pairs=table(
@@ -370,11 +373,16 @@ def main(argv: Sequence[str]) -> int:
     eval_dir = argv[1]
     evaluation = read_evaluation(eval_dir)
     program.start_tensorflow()
-    page = make_page(eval_dir, FLAGS.clip_dir, FLAGS.against)
+    found = class_results(evaluation)
+    page = make_page(
+        evaluation,
+        found,
+        eval_dir=eval_dir,
+        clip_dir=FLAGS.clip_dir,
+        against=FLAGS.against,
+    )
     thresholds = [
-        (result.name, f"{result.threshold:.6f}")
-        for result in class_results(evaluation)
-        if result.num_clips
+        (result.name, f"{result.threshold:.6f}") for result in found if result.num_clips
     ]
     write_csv(
         os.path.join(eval_dir, "thresholds.csv"), [("class", "threshold"), *thresholds]
