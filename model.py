@@ -21,7 +21,7 @@ from tagger import checkpoints
 from tagger.hparams import MODEL_NAMES, Hparams
 from tagger.hparams import parse_hparams as parse_hparams  # As in the original.
 from tagger.layers import Convolution, FullyConnected
-from tagger.run_record import trained_model
+from tagger.run_record import LAST_LAYER, trained_model
 from tagger.warm_start import matching
 
 # (kind, depth, stride): C is a 3x3 convolution, SC a 3x3 separable convolution.
@@ -97,7 +97,7 @@ def define_model(
     logits = FullyConnected(
         num_classes,
         init_stddev=hparams.weights_init_stddev,
-        name="fully_connected",
+        name=LAST_LAYER,
         dtype="float32",
     )(net)
     return keras.Model(examples, logits, name=model_name)

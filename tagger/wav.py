@@ -61,8 +61,8 @@ def read_wav_header(path: str) -> tuple[int, int]:
     """Finds the samples of a 16-bit PCM, 44.1 kHz, mono RIFF/WAVE file.
 
     Chunks before and after the samples, odd-sized chunks with their pad byte, bytes
-    after the last chunk and WAVE_FORMAT_EXTENSIBLE are allowed. If the
-    size is unknown, as in files from a pipe, the samples end with the file.
+    after the last chunk and WAVE_FORMAT_EXTENSIBLE are allowed. If the size is unknown,
+    as in files from a pipe, the samples end with the file.
 
     Returns:
       The offset of the samples in bytes, and their number.

@@ -5,8 +5,8 @@
 
 This writes the folder shared/first with a SavedModel for TensorFlow, a model for LiteRT
 (formerly TensorFlow Lite), the class map, and model.json with the sample rate and the
-names of the classes. The inputs of both models are waveforms.
-Both compute the features themselves, as in training.
+names of the classes. The inputs of both models are waveforms. Both compute the features
+themselves, as in training.
 
 Letters for shapes: E examples, C classes, S samples.
 """
