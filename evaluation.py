@@ -62,7 +62,8 @@ def evaluate(options: Options) -> None:
         train_dir=options.train_dir,
         flag_prefix="eval",
     )
-    print(distribution.describe_platform(), clips, sep="\n", file=sys.stderr)
+    platform = distribution.describe_platform(mixed_precision=options.mixed_precision)
+    print(platform, clips, sep="\n", file=sys.stderr)
     clips = clips.take(np.random.default_rng(SHUFFLE_SEED).permutation(len(clips)))
     _report_empty_classes(clips, class_names)
     if not os.path.isdir(options.train_dir):

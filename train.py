@@ -176,7 +176,7 @@ def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
     changed = hparams_lib.non_defaults(hparams).items()
     changed = ", ".join(f"{name}={value}" for name, value in changed) or "defaults"
     print(
-        distribution.describe_platform(),
+        distribution.describe_platform(mixed_precision=options.mixed_precision),
         f"{clips}, {num_examples} examples; {plan.epoch_num_batches} batches of "
         f"{hparams.batch_size} per epoch; training to step {plan.max_steps}",
         f"{model_name}, hyperparameters: {changed}",

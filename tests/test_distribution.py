@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -247,3 +248,26 @@ def test_different_initial_weights_are_an_error(monkeypatch):
     monkeypatch.setattr(workers, "_mean_float", lambda value: value + 0.5)
     with pytest.raises(ValueError, match="different weights"):
         workers.check_equal(trainer.checksums(), "different weights")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/cpuinfo is of Linux")
+def test_support_of_bfloat16_is_reported(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(distribution, "BFLOAT16_INSTRUCTIONS", {"processor"})
+    assert distribution.describe_bfloat16().endswith("CPU, with processor")
+    monkeypatch.setattr(distribution, "BFLOAT16_INSTRUCTIONS", {"no_such_flag"})
+    assert distribution.describe_bfloat16().startswith("warning: ")
+    assert "slower" in distribution.describe_platform(mixed_precision=True)
+    assert "slower" not in distribution.describe_platform(mixed_precision=False)
+    details = {
+        "old": {"compute_capability": (7, 5)},
+        "new": {"compute_capability": (8, 6)},
+    }
+    monkeypatch.setattr(
+        tf.config.experimental, "get_device_details", lambda gpu: details[gpu]
+    )
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["new"])
+    assert distribution.describe_bfloat16().endswith("8.6")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [*details])
+    assert distribution.describe_bfloat16().startswith("warning: ")
+    assert "7.5" in distribution.describe_bfloat16()
