@@ -68,6 +68,8 @@ bench: $(VENV)/.bench
 	$(RUN) benchmarks/train_step.py
 	$(RUN) benchmarks/inference_batch.py
 	$(RUN) benchmarks/where_time_goes.py
+	$(RUN) benchmarks/where_time_goes.py --bfloat16
+	$(RUN) benchmarks/epoch_border.py
 	$(RUN) benchmarks/features.py
 	$(RUN) benchmarks/whole_process.py
 	$(RUN) benchmarks/growth.py

@@ -24,6 +24,7 @@ TUNED_ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(2**34),
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
 }
+FEATURE_TOLERANCE = 2e-2  # Quiet bands differ most in the logarithm.
 SETTLE_SECONDS = 0.3  # Threads of the last contender spin for a moment.
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
