@@ -63,15 +63,9 @@ def ours(paths: list[str], hparams: Hparams) -> tf.data.Dataset:
     """Our pipeline; each element has the examples of one clip."""
     headers = [wav.read_wav_header(path) for path in paths]
     table = clips.make_clips(paths, headers, np.zeros([len(paths), 1], np.float32))
-    dataset = tf.data.Dataset.from_tensor_slices(
-        (table.paths, table.data_offsets, table.num_samples)
-    )
-    return dataset.map(
-        lambda *clip: inputs.waveform_to_examples(
-            inputs.clip_to_waveform(*clip), hparams
-        ),
-        num_parallel_calls=inputs.PARALLEL_CLIPS,
-    ).prefetch(4)
+    clip_order = tf.data.Dataset.range(len(table))
+    dataset = inputs.clip_examples(clip_order, table, hparams, deterministic=True)
+    return dataset.map(lambda position, examples: examples).prefetch(4)
 
 
 def original(paths: list[str], hparams: Hparams) -> tf.data.Dataset:
