@@ -84,10 +84,11 @@ def test_loud_recordings_become_quieter(tmp_path):
     np.testing.assert_allclose(joined, gain * loud[:, 0], atol=2 / 32768)
 
 
-def test_long_recordings_are_cut_into_equal_clips(sounds, tmp_path):
+def test_long_recordings_are_cut_into_equal_clips(sounds, tmp_path, capsys):
     silent_end = np.concatenate([noise(1.2), np.zeros([44100, 1])])
     soundfile.write(sounds / "Dog, Rain" / "c.wav", silent_end, 44100)
     make(sounds, tmp_path / "out", clip_seconds=0.7)
+    assert "1 silent clip left out" in capsys.readouterr().err
     audio = tmp_path / "out" / "audio"
     frames = {path.name: soundfile.info(path).frames for path in audio.iterdir()}
     assert [frames[f"Dog, Rain__a b.flac__000{n}.wav"] for n in (1, 2, 3)] == [

@@ -323,6 +323,9 @@ def make_dataset(
         for recording, *_ in usable:
             rows += written.get(recording.name, [])
         num_classes = write_tables(out, rows) if rows else 0
+    num_clips = sum(len(names) for item, _, names in usable if item.name in written)
+    if silent := num_clips - sum(map(len, written.values())):
+        print(f"{counted(silent, 'silent clip')} left out", file=sys.stderr)
     num_known = len(found) - len(new)
     print(
         f"{counted(len(written), 'recording')} added; {num_known} "
