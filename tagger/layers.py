@@ -135,10 +135,10 @@ class Convolution(keras.layers.Layer):
 
 
 def _depthwise_bfloat16(net: tf.Tensor, kernel: tf.Tensor, *, stride: int) -> tf.Tensor:
-    """A depthwise convolution in bfloat16 with other operations for its gradients.
+    """A depthwise convolution in bfloat16 with a faster gradient of its input.
 
-    On a CPU, oneDNN has no fast kernels for these gradients in bfloat16: they take
-    three times as long as in float32 (benchmarks/where_time_goes.py).
+    On a CPU, oneDNN has no fast kernel for this gradient in bfloat16: it takes eight
+    times as long as in float32 (benchmarks/where_time_goes.py).
 
     Args:
       net: bfloat16 [E, T, F, channels].
@@ -149,21 +149,20 @@ def _depthwise_bfloat16(net: tf.Tensor, kernel: tf.Tensor, *, stride: int) -> tf
 
     @tf.custom_gradient
     def convolve(net: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        narrow = tf.cast(kernel, net.dtype)
+
         def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            wide = tf.cast(upstream, tf.float32)
-            if stride == 1:  # A convolution with the reversed kernel.
-                reverse = tf.cast(kernel[::-1, ::-1], net.dtype)
-                by_net = tf.nn.depthwise_conv2d(upstream, reverse, **options)
+            if stride == 1:  # It is a convolution with the reversed kernel.
+                by_net = tf.nn.depthwise_conv2d(upstream, narrow[::-1, ::-1], **options)
             else:
                 by_net = tf.nn.depthwise_conv2d_backprop_input(
-                    tf.shape(net), kernel, wide, **options
+                    tf.shape(net), kernel, tf.cast(upstream, tf.float32), **options
                 )
             by_kernel = tf.nn.depthwise_conv2d_backprop_filter(
-                tf.cast(net, tf.float32), kernel.shape, wide, **options
+                net, kernel.shape, upstream, **options
             )
-            return tf.cast(by_net, net.dtype), by_kernel
+            return tf.cast(by_net, net.dtype), tf.cast(by_kernel, kernel.dtype)
 
-        narrow = tf.cast(kernel, net.dtype)
         return tf.nn.depthwise_conv2d(net, narrow, **options), gradients
 
     return convolve(net, kernel)
