@@ -12,7 +12,7 @@ import tensorflow as tf
 from helpers import SMALL_HPARAMS, run_main
 
 import inputs
-from tagger import plots, recordings
+from tagger import plots, recordings, segments
 from tagger.hparams import Hparams, parse_hparams
 from tools import tag
 
@@ -99,23 +99,8 @@ def test_what_is_not_kept_is_freed(monkeypatch):
     assert max(num_alive) <= 2  # those of the previous block
 
 
-def test_segments_merge_neighbouring_examples():
-    scores = np.array([[0.9, 0], [0.5, 0], [0.4, 0.7], [0, 0], [0, 0], [0.6, 1]])
-    tags = tag.Tags(3.2, scores, None, None)
-    assert tag.find_segments(tags, ["A", "B"], Hparams(), 0.5) == [
-        (0, 1.5, "A", 0.9),
-        (1, 2, "B", 0.7),
-        (2.5, 3.2, "A", 0.6),  # The recording ends before the example.
-        (2.5, 3.2, "B", 1),
-    ]
-    assert tag.find_segments(tags, ["A", "B"], Hparams(), 1.0)[0].class_name == "B"
-
-
-def test_a_label_track_and_a_list_of_top_classes(tmp_path):
-    path = tmp_path / "a.txt"
-    tag.write_label_track(path, [tag.Segment(1, 2.5, "Bär", 0.987)])
-    assert path.read_text() == "1.000\t2.500\tBär 0.99\n"
-    tags = tag.Tags(1, np.array([[0.1, 0.3, 0.2]]), None, None)
+def test_a_list_of_top_classes():
+    tags = segments.Tags(1, np.array([[0.1, 0.3, 0.2]]), None, None)
     assert tag.top_classes(tags, "ABC", 2) == "  0.3000  B\n  0.2000  C"
 
 
@@ -163,7 +148,7 @@ def test_an_interrupted_run_keeps_its_results(tmp_path, monkeypatch, capsys):
             raise OSError("bad: cannot be read")
         if path == "c":
             raise KeyboardInterrupt
-        return tag.Tags(1.0, np.ones([1, 1]), np.zeros([1, 4]), None)
+        return segments.Tags(1.0, np.ones([1, 1]), np.zeros([1, 4]), None)
 
     monkeypatch.setattr(tag, "load", lambda *args, **options: (["A"], Hparams(), None))
     monkeypatch.setattr(tag, "tag", fake_tag)

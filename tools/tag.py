@@ -19,7 +19,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -29,47 +29,23 @@ from tagger.clips import read_class_map, write_csv
 from tagger.files import atomic, make_folder, write_whole
 from tagger.hparams import SAMPLE_RATE, Hparams, parse_overrides
 from tagger.progress import counted, print_result, progress_bar
+from tagger.segments import (
+    SEGMENT_HEADER,
+    Segment,
+    Tags,
+    find_segments,
+    segment_row,
+    write_label_track,
+)
 
 FLAGS = flags.FLAGS
 BLOCK_EXAMPLES = 64  # as many as inference scores at once
-SEGMENT_HEADER = ("file", "start", "end", "class", "score")
 # The flags that name results: the suffix of a file, or "" for a folder.
 RESULTS = {"audacity": "", "plot": "", "segments": ".csv", "embeddings": ".npz"}
 
 # Maps a waveform, float32 [S], to scores, float64 [E, C], embeddings, float32
 # [E, 1024], and the log mel spectrogram, float32 [T, F].
 Scorer = Callable[[np.ndarray], Sequence[np.ndarray]]
-
-
-class Tags(NamedTuple):
-    """What was computed of a recording.
-
-    Attributes:
-      seconds: duration of the recording.
-      scores: float64 [E, C] in [0, 1], of each example.
-      embeddings: float32 [E, 1024], or None if they are not kept.
-      log_mel: float32 [T, F], the log mel spectrogram, or None if it is not kept.
-    """
-
-    seconds: float
-    scores: np.ndarray
-    embeddings: np.ndarray | None
-    log_mel: np.ndarray | None
-
-
-class Segment(NamedTuple):
-    """A part of a recording in which a class was detected.
-
-    Attributes:
-      start, end: seconds from the start of the recording.
-      class_name: the class.
-      score: the highest score of the segment's examples.
-    """
-
-    start: float
-    end: float
-    class_name: str
-    score: float
 
 
 def define_flags() -> None:
@@ -250,24 +226,6 @@ def tag(
     )
 
 
-def find_segments(
-    tags: Tags, class_names: Sequence[str], hparams: Hparams, threshold: float
-) -> list[Segment]:
-    """Merges consecutive examples with a score of at least the threshold, per class."""
-    frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
-    hop_seconds = hparams.example_hop_frames * frame_seconds
-    window_seconds = hparams.example_window_frames * frame_seconds
-    segments = []
-    for class_name, scores in zip(class_names, tags.scores.T, strict=True):
-        above = np.pad(scores >= threshold, 1).astype(int)
-        starts, stops = np.flatnonzero(np.diff(above)).reshape(-1, 2).T
-        for first, stop in zip(starts, stops, strict=True):
-            end = min((stop - 1) * hop_seconds + window_seconds, tags.seconds)
-            score = scores[first:stop].max()
-            segments.append(Segment(first * hop_seconds, end, class_name, score))
-    return sorted(segments)
-
-
 def top_classes(tags: Tags, class_names: Sequence[str], top: int) -> str:
     """Lines with the highest mean scores of a recording."""
     mean = tags.scores.mean(axis=0)
@@ -278,12 +236,6 @@ def top_classes(tags: Tags, class_names: Sequence[str], top: int) -> str:
 def result_path(folder: str, sound: recordings.Sound, suffix: str) -> pathlib.Path:
     """The path of a result of one file."""
     return pathlib.Path(folder) / (sound.name.replace("/", "__") + suffix)
-
-
-def write_label_track(path: pathlib.Path, segments: Sequence[Segment]) -> None:
-    """Writes segments as labels for Audacity, atomically."""
-    line = "{:.3f}\t{:.3f}\t{} {:.2f}\n"
-    write_whole(path, "".join(line.format(*segment) for segment in segments))
 
 
 def write_file_results(
@@ -303,12 +255,6 @@ def write_file_results(
             tags.log_mel, tags.scores, class_names=class_names, hparams=hparams
         )
         write_whole(result_path(FLAGS.plot, sound, ".png"), png)
-
-
-def segment_row(path: str, segment: Segment) -> tuple[str, ...]:
-    """A row of the CSV of segments."""
-    start, end, class_name, score = segment
-    return path, f"{start:.3f}", f"{end:.3f}", class_name, f"{score:.6f}"
 
 
 def write_embeddings(
