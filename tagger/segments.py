@@ -47,19 +47,33 @@ class Segment(NamedTuple):
 
 
 def find_segments(
-    tags: Tags, class_names: Sequence[str], hparams: Hparams, threshold: float
+    tags: Tags,
+    class_names: Sequence[str],
+    hparams: Hparams,
+    thresholds: float | np.ndarray,
 ) -> list[Segment]:
-    """Merges consecutive examples with a score of at least the threshold, per class."""
+    """Merges consecutive examples with a score of at least the threshold, per class.
+
+    Args:
+      tags: the scores of a recording.
+      class_names: C names.
+      hparams: hyperparameters of the features, for the times.
+      thresholds: of all classes, or float64 [C], of each.
+
+    Returns:
+      The segments, sorted by their start.
+    """
     frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
     hop_seconds = hparams.example_hop_frames * frame_seconds
     window_seconds = hparams.example_window_frames * frame_seconds
     segments = []
-    for class_name, scores in zip(class_names, tags.scores.T, strict=True):
-        above = np.pad(scores >= threshold, 1).astype(int)
-        starts, stops = np.flatnonzero(np.diff(above)).reshape(-1, 2).T
+    detected = np.pad(tags.scores >= thresholds, ((1, 1), (0, 0))).astype(np.int8)
+    changes = np.diff(detected, axis=0)
+    for index, class_name in enumerate(class_names):
+        starts, stops = np.flatnonzero(changes[:, index]).reshape(-1, 2).T
         for first, stop in zip(starts, stops, strict=True):
             end = min((stop - 1) * hop_seconds + window_seconds, tags.seconds)
-            score = scores[first:stop].max()
+            score = tags.scores[first:stop, index].max()
             segments.append(Segment(first * hop_seconds, end, class_name, score))
     return sorted(segments)
 

@@ -16,6 +16,8 @@ def test_segments_merge_neighbouring_examples():
         (2.5, 3.2, "B", 1),
     ]
     assert segments.find_segments(tags, ["A", "B"], Hparams(), 1.0)[0].class_name == "B"
+    found = segments.find_segments(tags, ["A", "B"], Hparams(), np.array([0.6, 0.71]))
+    assert found == [(0, 1, "A", 0.9), (2.5, 3.2, "A", 0.6), (2.5, 3.2, "B", 1)]
 
 
 def test_a_label_track(tmp_path):

@@ -102,6 +102,8 @@ def test_what_is_not_kept_is_freed(monkeypatch):
 def test_a_list_of_top_classes():
     tags = segments.Tags(1, np.array([[0.1, 0.3, 0.2]]), None, None)
     assert tag.top_classes(tags, "ABC", 2) == "  0.3000  B\n  0.2000  C"
+    thresholds = np.array([0, 0.31, 0.2])
+    assert tag.top_classes(tags, "ABC", 2, thresholds) == "  0.3000  B\n* 0.2000  C"
 
 
 def test_embeddings_of_several_files(tmp_path):
@@ -140,6 +142,24 @@ def test_results_that_cannot_be_written(tmp_path, monkeypatch):
     for name in ("segments", "embeddings"):
         set_flags(monkeypatch, **{name: str(tmp_path / "new" / "a")})
         tag.check_results(sounds)  # These have no result for each file.
+
+
+def test_each_class_has_its_threshold(tmp_path, monkeypatch, capsys):
+    def fake_tag(*arguments, **options):
+        return segments.Tags(1.0, np.array([[0.2, 0.6]]), None, None)
+
+    loaded = (["A", "B"], Hparams(), None)
+    monkeypatch.setattr(tag, "load", lambda *args, **options: loaded)
+    monkeypatch.setattr(tag, "tag", fake_tag)
+    set_flags(monkeypatch, segments=str(tmp_path / "s.csv"))
+    files = [recordings.Sound("a", "a")]
+    assert tag.tag_files(files, "", {"B": 0.7, "A": 0.2}) == 0
+    assert capsys.readouterr().out == "a (1.0 s)\n  0.6000  B\n* 0.2000  A\n"
+    _, row = csv.reader((tmp_path / "s.csv").open())
+    assert row[3:] == ["A", "0.200000"]
+    for by_class, named in (({"A": 0.2}, "B"), ({"A": 1, "B": 1, "C": 1}, "C")):
+        with pytest.raises(ValueError, match=f"--thresholds: .* such as {named}$"):
+            tag.tag_files(files, "", by_class)
 
 
 def test_an_interrupted_run_keeps_its_results(tmp_path, monkeypatch, capsys):

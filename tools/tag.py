@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tagger import program, recordings, run_record
+from tagger import program, recordings, results, run_record
 from tagger.clips import read_class_map, write_csv
 from tagger.files import atomic, make_folder, write_whole
 from tagger.hparams import SAMPLE_RATE, Hparams, parse_overrides
@@ -51,7 +51,15 @@ Scorer = Callable[[np.ndarray], Sequence[np.ndarray]]
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_integer("top", 5, "Classes to print for each file.", lower_bound=1)
-    flags.DEFINE_float("threshold", 0.5, "Lowest score of a detection.", 0, 1)
+    flags.DEFINE_float(
+        "threshold", results.DEFAULT_THRESHOLD, "Lowest score of a detection.", 0, 1
+    )
+    flags.DEFINE_string(
+        "thresholds",
+        "",
+        "CSV with the threshold of each class, as tools.report writes it; instead of "
+        "--threshold.",
+    )
     flags.DEFINE_string("segments", "", "CSV to write: one row per detection.")
     flags.DEFINE_string("audacity", "", "Folder to write a label track per file to.")
     flags.DEFINE_string("plot", "", "Folder to write a picture per file to.")
@@ -226,11 +234,27 @@ def tag(
     )
 
 
-def top_classes(tags: Tags, class_names: Sequence[str], top: int) -> str:
-    """Lines with the highest mean scores of a recording."""
+def top_classes(
+    tags: Tags,
+    class_names: Sequence[str],
+    top: int,
+    thresholds: float | np.ndarray = np.inf,
+) -> str:
+    """Lines with the highest mean scores of a recording.
+
+    Args:
+      tags: the scores of a recording.
+      class_names: C names.
+      top: number of lines.
+      thresholds: float64 [C], or one of all classes; means that reach it are marked.
+    """
     mean = tags.scores.mean(axis=0)
     best = np.argsort(-mean, kind="stable")[:top]
-    return "\n".join(f"  {mean[index]:.4f}  {class_names[index]}" for index in best)
+    reached = mean >= thresholds
+    return "\n".join(
+        f"{'*' if reached[index] else ' '} {mean[index]:.4f}  {class_names[index]}"
+        for index in best
+    )
 
 
 def result_path(folder: str, sound: recordings.Sound, suffix: str) -> pathlib.Path:
@@ -278,8 +302,17 @@ def write_embeddings(
         )
 
 
-def tag_files(found: Sequence[recordings.Sound], checkpoint: str) -> int:
+def tag_files(
+    found: Sequence[recordings.Sound],
+    checkpoint: str,
+    by_class: Mapping[str, float] | None = None,
+) -> int:
     """Tags files and writes the results that the flags select.
+
+    Args:
+      found: the files.
+      checkpoint: see `load`.
+      by_class: thresholds by class, instead of --threshold.
 
     Returns:
       The number of files that could not be read, or whose results not written.
@@ -290,6 +323,11 @@ def tag_files(found: Sequence[recordings.Sound], checkpoint: str) -> int:
         hparam_overrides=parse_overrides(FLAGS.hparams),
         mixed_precision=FLAGS.mixed_precision,
     )
+    thresholds, marked_from = FLAGS.threshold, np.inf
+    if by_class is not None:
+        thresholds = marked_from = results.order_thresholds(
+            by_class, class_names, "--thresholds"
+        )
     rows, embedded, num_failed = [], [], 0
     try:
         with progress_bar(None, what="tagging", unit="s of sound") as bar:
@@ -303,9 +341,7 @@ def tag_files(found: Sequence[recordings.Sound], checkpoint: str) -> int:
                         keep_log_mel=bool(FLAGS.plot),
                         progress=lambda seconds: bar.update(round(seconds)),
                     )
-                    segments = find_segments(
-                        tags, class_names, hparams, FLAGS.threshold
-                    )
+                    segments = find_segments(tags, class_names, hparams, thresholds)
                     rows += [segment_row(sound.path, segment) for segment in segments]
                     if FLAGS.embeddings:
                         embedded.append((sound.path, tags.embeddings))
@@ -314,7 +350,7 @@ def tag_files(found: Sequence[recordings.Sound], checkpoint: str) -> int:
                     bar.write(f"error: {error}", file=sys.stderr)
                     num_failed += 1
                     continue
-                top = top_classes(tags, class_names, FLAGS.top)
+                top = top_classes(tags, class_names, FLAGS.top, marked_from)
                 print_result(f"{sound.path} ({tags.seconds:.1f} s)\n{top}")
     finally:  # The results so far are kept if this is interrupted.
         try:
@@ -331,11 +367,16 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) < 3:
         raise ValueError("expected a checkpoint and at least one file; see --help")
     parse_overrides(FLAGS.hparams)
+    by_class = None
+    if FLAGS.thresholds:
+        if FLAGS["threshold"].present:
+            raise ValueError("--thresholds replaces --threshold; give only one of them")
+        by_class = results.read_thresholds(FLAGS.thresholds, "--thresholds")
     sys.stdout.reconfigure(errors="replace")  # for file names that are not UTF-8
     found = recordings.find_files(argv[2:])
     check_results(found)
     program.start_tensorflow()
-    num_failed = tag_files(found, argv[1])
+    num_failed = tag_files(found, argv[1], by_class)
     if num_failed:
         print(f"{num_failed} of {counted(len(found), 'file')} failed", file=sys.stderr)
     return 1 if num_failed else 0
