@@ -32,10 +32,16 @@ def read_results(eval_dir: str) -> dict[int, float]:
     results = {}
     for path in pathlib.Path(eval_dir).glob("eval-*.txt"):
         if match := re.fullmatch(r"eval-(\d+)\.txt", path.name):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if overall := re.search(r"^Overall lwlrap = (\d\.\d+)$", text, re.M):
-                results[int(match[1])] = float(overall[1])
+            overall = read_overall(path.read_text(encoding="utf-8", errors="replace"))
+            if overall is not None:
+                results[int(match[1])] = overall
     return results
+
+
+def read_overall(text: str) -> float | None:
+    """The overall lwlrap in the text of an `eval-N.txt`; None if it has none."""
+    match = re.search(r"^Overall lwlrap = (\d\.\d+)$", text, re.MULTILINE)
+    return float(match[1]) if match else None
 
 
 def best_step(results: Mapping[int, float]) -> int:
