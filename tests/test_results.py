@@ -1,9 +1,14 @@
-"""Thresholds of the classes: writing, reading and their errors."""
+"""Thresholds of the classes, and best:EVAL_DIR in all programs."""
+
+import shutil
 
 import pytest
+from helpers import SMALL_HPARAMS, run_main
+from test_kaggle import run_pack
 
 from tagger import results
 from tagger.clips import InputProblems
+from tools import export_model, tag
 
 
 def test_thresholds_are_read_as_they_were_written(tmp_path):
@@ -40,3 +45,47 @@ def test_wrong_thresholds_are_named(tmp_path, text, line):
 def test_a_missing_file_of_thresholds_names_the_flag():
     with pytest.raises(FileNotFoundError, match="--thresholds: .* none.csv"):
         results.read_thresholds("none.csv", "--thresholds")
+
+
+def test_every_program_takes_the_best_checkpoint(dataset, trained, tmp_path, capsys):
+    run = shutil.copytree(trained, tmp_path / "run")
+    eval_dir = tmp_path / "eval"
+    eval_dir.mkdir()
+    text = results.describe_run(str(eval_dir), str(run), 7)
+    (eval_dir / results.CONTENTS_FILE).write_text(text)
+    for step, overall in ((2, 0.9), (4, 0.5)):
+        marker = results.marker_path(str(eval_dir), step)
+        marker.write_text(f"Overall lwlrap = {overall:.6f}\n")
+    best, out = f"best:{eval_dir}", tmp_path / "out"
+    start = dataset.train_flags(
+        out,
+        hparams=f"{SMALL_HPARAMS},warmstart=1",
+        warmstart_checkpoint=best,
+        max_steps=1,
+    )
+    uses = [
+        lambda: run_main(dataset.inference_flags(best, out / "p.csv")),
+        lambda: run_main(start),
+        lambda: tag.load(best),
+        lambda: export_model.export(
+            checkpoint=best,
+            class_map_path=str(dataset.class_map_path),
+            export_dir=str(out / "export"),
+            hparam_overrides={},
+        ),
+        lambda: run_pack(out / "pack", dataset, best),
+    ]
+    for use in uses:
+        use()
+        assert "step 2, overall lwlrap 0.900000\n" in capsys.readouterr().err
+    for name in ("p.csv", "model.ckpt-1.index", "export", "pack"):
+        assert (out / name).exists()
+    shutil.rmtree(out)
+    for path in run.glob("model.ckpt-2.*"):
+        path.unlink()
+    for use in uses[:2]:
+        assert use() == 1
+        assert f"{run}/model.ckpt-2, the best of" in capsys.readouterr().err
+    for use in uses[2:]:
+        with pytest.raises(ValueError, match="model.ckpt-2, the best of"):
+            use()

@@ -105,7 +105,7 @@ def load(
     """Loads a checkpoint.
 
     Args:
-      checkpoint: `model.ckpt-N`, or a train_dir for its newest checkpoint.
+      checkpoint: see `checkpoints.find_checkpoint`.
       class_map_path: class map; empty: the classes in hparams.json.
       hparam_overrides: hyperparameters for a checkpoint without hparams.json.
       mixed_precision: see `model.define_model`.
