@@ -4,7 +4,9 @@ Letters for shapes: N clips, C classes.
 """
 
 import pathlib
-from typing import NamedTuple
+import zipfile
+import zlib
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve
@@ -12,6 +14,9 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 from tagger import results
 from tagger.lwlrap import positive_class_precisions
 
+# What np.load raises for files that are cut off, damaged or of another format.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+ALL_CLASSES = "all classes"
 CONFUSED_PAIRS = 30
 CURVE_POINTS = 100
 HISTOGRAM_BINS = 20
@@ -52,6 +57,26 @@ class ClassResult(NamedTuple):
     f1: float
 
 
+class Difference(NamedTuple):
+    """The lwlrap of two evaluations of the same clips.
+
+    Attributes:
+      name: the class, or ALL_CLASSES.
+      num_clips: number of its clips.
+      first, second: lwlrap of both evaluations.
+      difference: first minus second.
+      low, high: the ends of a 95 % interval of the difference.
+    """
+
+    name: str
+    num_clips: int
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+
+
 def read_evaluation(eval_dir: str) -> Evaluation:
     """Reads the scores of the best step.
 
@@ -68,7 +93,7 @@ def read_evaluation(eval_dir: str) -> Evaluation:
         raise ValueError(
             f"there is no {path}; runner.py --mode eval writes it"
         ) from None
-    except (OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     precisions = np.zeros(labels.shape)
     for row, (score, label) in enumerate(zip(scores, labels, strict=True)):
@@ -123,9 +148,15 @@ def confused_pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
     return sorted(pairs, key=lambda pair: (-pair[2], -pair[3]))[:CONFUSED_PAIRS]
 
 
-def class_curves(evaluation: Evaluation) -> dict[str, dict[str, list[float]]]:
-    """Points of the precision-recall curve and histograms of each class with clips."""
-    curves = {}
+def class_curves(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Points of the precision-recall curve and histograms of each class with clips.
+
+    Returns:
+      For each class its `name`; `precision` and `recall`, at most CURVE_POINTS values;
+      `positives` and `negatives`, the shares of the clips with and without the class
+      whose scores are in each of HISTOGRAM_BINS equal parts of [0, 1].
+    """
+    curves = []
     for index, name in enumerate(evaluation.class_names):
         labels, scores = evaluation.labels[:, index], evaluation.scores[:, index]
         if not labels.any():
@@ -137,22 +168,23 @@ def class_curves(evaluation: Evaluation) -> dict[str, dict[str, list[float]]]:
         for kind, selected in (("positives", labels > 0), ("negatives", labels == 0)):
             counts, _ = np.histogram(scores[selected], HISTOGRAM_BINS, (0, 1))
             histograms[kind] = (counts / max(1, counts.sum())).round(4).tolist()
-        curves[name] = {
-            "precision": precision[points].round(4).tolist(),
-            "recall": recall[points].round(4).tolist(),
-            **histograms,
-        }
+        curves.append(
+            {
+                "name": name,
+                "precision": precision[points].round(4).tolist(),
+                "recall": recall[points].round(4).tolist(),
+                **histograms,
+            }
+        )
     return curves
 
 
-def compare(
-    first: Evaluation, second: Evaluation
-) -> list[tuple[str, float, float, float]]:
-    """The difference of the lwlrap of two evaluations, for each class and overall.
+def compare(first: Evaluation, second: Evaluation) -> list[Difference]:
+    """Compares the lwlrap of two evaluations, overall and of each class with clips.
 
-    Returns:
-      Name, first minus second, and the ends of a 95 % interval, from a bootstrap over
-      clips (Efron 1979).
+    The intervals are from a bootstrap over clips (Efron 1979). In a sample without
+    clips of a class, its difference counts as 0. So the interval of a class with up to
+    three clips, which a sample often lacks, contains 0.
 
     Raises:
       ValueError: the evaluations have other clips, labels or classes.
@@ -163,22 +195,24 @@ def compare(
     rows = [order[name] for name in first.clips]
     if not np.array_equal(first.labels, second.labels[rows]):
         raise ValueError("--against: the evaluations have other labels")
-    gains = first.precisions - second.precisions[rows]
     num_clips = len(first.clips)
     draws = np.random.default_rng(0).multinomial(
         num_clips, np.full(num_clips, 1 / num_clips), BOOTSTRAP_SAMPLES
     )
     weights = np.vstack([np.ones(num_clips), draws])  # The first row is no draw.
-    sums, counts = weights @ gains, weights @ first.labels
-    columns = {
-        "all classes": sums.sum(axis=1) / counts.sum(axis=1),
-        **{
-            name: sums[:, index] / np.maximum(counts[:, index], 1)
-            for index, name in enumerate(first.class_names)
-            if first.labels[:, index].any()
-        },
-    }
-    return [
-        (name, values[0], *np.percentile(values[1:], INTERVAL_PERCENT))
-        for name, values in columns.items()
-    ]
+    counts = weights @ first.labels
+    sums = [weights @ first.precisions, weights @ second.precisions[rows]]
+    selections = [(ALL_CLASSES, slice(None))]
+    for index in np.flatnonzero(first.labels.any(axis=0)):
+        selections.append((first.class_names[index], slice(index, index + 1)))
+    found = []
+    for name, selected in selections:
+        total = np.maximum(counts[:, selected].sum(axis=1), 1)
+        ours, theirs = (values[:, selected].sum(axis=1) / total for values in sums)
+        difference = ours - theirs
+        low, high = np.percentile(difference[1:], INTERVAL_PERCENT)
+        count = int(first.labels[:, selected].any(axis=1).sum())
+        found.append(
+            Difference(name, count, ours[0], theirs[0], difference[0], low, high)
+        )
+    return found

@@ -26,7 +26,8 @@ ALT_HPARAMS = (
     "example_hop_seconds=0.48"
 )
 # Of `write_evaluation`. The last one has no clips.
-CLASS_NAMES = ["Bark", "</script><script>alert(1)", 'Bär "x"', "Unused"]
+CLASS_NAMES = ["Bark", "</script><script>alert(1)</script>", 'Bär "x"', "Unused"]
+CLIP_NAME = '<img src=x onerror="alert({})"> é 100%25 #?.wav'
 # Small examples, so that a training step takes a fraction of a second.
 SMALL_HPARAMS = (
     "batch_size=4,mel_bands=16,example_window_seconds=0.2,example_hop_seconds=0.1,"
@@ -57,7 +58,7 @@ def write_evaluation(
     rng = np.random.default_rng(seed)
     scores = np.clip(0.4 * labels + rng.uniform(0, 0.6, labels.shape), 0, 1)
     folder.mkdir(parents=True)
-    clips = [f"<b>{n:04d}.wav" for n in range(num_clips)]
+    clips = [CLIP_NAME.format(number) for number in range(num_clips)]
     np.savez(
         folder / results.SCORES_FILE,
         step=20,

@@ -42,15 +42,16 @@ def test_two_evaluations_are_compared(tmp_path):
     differences = diagnosis.compare(
         *(diagnosis.read_evaluation(str(tmp_path / name)) for name in "ab")
     )
-    names = [name for name, *_ in differences]
-    assert names == ["all classes", *CLASS_NAMES[:3]]
-    values = np.array([row[1:] for row in differences])
-    expected = first.overall_lwlrap() - second.overall_lwlrap()
-    assert values[0, 0] == pytest.approx(expected)
-    expected = first.per_class_lwlrap() - second.per_class_lwlrap()
-    np.testing.assert_allclose(values[1:, 0], expected[:3])
-    assert (values[:, 1] <= values[:, 0]).all()
-    assert (values[:, 0] <= values[:, 2]).all()
+    names = [row.name for row in differences]
+    assert names == [diagnosis.ALL_CLASSES, *CLASS_NAMES[:3]]
+    assert [row.num_clips for row in differences] == [40, 19, 13, 13]
+    for values, lwlrap in (("first", first), ("second", second)):
+        found = [getattr(row, values) for row in differences]
+        expected = [lwlrap.overall_lwlrap(), *lwlrap.per_class_lwlrap()[:3]]
+        assert found == pytest.approx(expected)
+    for row in differences:
+        assert row.difference == pytest.approx(row.first - row.second)
+        assert row.low <= row.difference <= row.high
     write_evaluation(tmp_path / "c", 1, num_clips=39)
     with pytest.raises(ValueError, match="--against"):
         diagnosis.compare(*(diagnosis.read_evaluation(str(tmp_path / n)) for n in "ac"))
@@ -59,6 +60,31 @@ def test_two_evaluations_are_compared(tmp_path):
 def test_missing_results_are_named(tmp_path):
     with pytest.raises(ValueError, match="scores-best.npz"):
         diagnosis.read_evaluation(str(tmp_path))
-    (tmp_path / results.SCORES_FILE).write_text("x")
-    with pytest.raises(ValueError, match="cannot be read"):
-        diagnosis.read_evaluation(str(tmp_path))
+    write_evaluation(tmp_path / "eval", 1)
+    path = tmp_path / "eval" / results.SCORES_FILE
+    whole = path.read_bytes()
+    for damaged in (
+        b"",
+        b"x",
+        whole[: len(whole) // 2],
+        whole.replace(b"\0" * 9, b"xxx"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{path} cannot be read"):
+            diagnosis.read_evaluation(str(tmp_path / "eval"))
+
+
+def test_the_interval_of_a_bootstrap():
+    """For equal numbers of labels, it is that of the mean of a normal sample."""
+    num_clips = 2000
+    gains = np.random.default_rng(1).uniform(0, 1, [num_clips, 1])
+    labels = np.ones([num_clips, 1], np.float32)
+    names = [str(number) for number in range(num_clips)]
+    first, second = (
+        diagnosis.Evaluation(0, ["A"], names, labels, labels, precisions)
+        for precisions in (gains, np.zeros_like(gains))
+    )
+    row = diagnosis.compare(first, second)[1]
+    half = 1.96 * gains.std() / np.sqrt(num_clips)
+    assert row.low == pytest.approx(gains.mean() - half, abs=half / 10)
+    assert row.high == pytest.approx(gains.mean() + half, abs=half / 10)

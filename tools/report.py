@@ -18,23 +18,23 @@ import json
 import os
 import pathlib
 import string
+import sys
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from absl import flags
 
 from tagger import diagnosis, program, results
-from tagger.clips import write_csv
 from tagger.files import write_whole
+from tagger.progress import counted
 
 FLAGS = flags.FLAGS
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 WORST_CLIPS = 30
 TOP_CLASSES = 5
 SPECTROGRAM_COLUMNS = 300
-CHART_WIDTH, CHART_HEIGHT, CHART_MARGIN = 700, 260, 45  # pixels
+UNREADABLE = "<p>This clip cannot be read.</p>"
 
 
 def define_flags() -> None:
@@ -46,48 +46,49 @@ def define_flags() -> None:
     flags.mark_flag_as_required("clip_dir")
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """An HTML table that can be sorted. Numbers are rounded to three digits."""
+def cell(value: str | int | float) -> str:
+    """A cell of an HTML table; empty for NaN."""
+    if isinstance(value, str):
+        return f"<td>{html.escape(value)}</td>"
+    if np.isnan(value):
+        return '<td class="number"></td>'
+    rounded = str(value) if isinstance(value, int) else f"{value:.3f}"
+    return f'<td class="number" data-value="{value}">{rounded}</td>'
 
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            text = "" if np.isnan(value) else f"{value:.3f}"
-            return f'<td data-value="{"" if np.isnan(value) else value}">{text}</td>'
-        return f"<td>{html.escape(str(value))}</td>"
 
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
+def table(headings: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> str:
+    """An HTML table that can be sorted."""
+    head = "".join(
+        f'<th><button type="button">{html.escape(heading)}</button></th>'
+        for heading in headings
+    )
     body = "".join(f"<tr>{''.join(map(cell, row))}</tr>\n" for row in rows)
     return (
-        f'<table class="sortable"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table>"
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def progress_chart(by_step: Mapping[int, float]) -> str:
-    """An SVG of the overall lwlrap against the step."""
-    last = max(max(by_step), 1)
-    width, height = CHART_WIDTH - 2 * CHART_MARGIN, CHART_HEIGHT - 2 * CHART_MARGIN
+def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
+    """HTML that compares an evaluation with that of another folder.
 
-    def position(step: float, value: float) -> tuple[float, float]:
-        return CHART_MARGIN + step / last * width, CHART_MARGIN + (1 - value) * height
-
-    lines = []
-    for value in (0, 0.25, 0.5, 0.75, 1):
-        x, y = position(0, value)
-        lines.append(
-            f'<line class="grid" x1="{x}" y1="{y}" x2="{x + width}" y2="{y}"/>'
-            f'<text x="{x - 5}" y="{y + 4}" text-anchor="end">{value}</text>'
-        )
-    for step in sorted({0, last // 2, last}):
-        x, y = position(step, 0)
-        lines.append(f'<text x="{x}" y="{y + 18}" text-anchor="middle">{step}</text>')
-    points = " ".join(
-        "{:.1f},{:.1f}".format(*position(*pair)) for pair in sorted(by_step.items())
-    )
+    Raises:
+      ValueError: see `diagnosis.read_evaluation` and `diagnosis.compare`.
+    """
+    differences = diagnosis.compare(evaluation, diagnosis.read_evaluation(against))
+    headings = ("class", "clips", "lwlrap", "of the other", "difference", "from", "to")
+    rows = [
+        (*row, "this" if row.low > 0 else "the other" if row.high < 0 else "")
+        for row in differences
+    ]
     return (
-        f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" width="{CHART_WIDTH}" '
-        f'role="img" aria-label="lwlrap against step">{"".join(lines)}'
-        f'<polyline class="curve" points="{points}"/></svg>'
+        f"<h2>Compared with {html.escape(against)}</h2><p>The difference is the lwlrap "
+        f"of this evaluation minus that of the other. It lies between the values of "
+        f"“from” and “to” in 95 % of {diagnosis.BOOTSTRAP_SAMPLES} bootstrap samples "
+        f"of the clips. If it has the same sign in this whole interval, the last "
+        f"column has the better evaluation; by chance alone, this happens for about "
+        f"one class in 20. The fewer clips a class has, the less its interval says."
+        f"</p>{table((*headings, 'better'), rows)}"
     )
 
 
@@ -131,14 +132,21 @@ def worst_clips(evaluation: diagnosis.Evaluation, clip_dir: str, page_dir: str) 
         labels = ", ".join(names[i] for i in np.flatnonzero(evaluation.labels[row]))
         top = np.argsort(-evaluation.scores[row], kind="stable")[:TOP_CLASSES]
         scores = ", ".join(f"{names[i]} {evaluation.scores[row, i]:.2f}" for i in top)
-        address = urllib.parse.quote(os.path.relpath(path, page_dir))
+        address = urllib.parse.quote(os.fsencode(os.path.relpath(path, page_dir)))
+        image = spectrogram(path)
+        picture = f'<img alt="spectrogram" src="{image}">' if image else UNREADABLE
         cards.append(
             f'<div class="clip"><strong>{html.escape(evaluation.clips[row])}</strong> '
-            f"({mean[row]:.3f})<br>labels: {html.escape(labels)}<br>"
-            f"scores: {html.escape(scores)}"
-            f'<img alt="spectrogram" src="{spectrogram(path)}">'
+            f"precision {mean[row]:.3f}<br>labels: {html.escape(labels)}<br>"
+            f"scores: {html.escape(scores)}{picture}"
             f'<audio controls preload="none" src="{html.escape(address)}"></audio>'
             f"</div>"
+        )
+    if num_unreadable := sum(UNREADABLE in card for card in cards):
+        print(
+            f"warning: --clip_dir: {counted(num_unreadable, 'clip')} cannot be read, "
+            f"in {clip_dir}",
+            file=sys.stderr,
         )
     return "\n".join(cards)
 
@@ -156,17 +164,19 @@ def make_page(
     Raises:
       ValueError: the evaluation in `against`, if any, cannot be read or does not fit.
     """
-    by_step = results.read_results(eval_dir)
     overall = evaluation.precisions.sum() / max(1, evaluation.labels.sum())
-    comparison = ""
-    if against:
-        differences = diagnosis.compare(evaluation, diagnosis.read_evaluation(against))
-        headings = ("class", "difference of lwlrap", "from", "to")
-        comparison = (
-            f"<h2>Compared with {html.escape(against)}</h2><p>The interval contains "
-            f"95 % of {diagnosis.BOOTSTRAP_SAMPLES} bootstrap samples of the clips.</p>"
-            f'<div class="wide">{table(headings, differences)}</div>'
+    by_step = results.read_results(eval_dir) or {evaluation.step: overall}
+    if (best := results.best_step(by_step)) != evaluation.step:
+        print(
+            f"warning: the best step is {best}, but {results.SCORES_FILE} has the "
+            f"scores of step {evaluation.step}; delete eval-{best}.txt and repeat the "
+            f"evaluation",
+            file=sys.stderr,
         )
+    data = {
+        "progress": sorted(by_step.items()),
+        "classes": diagnosis.class_curves(evaluation),
+    }
     headings = (
         *("class", "clips", "lwlrap", "average precision", "threshold", "precision"),
         *("recall", "F1"),
@@ -177,11 +187,10 @@ def make_page(
             f"Best step: {evaluation.step}. Overall lwlrap {overall:.6f} on "
             f"{len(evaluation.clips)} clips with {len(evaluation.class_names)} classes."
         ),
-        comparison=comparison,
-        progress=progress_chart(by_step or {evaluation.step: overall}),
         classes=table(headings, found),
         # "<" would end the script if a class is named "</script>".
-        curves=json.dumps(diagnosis.class_curves(evaluation)).replace("<", "\\u003c"),
+        data=json.dumps(data).replace("<", "\\u003c"),
+        comparison=comparison_section(evaluation, against) if against else "",
         pairs=table(
             ("class", "ranks higher", "clips", "share of its clips"),
             diagnosis.confused_pairs(evaluation),
@@ -207,15 +216,20 @@ def main(argv: Sequence[str]) -> int:
         clip_dir=FLAGS.clip_dir,
         against=FLAGS.against,
     )
-    thresholds = [
-        (result.name, f"{result.threshold:.6f}") for result in found if result.num_clips
-    ]
-    write_csv(
-        os.path.join(eval_dir, "thresholds.csv"), [("class", "threshold"), *thresholds]
-    )
     path = os.path.join(eval_dir, "report.html")
     write_whole(pathlib.Path(path), page)
-    print(f"{path} and thresholds.csv written for step {evaluation.step}")
+    results.write_thresholds(
+        eval_dir,
+        {
+            result.name: result.threshold
+            if result.num_clips
+            else results.DEFAULT_THRESHOLD
+            for result in found
+        },
+    )
+    print(
+        f"{path} and {results.THRESHOLDS_FILE} written for step {evaluation.step}",
+    )
     return 0
 
 
