@@ -114,12 +114,15 @@ def column(table: WebElement, heading: str) -> list[str]:
 
 def test_tables_are_sorted_by_a_click(browser, page):
     show(browser, page)
-    table = browser.find_element(By.TAG_NAME, "table")
+    table, comparison, _ = browser.find_elements(By.TAG_NAME, "table")
     values = column(table, "lwlrap")
     assert values == sorted(values, reverse=True)
     assert values[-1] == ""  # the class without clips
     assert column(table, "lwlrap") == values[::-1]
     assert column(table, "clips") == ["19", "13", "13", "0"]
+    differences = list(map(float, column(comparison, "difference")))
+    assert differences == sorted(differences, reverse=True)
+    assert differences[-1] < 0 < differences[0]
     assert column(table, "class")[0] == CLASS_NAMES[1]
     names = column(table, "class")
     assert (names[0], names[-1]) == ("Unused", CLASS_NAMES[1])
