@@ -67,7 +67,7 @@ def test_missing_results_are_named(tmp_path):
         b"",
         b"x",
         whole[: len(whole) // 2],
-        whole.replace(b"\0" * 9, b"xxx"),
+        whole.replace(b"\0" * 9, b"?"),
     ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=f"{path} cannot be read"):

@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import urllib.parse
 
@@ -59,5 +60,10 @@ def test_scores_of_another_step_than_the_best(tmp_path, capsys):
 
 def test_a_large_evaluation_is_a_small_page(tmp_path):
     write_evaluation(tmp_path / "eval", 1, num_clips=4000)
+    noise = np.random.default_rng(0).uniform(-30000, 30000, 4 * 44100)
+    first = write_wav(tmp_path / CLIP_NAME.format(0), noise)
+    for number in range(1, 4000):
+        os.link(first, tmp_path / CLIP_NAME.format(number))
     page = page_of(tmp_path / "eval", tmp_path)
+    assert page.count("data:image/png;base64,") == 30
     assert len(page) < 10e6

@@ -76,7 +76,10 @@ def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
       ValueError: see `diagnosis.read_evaluation` and `diagnosis.compare`.
     """
     differences = diagnosis.compare(evaluation, diagnosis.read_evaluation(against))
-    headings = ("class", "clips", "lwlrap", "of the other", "difference", "from", "to")
+    headings = (
+        *("class", "clips", "lwlrap", "other lwlrap", "difference", "from", "to"),
+        "better",
+    )
     rows = [
         (*row, "this" if row.low > 0 else "the other" if row.high < 0 else "")
         for row in differences
@@ -86,9 +89,9 @@ def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
         f"of this evaluation minus that of the other. It lies between the values of "
         f"“from” and “to” in 95 % of {diagnosis.BOOTSTRAP_SAMPLES} bootstrap samples "
         f"of the clips. If it has the same sign in this whole interval, the last "
-        f"column has the better evaluation; by chance alone, this happens for about "
-        f"one class in 20. The fewer clips a class has, the less its interval says."
-        f"</p>{table((*headings, 'better'), rows)}"
+        f"column names the better evaluation. By chance alone, this happens for one "
+        f"class in 20, and more often for classes with few clips.</p>"
+        f"{table(headings, rows)}"
     )
 
 
@@ -114,6 +117,17 @@ def spectrogram(path: str) -> str:
     return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
 
 
+def class_scores(
+    evaluation: diagnosis.Evaluation, row: int, indices: Sequence[int]
+) -> str:
+    """HTML with classes and their scores for the clip of a row."""
+    scores = [
+        f"{evaluation.class_names[index]} {evaluation.scores[row, index]:.2f}"
+        for index in indices
+    ]
+    return html.escape(", ".join(scores))
+
+
 def worst_clips(evaluation: diagnosis.Evaluation, clip_dir: str, page_dir: str) -> str:
     """HTML of the clips whose labels have the lowest mean precision.
 
@@ -128,17 +142,16 @@ def worst_clips(evaluation: diagnosis.Evaluation, clip_dir: str, page_dir: str) 
     cards = []
     for row in rows[: min(WORST_CLIPS, np.count_nonzero(counts))]:
         path = os.path.join(clip_dir, evaluation.clips[row])
-        names = evaluation.class_names
-        labels = ", ".join(names[i] for i in np.flatnonzero(evaluation.labels[row]))
+        labels = np.flatnonzero(evaluation.labels[row])
         top = np.argsort(-evaluation.scores[row], kind="stable")[:TOP_CLASSES]
-        scores = ", ".join(f"{names[i]} {evaluation.scores[row, i]:.2f}" for i in top)
         address = urllib.parse.quote(os.fsencode(os.path.relpath(path, page_dir)))
         image = spectrogram(path)
         picture = f'<img alt="spectrogram" src="{image}">' if image else UNREADABLE
         cards.append(
             f'<div class="clip"><strong>{html.escape(evaluation.clips[row])}</strong> '
-            f"precision {mean[row]:.3f}<br>labels: {html.escape(labels)}<br>"
-            f"scores: {html.escape(scores)}{picture}"
+            f"precision {mean[row]:.3f}<br>"
+            f"labels: {class_scores(evaluation, row, labels)}<br>"
+            f"highest scores: {class_scores(evaluation, row, top)}{picture}"
             f'<audio controls preload="none" src="{html.escape(address)}"></audio>'
             f"</div>"
         )
