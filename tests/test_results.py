@@ -89,3 +89,14 @@ def test_every_program_takes_the_best_checkpoint(dataset, trained, tmp_path, cap
     for use in uses[2:]:
         with pytest.raises(ValueError, match="model.ckpt-2, the best of"):
             use()
+
+
+def test_training_keeps_the_best_checkpoint_of_an_evaluation(dataset, tmp_path):
+    run, eval_dir = tmp_path / "run", tmp_path / "run" / "evals" / "a"
+    flags = {"hparams": SMALL_HPARAMS, "checkpoint_steps": 1, "keep_checkpoints": 2}
+    assert run_main(dataset.train_flags(run, max_steps=1, **flags)) == 0
+    assert run_main(dataset.eval_flags(run, eval_dir)) == 0
+    best = results.best_step(results.read_results(eval_dir))
+    assert run_main(dataset.train_flags(run, max_steps=4, **flags)) == 0
+    kept = {int(path.stem.split("-")[1]) for path in run.glob("model.ckpt-*.index")}
+    assert kept == {best, 3, 4}
