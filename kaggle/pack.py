@@ -31,8 +31,9 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "checkpoint",
         None,
-        "model.ckpt-N, or a train_dir for its newest one. The scores of several, "
-        "separated by commas, are averaged.",
+        "model.ckpt-N, a train_dir for its newest one, or best:EVAL_DIR for the best "
+        "one of an evaluation. The scores of several, separated by commas, are "
+        "averaged.",
     )
     flags.DEFINE_string(
         "name", "freesound-audio-tagger", "Name of data set and kernel on Kaggle."

@@ -89,7 +89,9 @@ def test_the_recipe_for_own_sounds_runs(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^best checkpoint: .*/model.ckpt-[02]$", done.stdout, re.M)
+    best = rf"^best of {tmp_path}/out/run/eval: step [02], overall lwlrap [01]\.\d+$"
+    assert re.search(best, done.stderr, re.M)
+    assert (tmp_path / "out" / "run" / "eval" / "report.html").exists()
     assert "sounds/Hum/0.flac (1.0 s)" in done.stdout
 
 
