@@ -17,9 +17,9 @@ RUN = $(VENV)/bin/python
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit((3, 11) > sys.version_info or \
-	    sys.version_info >= (3, 14))' || { echo "Python 3.11 to 3.13 is needed, but this is \
-	    $$($(PYTHON) --version); use make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	    echo "Python 3.11 to 3.13 is needed, but $(PYTHON) is $$($(PYTHON) --version);" \
+	    "use make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --requirement requirements.txt
 	touch $@
