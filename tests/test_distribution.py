@@ -177,6 +177,18 @@ def test_impossible_distributions_are_reported_in_one_line(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_the_number_of_cores_of_this_process(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    monkeypatch.delattr("os.process_cpu_count", raising=False)  # not before 3.13
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3, 5}, raising=False)
+    assert distribution.num_cpu_cores() == 2
+    monkeypatch.setattr("os.process_cpu_count", lambda: 7, raising=False)
+    assert distribution.num_cpu_cores() == 7
+    monkeypatch.delattr("os.process_cpu_count")
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert distribution.num_cpu_cores() == 1
+
+
 def test_the_index_of_a_process_in_its_cluster(monkeypatch):
     def place(cluster: dict, job: str, index: object) -> tuple[int, int]:
         task = {"type": job, "index": index}
