@@ -294,7 +294,8 @@ def _batches(
         num_shards=workers.num_workers,
         data_service=service,
     )
-    return workers.batches(inputs.read_batches(dataset))
+    stream = inputs.read_batches(dataset)
+    return workers.batches(distribution.served_batches(stream) if service else stream)
 
 
 def _loop(

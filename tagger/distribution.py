@@ -9,9 +9,12 @@ Only the chief writes files.
 import functools
 import os
 import platform
+import queue
 import random
 import socket
 import sys
+import threading
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,7 +34,10 @@ CLUSTER_JOBS = ("chief", "worker")
 BFLOAT16_CAPABILITY = (8, 0)  # of NVIDIA GPUs, from Ampere on
 # As in /proc/cpuinfo: of x86, and (the last) of ARM.
 BFLOAT16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
-CONNECT_SECONDS = 10  # to wait for a connection to a data service
+CONNECT_SECONDS = 10  # to wait for a connection
+NOTE_SECONDS = 20  # to wait for a batch of a data service, before a note is printed
+GIVE_UP_SECONDS = 600  # to wait for it after that
+POLL_SECONDS = 0.5  # between two attempts to connect
 
 
 def num_cpu_cores() -> int:
@@ -80,34 +86,72 @@ def describe_bfloat16() -> str:
     return f"warning: the processor has no instructions for bfloat16, {slower}"
 
 
-def read_cluster() -> tuple[int, int]:
+def read_cluster() -> tuple[int, list[tuple[str, int]]]:
     """Reads TF_CONFIG.
 
     Returns:
-      The index of this worker, and the number of workers: (0, 1) without TF_CONFIG. The
-      chief has index 0.
+      The index of this worker, and the host and port of each worker; without TF_CONFIG,
+      0 and an empty list. The chief has index 0.
 
     Raises:
       ValueError: TF_CONFIG is invalid, or the task is neither chief nor worker.
     """
     if not os.environ.get(CLUSTER_VARIABLE):
-        return 0, 1
+        return 0, []
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     try:
         cluster = resolver.cluster_spec().as_dict()
         if not cluster:
-            return 0, 1
+            return 0, []
         own_address = cluster[resolver.task_type][resolver.task_id]
         addresses = [a for job in CLUSTER_JOBS for a in cluster.get(job, [])]
         if len(set(addresses)) < len(addresses):
             raise ValueError("an address is listed twice")
-        return addresses.index(own_address), len(addresses)
+        return addresses.index(own_address), list(map(_host_and_port, addresses))
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise ValueError(
             f"{CLUSTER_VARIABLE} must be like {CLUSTER_EXAMPLE}, with the jobs "
             f"{' and '.join(CLUSTER_JOBS)}, but reading it gave "
             f"{type(error).__name__}: {error}"
         ) from None
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)  # An IPv6 address is in brackets.
+
+
+def _wait_for_workers(addresses: Sequence[tuple[str, int]], own: int) -> None:
+    """Returns when all workers listen at their ports.
+
+    TensorFlow waits for them, too, but catches SIGTERM and does not stop. It also keeps
+    Python's lock, so no handler runs.
+
+    Raises:
+      OSError: the port of this worker is in use.
+    """
+    port = addresses[own][1]
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        server = socket.create_server(("", port), family=family, dualstack_ipv6=both)
+    except (OSError, OverflowError) as error:
+        raise OSError(
+            f"{CLUSTER_VARIABLE}: cannot listen at port {port}: {error}"
+        ) from None
+    with server:
+        for address in (*addresses[:own], *addresses[own + 1 :]):
+            while not _answers(address):
+                time.sleep(POLL_SECONDS)
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    """Whether a program listens at a host and port."""
+    try:
+        socket.create_connection(address, CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def check_reachable(address: str) -> None:
@@ -119,14 +163,57 @@ def check_reachable(address: str) -> None:
     Raises:
       OSError: the data service does not answer.
     """
-    host, _, port = address.removeprefix("grpc://").rpartition(":")
+    host, port = _host_and_port(address.removeprefix("grpc://"))
     try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise OSError(
             f"--data_service: cannot reach {host}:{port} ({error}); is its dispatcher "
             f"running?"
         ) from None
+
+
+def served_batches(stream: Iterator[Any]) -> Iterator[Any]:
+    """Yields the batches of a stream from a data service, which may die.
+
+    TensorFlow would then wait without limit, and no signal would end it. Here, another
+    thread waits for TensorFlow. The time between two batches is limited.
+
+    Raises:
+      OSError: the next batch does not come in time, or the stream raises it.
+    """
+    found = queue.Queue(1)
+
+    def read() -> None:
+        """Runs in the other thread."""
+        try:
+            for batch in stream:
+                found.put(batch)
+        except Exception as error:
+            found.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    batch = found.get()
+    while not isinstance(batch, Exception):
+        yield batch
+        batch = _next_served(found)
+    raise batch
+
+
+def _next_served(found: queue.Queue) -> Any:
+    """The next item of a queue; see `served_batches`."""
+    try:
+        return found.get(timeout=NOTE_SECONDS)
+    except queue.Empty:
+        print("waiting for the data service", file=sys.stderr)
+    with signals.handler(signals.exit_now):
+        try:
+            return found.get(timeout=GIVE_UP_SECONDS)
+        except queue.Empty:
+            raise OSError(
+                f"--data_service: no batch came for {GIVE_UP_SECONDS} s; are its "
+                f"dispatcher and a worker running?"
+            ) from None
 
 
 class Distribution:
@@ -145,7 +232,8 @@ class Distribution:
     """
 
     def __init__(self, devices: Sequence[str] = ()):
-        self.worker, self.num_workers = read_cluster()
+        self.worker, addresses = read_cluster()
+        self.num_workers = max(1, len(addresses))
         _set_visible(devices)
         if self.num_workers > 1:
             print(
@@ -153,7 +241,7 @@ class Distribution:
                 file=sys.stderr,
                 flush=True,
             )
-            # SIGINT ends the wait. SIGTERM does not, because TensorFlow handles it.
+            _wait_for_workers(addresses, self.worker)
             with signals.end_at_once():
                 self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
         elif len(names := _gpu_names() or devices) > 1:

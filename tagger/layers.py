@@ -149,9 +149,11 @@ def _depthwise_bfloat16(net: tf.Tensor, kernel: tf.Tensor, *, stride: int) -> tf
 
     @tf.custom_gradient
     def convolve(net: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        """Returns the convolution, and the function of its gradients."""
         narrow = tf.cast(kernel, net.dtype)
 
         def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            """Returns the gradients of the input and of the kernel."""
             if stride == 1:  # It is a convolution with the reversed kernel.
                 by_net = tf.nn.depthwise_conv2d(upstream, narrow[::-1, ::-1], **options)
             else:

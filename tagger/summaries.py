@@ -61,6 +61,7 @@ def profiler(
     running = False
 
     def step_context() -> contextlib.AbstractContextManager:
+        """Starts or ends the profile, and marks the step in it."""
         nonlocal running
         step = next(steps)
         if running and step == end:

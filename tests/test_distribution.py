@@ -190,18 +190,19 @@ def test_the_number_of_cores_of_this_process(monkeypatch):
 
 
 def test_the_index_of_a_process_in_its_cluster(monkeypatch):
-    def place(cluster: dict, job: str, index: object) -> tuple[int, int]:
+    def place(cluster: dict, job: str, index: object):
         task = {"type": job, "index": index}
         config = json.dumps({"cluster": cluster, "task": task})
         monkeypatch.setenv("TF_CONFIG", config)
         return distribution.read_cluster()
 
-    assert distribution.read_cluster() == (0, 1)
-    assert place({"worker": ["a:1"]}, "worker", 0) == (0, 1)
-    assert place({"worker": ["a:1", "b:2"]}, "worker", 1) == (1, 2)
+    assert distribution.read_cluster() == (0, [])
+    assert place({"worker": ["a:1"]}, "worker", 0) == (0, [("a", 1)])
+    assert place({"worker": ["a:1", "[::1]:2"]}, "worker", 1)[1][1] == ("::1", 2)
     with_chief = {"chief": ["c:1"], "worker": ["a:1", "b:2"]}
-    assert place(with_chief, "chief", 0) == (0, 3)
-    assert place(with_chief, "worker", "1") == (2, 3)
+    expected = [("c", 1), ("a", 1), ("b", 2)]
+    assert place(with_chief, "chief", 0) == (0, expected)
+    assert place(with_chief, "worker", "1") == (2, expected)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +212,7 @@ def test_the_index_of_a_process_in_its_cluster(monkeypatch):
         '{"cluster": {"worker": ["a:1", "b:1"]}}',
         '{"cluster": {"worker": ["a", "a"]}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": ["a", "b"]}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "evaluator", "index": 0}}',
         '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
     ],

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 import pathlib
+import re
 import signal
 import socket
 
@@ -151,3 +152,43 @@ def test_training_continues_when_a_data_worker_or_the_dispatcher_dies(
         ):
             process.send(number)
             assert process.status() == status
+
+
+@pytest.mark.parametrize(("seconds", "number"), [(1, None), (300, signal.SIGTERM)])
+def test_training_ends_if_the_data_service_remains_dead(
+    dataset, tmp_path, seconds, number
+):
+    program = tmp_path / "impatient.py"
+    program.write_text(
+        f"from tagger import distribution, program\n"
+        f"distribution.NOTE_SECONDS = 1\n"
+        f"distribution.GIVE_UP_SECONDS = {seconds}\n"
+        f"import runner\n"
+        f"program.run(runner.main)\n"
+    )
+    (port,) = free_ports(1)
+    address = f"localhost:{port}"
+    flags = dataset.train_flags(
+        tmp_path / "run",
+        hparams=SMALL_HPARAMS,
+        checkpoint_steps=4,
+        data_service=f"grpc://{address}",
+    )
+    with (
+        start_server(tmp_path, "dispatcher", "dispatcher", f"--port={port}") as one,
+        start_worker(tmp_path, "worker", address) as two,
+        Process(tmp_path, "trainer", program, *flags) as trainer,
+    ):
+        assert trainer.wait_for("^step 5:"), trainer.err
+        for server in (one, two):
+            server.send(signal.SIGKILL)
+        assert trainer.wait_for("^waiting for the data service"), trainer.err
+        if number:
+            trainer.send(number)
+        assert trainer.status() == (128 + number if number else 1)
+        line = "^stopped by SIGTERM" if number else "^error: --data_service"
+        assert re.search(line, trainer.err, re.MULTILINE)
+        assert "Traceback" not in trainer.err
+    newest = checkpoints.list_checkpoints(tmp_path / "run")[-1]
+    assert checkpoints.checkpoint_step(newest) == max(trainer.losses()) // 4 * 4
+    assert len(checkpoints.shapes(newest)) == 306
