@@ -376,6 +376,10 @@ def main(argv: Sequence[str]) -> int:
     found = recordings.find_files(argv[2:])
     check_results(found)
     program.start_tensorflow()
+    if FLAGS.mixed_precision:
+        from tagger import distribution
+
+        print(distribution.describe_bfloat16(), file=sys.stderr)
     num_failed = tag_files(found, argv[1], by_class)
     if num_failed:
         print(f"{num_failed} of {counted(len(found), 'file')} failed", file=sys.stderr)
