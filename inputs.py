@@ -227,7 +227,7 @@ def clip_examples(
         return index, waveform_to_examples(waveform, hparams, fft_type=fft_type)
 
     options = tf.data.Options()
-    # Where all is fixed, autotuning only costs time: a seventh of it on two cores.
+    # The parallelism is fixed, so autotuning would only cost time.
     options.autotune.enabled = parallel_clips == tf.data.AUTOTUNE
     options.deterministic = deterministic
     dataset = positions.map(read, num_parallel_calls=READ_AHEAD_CLIPS)

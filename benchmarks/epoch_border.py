@@ -21,11 +21,10 @@ program.start_tensorflow()
 
 import inputs  # noqa: E402
 import train  # noqa: E402
-from tagger import clips  # noqa: E402
 from tagger.hparams import Hparams  # noqa: E402
 
 CLIPS, SECONDS = 128, 5  # 20 batches of 64 examples
-AROUND = 2  # steps before and after a border
+AROUND = 2  # steps before a border, and after it
 FLAGS = flags.FLAGS
 
 
@@ -41,13 +40,7 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         measure.make_data(root, CLIPS, SECONDS)
-        _, table = clips.read_clips(
-            csv_path=str(root / "clips.csv"),
-            clip_dir=str(root / "clips"),
-            class_map_path=str(root / "map.csv"),
-            train_dir="",
-            flag_prefix="train",
-        )
+        table = measure.read_table(root)
         num_examples = int(hparams.num_examples(table.num_samples).sum())
         per_epoch = num_examples // hparams.batch_size
         trainer = train.define_trainer(
@@ -65,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     print("| | median s | slowest s | slowest / median of all |")
     print("|---|---|---|---|")
     position = [step % per_epoch for step in range(1, per_epoch * FLAGS.epochs)]
-    near = [min(p, per_epoch - p) < AROUND for p in position]
+    near = [p < AROUND or p >= per_epoch - AROUND for p in position]
     median = statistics.median(seconds)
     for name, at_border in (("around a border", True), ("elsewhere", False)):
         part = [s for s, n in zip(seconds, near, strict=True) if n == at_border]

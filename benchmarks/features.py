@@ -129,7 +129,11 @@ def main(argv: Sequence[str]) -> int:
             raise ValueError(f"features differ by {difference}")
         np.savez(root / "expected.npz", first=first["ours"], matrix=mel_matrix(hparams))
         mine = [this, f"--folder={root / 'clips'}", "--contender"]
-        torch_peer = [this.parent / "torch_peer.py", "features", f"--folder={root}"]
+        torch_peer = [
+            this.parent / "torch_peer.py",
+            "--task=features",
+            f"--folder={root}",
+        ]
         contenders = {
             "ours": measure.Contender([*mine, "ours"]),
             "the original's operations": measure.Contender([*mine, "original"]),

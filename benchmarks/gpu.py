@@ -27,10 +27,10 @@ import tensorflow as tf  # noqa: E402
 import inputs  # noqa: E402
 import model  # noqa: E402
 import train  # noqa: E402
-from tagger import clips, distribution, hparams  # noqa: E402
+from tagger import distribution, hparams  # noqa: E402
 
 CLIPS, SECONDS = 400, 5
-EPOCHS = 3  # of the features; the first one also fills the buffer
+EPOCHS = 3  # of the features, after one that fills the buffer
 FLAGS = flags.FLAGS
 
 
@@ -45,13 +45,7 @@ def delivered_examples() -> float:
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         measure.make_data(root, CLIPS, SECONDS)
-        _, table = clips.read_clips(
-            csv_path=str(root / "clips.csv"),
-            clip_dir=str(root / "clips"),
-            class_map_path=str(root / "map.csv"),
-            train_dir="",
-            flag_prefix="train",
-        )
+        table = measure.read_table(root)
         defaults = hparams.Hparams()
         batches = iter(inputs.train_input(table, defaults, seed=0))
         num_examples = int(defaults.num_examples(table.num_samples).sum())

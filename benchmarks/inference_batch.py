@@ -10,7 +10,7 @@ into the convolutions.
 import functools
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import measure
 from absl import flags
@@ -116,15 +116,15 @@ def onnx_graph(network: keras.Model) -> onnx.ModelProto:
     return proto
 
 
-def onnx_scores(path: str, features: np.ndarray) -> np.ndarray:
-    """Loads an ONNX graph."""
+def onnx_scores(path: str, features: np.ndarray) -> Callable[[], np.ndarray]:
+    """Returns a function that scores the features with an ONNX graph."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     inputs = {"features": features[:, np.newaxis]}
     return lambda: session.run(None, inputs)[0]
 
 
-def our_scores(network: keras.Model, features: np.ndarray):
-    """The scores of --mode inference."""
+def our_scores(network: keras.Model, features: np.ndarray) -> Callable[[], np.ndarray]:
+    """Returns a function that scores the features as --mode inference does."""
     score = model.score_function(network)
     batch = tf.constant(features)
     return lambda: score(batch).numpy()
@@ -153,8 +153,9 @@ def main(argv: Sequence[str]) -> int:
         path = f"{folder}/network.onnx"
         float32 = network()
         onnx.save(onnx_graph(float32), path)
-        difference = our_scores(float32, features)() - onnx_scores(path, features)()
-        if np.abs(difference).max() > TOLERANCE:
+        scores = our_scores(float32, features)(), onnx_scores(path, features)()
+        difference = np.abs(scores[0] - scores[1]).max()
+        if difference > TOLERANCE:
             raise ValueError(f"scores differ by {difference}, more than {TOLERANCE}")
         seconds = measure.take_turns_apart(
             {

@@ -112,7 +112,7 @@ def torch_contenders(
       table: the rows of the network, as model.MOBILENET_V1.
     """
     program = ROOT / "benchmarks" / "torch_peer.py"
-    common = [program, task, f"--table={json.dumps(table)}"]
+    common = [program, f"--task={task}", f"--table={json.dumps(table)}"]
     tuned = [*common, "--relu_in_place"]
     bfloat16 = [*tuned, "--bfloat16"]
     return {
@@ -228,11 +228,11 @@ def make_data(
 
     import model
     from tagger import checkpoints
-    from tagger.hparams import Hparams
+    from tagger.hparams import SAMPLE_RATE, Hparams
     from tools.make_demo_data import write_wav
 
     rng = np.random.default_rng(0)
-    noise = rng.integers(-9000, 9000, int(seconds * 44100)).astype(np.int16)
+    noise = rng.integers(-9000, 9000, int(seconds * SAMPLE_RATE)).astype(np.int16)
     (root / "clips").mkdir(parents=True)
     names = [f"{index:05d}.wav" for index in range(num_clips)]
     for name in names:
@@ -249,6 +249,20 @@ def make_data(
         values = checkpoints.network_variables(network)
         values[checkpoints.GLOBAL_STEP] = np.int64(step)
         checkpoints.save(str(root / "model"), values, step)
+
+
+def read_table(root: pathlib.Path):
+    """The table of the clips that `make_data` wrote."""
+    from tagger.clips import read_clips
+
+    _, table = read_clips(
+        csv_path=str(root / "clips.csv"),
+        clip_dir=str(root / "clips"),
+        class_map_path=str(root / "map.csv"),
+        train_dir="",
+        flag_prefix="train",
+    )
+    return table
 
 
 def train_command(root: pathlib.Path, steps: int) -> list[object]:

@@ -1,6 +1,6 @@
 """The network and the features in PyTorch, as a contender of other benchmarks.
 
-    python benchmarks/torch_peer.py train|score|features [flags]
+    python benchmarks/torch_peer.py --task train|score|features [flags]
 
 Only the padding at strides differs from ours. The tensors are in channels_last, which
 is the faster layout for convolutions on a CPU.
@@ -28,6 +28,8 @@ LAYOUT = torch.channels_last
 
 def define_flags() -> None:
     """Defines the flags of this program."""
+    flags.DEFINE_enum("task", None, ["train", "score", "features"], "What to do.")
+    flags.mark_flag_as_required("task")
     flags.DEFINE_string("table", None, "JSON of the rows of model.MOBILENET_V1.")
     flags.DEFINE_bool("bfloat16", False, "Use autocast to bfloat16.")
     flags.DEFINE_bool("relu_in_place", False, "Use ReLU in place, which saves a copy.")
@@ -133,11 +135,11 @@ def network_task(task: str) -> Callable[[], object]:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the task, once for each line of stdin."""
-    task = argv[1]
-    if task == "features":
+    program.check_no_arguments(argv)
+    if FLAGS.task == "features":
         measure.serve(features_task(pathlib.Path(FLAGS.folder)))
     else:
-        measure.serve(network_task(task))
+        measure.serve(network_task(FLAGS.task))
     return 0
 
 

@@ -142,7 +142,7 @@ def _depthwise_bfloat16(net: tf.Tensor, kernel: tf.Tensor, *, stride: int) -> tf
 
     Args:
       net: bfloat16 [E, T, F, channels].
-      kernel: float32 [height, width, channels, 1].
+      kernel: float32 [height, width, channels, 1], with odd height and width.
       stride: in both directions.
     """
     options = {"strides": [1, stride, stride, 1], "padding": "SAME"}
@@ -150,22 +150,30 @@ def _depthwise_bfloat16(net: tf.Tensor, kernel: tf.Tensor, *, stride: int) -> tf
     @tf.custom_gradient
     def convolve(net: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         """Returns the convolution, and the function of its gradients."""
-        narrow = tf.cast(kernel, net.dtype)
+        narrow_kernel = tf.cast(kernel, net.dtype)
 
-        def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def gradients(output_gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             """Returns the gradients of the input and of the kernel."""
             if stride == 1:  # It is a convolution with the reversed kernel.
-                by_net = tf.nn.depthwise_conv2d(upstream, narrow[::-1, ::-1], **options)
-            else:
-                by_net = tf.nn.depthwise_conv2d_backprop_input(
-                    tf.shape(net), kernel, tf.cast(upstream, tf.float32), **options
+                input_gradient = tf.nn.depthwise_conv2d(
+                    output_gradient, narrow_kernel[::-1, ::-1], **options
                 )
-            by_kernel = tf.nn.depthwise_conv2d_backprop_filter(
-                net, kernel.shape, upstream, **options
+            else:
+                input_gradient = tf.nn.depthwise_conv2d_backprop_input(
+                    tf.shape(net),
+                    kernel,
+                    tf.cast(output_gradient, tf.float32),
+                    **options,
+                )
+            kernel_gradient = tf.nn.depthwise_conv2d_backprop_filter(
+                net, kernel.shape, output_gradient, **options
             )
-            return tf.cast(by_net, net.dtype), tf.cast(by_kernel, kernel.dtype)
+            return (
+                tf.cast(input_gradient, net.dtype),
+                tf.cast(kernel_gradient, kernel.dtype),
+            )
 
-        return tf.nn.depthwise_conv2d(net, narrow, **options), gradients
+        return tf.nn.depthwise_conv2d(net, narrow_kernel, **options), gradients
 
     return convolve(net, kernel)
 

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
 
 import tensorflow as tf
@@ -60,20 +61,29 @@ def profiler(
     first, end = PROFILE_AFTER, PROFILE_AFTER + num_steps
     running = False
 
+    def stop() -> None:
+        """Ends the profile."""
+        nonlocal running
+        tf.profiler.experimental.stop()
+        running = False
+        print(f"profile written to {train_dir}", file=sys.stderr)
+
     def step_context() -> contextlib.AbstractContextManager:
         """Starts or ends the profile, and marks the step in it."""
         nonlocal running
         step = next(steps)
         if running and step == end:
-            tf.profiler.experimental.stop()
-            running = False
+            stop()
         if first == step < end:
             tf.profiler.experimental.start(train_dir)
             running = True
+        # With _r=1, the Profile tab takes it as a step of the training.
         return tf.profiler.experimental.Trace("train", step_num=step, _r=1)
 
     try:
         yield step_context
     finally:
         if running:
-            tf.profiler.experimental.stop()
+            stop()
+        elif num_steps and next(steps) <= first:  # the number of steps so far
+            print(f"no profile, since it starts after {first} steps", file=sys.stderr)
