@@ -20,7 +20,15 @@ import tqdm
 
 import inputs
 import model
-from tagger import checkpoints, distribution, files, run_record, signals, summaries
+from tagger import (
+    checkpoints,
+    data_service,
+    distribution,
+    files,
+    run_record,
+    signals,
+    summaries,
+)
 from tagger import hparams as hparams_lib
 from tagger.clips import Clips, read_clips
 from tagger.hparams import Hparams
@@ -96,7 +104,7 @@ def train(options: Options) -> int:
       FloatingPointError: the loss or a weight is no longer finite.
     """
     if options.data_service:
-        distribution.check_reachable(options.data_service)
+        data_service.check_reachable(options.data_service)
     workers = distribution.Distribution(options.devices)
     class_names, clips = read_clips(
         csv_path=options.train_csv_path,
@@ -295,7 +303,7 @@ def _batches(
         data_service=service,
     )
     stream = inputs.read_batches(dataset)
-    return workers.batches(distribution.served_batches(stream) if service else stream)
+    return workers.batches(data_service.served_batches(stream) if service else stream)
 
 
 def _loop(

@@ -13,7 +13,7 @@ from helpers import SMALL_HPARAMS, run_main
 
 import runner
 import train
-from tagger import checkpoints, distribution
+from tagger import checkpoints, distribution, platform
 from tagger.clips import read_clips
 from tagger.hparams import Hparams, parse_hparams
 from tagger.trainer import Trainer
@@ -181,12 +181,12 @@ def test_the_number_of_cores_of_this_process(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: None)
     monkeypatch.delattr("os.process_cpu_count", raising=False)  # not before 3.13
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3, 5}, raising=False)
-    assert distribution.num_cpu_cores() == 2
+    assert platform.num_cpu_cores() == 2
     monkeypatch.setattr("os.process_cpu_count", lambda: 7, raising=False)
-    assert distribution.num_cpu_cores() == 7
+    assert platform.num_cpu_cores() == 7
     monkeypatch.delattr("os.process_cpu_count")
     monkeypatch.delattr("os.sched_getaffinity")
-    assert distribution.num_cpu_cores() == 1
+    assert platform.num_cpu_cores() == 1
 
 
 def test_the_index_of_a_process_in_its_cluster(monkeypatch):
@@ -267,12 +267,12 @@ def test_different_initial_weights_are_an_error(monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc/cpuinfo is of Linux")
 def test_support_of_bfloat16_is_reported(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    monkeypatch.setattr(distribution, "BFLOAT16_INSTRUCTIONS", {"processor"})
-    assert distribution.describe_bfloat16().endswith("CPU, with processor")
-    monkeypatch.setattr(distribution, "BFLOAT16_INSTRUCTIONS", {"no_such_flag"})
-    assert distribution.describe_bfloat16().startswith("warning: ")
-    assert "slower" in distribution.describe_platform(mixed_precision=True)
-    assert "slower" not in distribution.describe_platform(mixed_precision=False)
+    monkeypatch.setattr(platform, "BFLOAT16_INSTRUCTIONS", {"processor"})
+    assert platform.describe_bfloat16().endswith("CPU, with processor")
+    monkeypatch.setattr(platform, "BFLOAT16_INSTRUCTIONS", {"no_such_flag"})
+    assert platform.describe_bfloat16().startswith("warning: ")
+    assert "slower" in platform.describe_platform(mixed_precision=True)
+    assert "slower" not in platform.describe_platform(mixed_precision=False)
     details = {
         "old": {"compute_capability": (7, 5)},
         "new": {"compute_capability": (8, 6)},
@@ -281,7 +281,7 @@ def test_support_of_bfloat16_is_reported(monkeypatch):
         tf.config.experimental, "get_device_details", lambda gpu: details[gpu]
     )
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["new"])
-    assert distribution.describe_bfloat16().endswith("8.6")
+    assert platform.describe_bfloat16().endswith("8.6")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [*details])
-    assert distribution.describe_bfloat16().startswith("warning: ")
-    assert "7.5" in distribution.describe_bfloat16()
+    assert platform.describe_bfloat16().startswith("warning: ")
+    assert "7.5" in platform.describe_bfloat16()

@@ -160,9 +160,9 @@ def test_training_ends_if_the_data_service_remains_dead(
 ):
     program = tmp_path / "impatient.py"
     program.write_text(
-        f"from tagger import distribution, program\n"
-        f"distribution.NOTE_SECONDS = 1\n"
-        f"distribution.GIVE_UP_SECONDS = {seconds}\n"
+        f"from tagger import data_service, program\n"
+        f"data_service.NOTE_SECONDS = 1\n"
+        f"data_service.GIVE_UP_SECONDS = {seconds}\n"
         f"import runner\n"
         f"program.run(runner.main)\n"
     )
