@@ -34,6 +34,8 @@ CLUSTER_EXAMPLE = (
 )
 CLUSTER_JOBS = ("chief", "worker")
 CONNECT_SECONDS = 10  # to wait for a connection
+MAX_PORT = 65535  # of TCP
+NOTE_SECONDS = 20  # between two notes about workers that do not listen yet
 POLL_SECONDS = 0.5  # between two attempts to connect
 
 
@@ -68,8 +70,16 @@ def read_cluster() -> tuple[int, list[tuple[str, int]]]:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
+    """Splits host:port.
+
+    Raises:
+      ValueError: the port is not a number from 1 to 65535.
+    """
     host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)  # An IPv6 address is in brackets.
+    number = int(port)
+    if not 1 <= number <= MAX_PORT:
+        raise ValueError(f"a port must be from 1 to {MAX_PORT}, but got {port}")
+    return host.strip("[]"), number  # An IPv6 address is in brackets.
 
 
 def _wait_for_workers(addresses: Sequence[tuple[str, int]], own: int) -> None:
@@ -86,14 +96,19 @@ def _wait_for_workers(addresses: Sequence[tuple[str, int]], own: int) -> None:
     family = socket.AF_INET6 if both else socket.AF_INET
     try:
         server = socket.create_server(("", port), family=family, dualstack_ipv6=both)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise OSError(
             f"{CLUSTER_VARIABLE}: cannot listen at port {port}: {error}"
         ) from None
     with server:
-        for address in (*addresses[:own], *addresses[own + 1 :]):
-            while not _answers(address):
-                time.sleep(POLL_SECONDS)
+        missing = [*addresses[:own], *addresses[own + 1 :]]
+        noted = time.monotonic()
+        while missing := [address for address in missing if not _answers(address)]:
+            if time.monotonic() - noted >= NOTE_SECONDS:
+                names = ", ".join(f"{host}:{port}" for host, port in missing)
+                print(f"waiting for {names}", file=sys.stderr, flush=True)
+                noted = time.monotonic()
+            time.sleep(POLL_SECONDS)
 
 
 def _answers(address: tuple[str, int]) -> bool:
@@ -217,9 +232,13 @@ class Distribution:
             yield from stream
             return
         while True:
-            yield self.strategy.experimental_distribute_values_from_function(
-                lambda _: next(stream)
-            )
+            try:
+                batch = self.strategy.experimental_distribute_values_from_function(
+                    lambda _: next(stream)
+                )
+            except StopIteration:
+                return
+            yield batch
 
     def _mean_float(self, value: float) -> float:
         # float64 is exact for checksums.

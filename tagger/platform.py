@@ -21,7 +21,7 @@ def num_cpu_cores() -> int:
 
 def describe_platform(*, mixed_precision: bool) -> str:
     """The versions, the devices and, with mixed precision, a line about bfloat16."""
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     names = [
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
         for gpu in gpus
@@ -35,17 +35,22 @@ def describe_platform(*, mixed_precision: bool) -> str:
 def describe_bfloat16() -> str:
     """A line about the support of bfloat16 by the GPUs or the processor.
 
-    It starts with "warning: " if there is none, because TensorFlow then emulates it.
+    It starts with "warning: " if there is none.
     """
-    slower = "so --mixed_precision is slower than float32"
-    if gpus := tf.config.list_physical_devices("GPU"):
+    if gpus := tf.config.get_visible_devices("GPU"):
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        found = min(detail.get("compute_capability", (0, 0)) for detail in details)
-        text = "compute capability {}.{}".format(*found)
-        if found >= BFLOAT16_CAPABILITY:
-            return f"mixed precision: bfloat16 on GPUs of {text}"
+        # Only NVIDIA's GPUs have a compute capability.
+        if not all("compute_capability" in detail for detail in details):
+            return "mixed precision: bfloat16, if the GPU supports it"
+        lowest = min(detail["compute_capability"] for detail in details)
+        found = "{}.{}".format(*lowest)
+        if lowest >= BFLOAT16_CAPABILITY:
+            return f"mixed precision: bfloat16 on GPUs of compute capability {found}"
         least = "{}.{}".format(*BFLOAT16_CAPABILITY)
-        return f"warning: bfloat16 needs {least}, but a GPU has {text}, {slower}"
+        return (
+            f"warning: bfloat16 needs compute capability {least}, but a GPU has "
+            f"{found}; --mixed_precision may be slower"
+        )
     try:
         with open("/proc/cpuinfo") as file:
             words = set(file.read().split())
@@ -53,4 +58,7 @@ def describe_bfloat16() -> str:
         return "mixed precision: bfloat16, if the processor supports it"
     if found := sorted(BFLOAT16_INSTRUCTIONS & words):
         return f"mixed precision: bfloat16 on the CPU, with {', '.join(found)}"
-    return f"warning: the processor has no instructions for bfloat16, {slower}"
+    return (
+        "warning: the processor has no instructions for bfloat16, so --mixed_precision "
+        "is slower than float32"
+    )
