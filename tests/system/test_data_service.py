@@ -177,8 +177,12 @@ def test_training_ends_if_the_data_service_remains_dead(
     with (
         start_server(tmp_path, "dispatcher", "dispatcher", f"--port={port}") as one,
         start_worker(tmp_path, "worker", address) as two,
-        Process(tmp_path, "trainer", program, *flags) as trainer,
+        contextlib.ExitStack() as stack,
     ):
+        # A trainer that starts before the dispatcher listens ends with an error.
+        assert two.wait_for("is ready"), two.err
+        trainer = Process(tmp_path, "trainer", program, *flags)
+        stack.enter_context(trainer)
         assert trainer.wait_for("^step 5:"), trainer.err
         for server in (one, two):
             server.send(signal.SIGKILL)
