@@ -20,10 +20,13 @@ import tqdm
 
 import inputs
 import model
-from tagger import checkpoints, distribution, files, run_record, signals, summaries
+from tagger import checkpoints, files, run_record, signals, summaries
 from tagger import hparams as hparams_lib
 from tagger.clips import Clips, read_clips
+from tagger.data_service import check_reachable, served_batches
+from tagger.distribution import Distribution
 from tagger.hparams import Hparams
+from tagger.platform import describe_platform
 from tagger.progress import print_result, progress_bar
 from tagger.trainer import Trainer
 
@@ -96,8 +99,8 @@ def train(options: Options) -> int:
       FloatingPointError: the loss or a weight is no longer finite.
     """
     if options.data_service:
-        distribution.check_reachable(options.data_service)
-    workers = distribution.Distribution(options.devices)
+        check_reachable(options.data_service)
+    workers = Distribution(options.devices)
     class_names, clips = read_clips(
         csv_path=options.train_csv_path,
         clip_dir=options.train_clip_dir,
@@ -123,8 +126,7 @@ def train(options: Options) -> int:
             strategy=workers.strategy,
         )
         _start(trainer, plan, workers)
-        if trainer.steps_done >= plan.max_steps:
-            done = trainer.steps_done
+        if (done := trainer.steps_done) >= plan.max_steps:
             print(f"already at step {done} of {plan.max_steps}", file=sys.stderr)
             return 0
         if workers.is_chief:
@@ -140,7 +142,7 @@ def train(options: Options) -> int:
                 hparams=plan.hparams,
                 class_names=class_names,
             )
-        return _loop(trainer, plan, workers, _batches(trainer, plan, workers, seed))
+        return _loop(trainer, plan, workers, seed)
 
 
 def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
@@ -170,7 +172,7 @@ def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
     changed = hparams_lib.non_defaults(hparams).items()
     changed = ", ".join(f"{name}={value}" for name, value in changed) or "defaults"
     print(
-        distribution.describe_platform(mixed_precision=options.mixed_precision),
+        describe_platform(mixed_precision=options.mixed_precision),
         f"{clips}, {num_examples} examples; {plan.epoch_num_batches} batches of "
         f"{hparams.batch_size} per epoch; training to step {plan.max_steps}",
         f"{model_name}, hyperparameters: {changed}",
@@ -180,7 +182,7 @@ def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
     return plan
 
 
-def _check_workers(plan: Plan, workers: distribution.Distribution) -> None:
+def _check_workers(plan: Plan, workers: Distribution) -> None:
     """Checks that the work can be shared, and that all workers have the same inputs.
 
     Raises:
@@ -233,7 +235,7 @@ def define_trainer(
     return Trainer(network, optimizer, model.define_loss(hparams), strategy)
 
 
-def _start(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> None:
+def _start(trainer: Trainer, plan: Plan, workers: Distribution) -> None:
     """Sets the initial values of the variables, and prints where they come from.
 
     In this order:
@@ -275,7 +277,7 @@ def _start(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> 
 
 
 def _batches(
-    trainer: Trainer, plan: Plan, workers: distribution.Distribution, seed: int
+    trainer: Trainer, plan: Plan, workers: Distribution, seed: int, received: list[int]
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """The stream of inputs of the steps. A resumed run starts a new epoch."""
     service = None
@@ -295,24 +297,23 @@ def _batches(
         data_service=service,
     )
     stream = inputs.read_batches(dataset)
-    return workers.batches(distribution.served_batches(stream) if service else stream)
+    if service:
+        stream = served_batches(stream, received, can_save=workers.num_workers == 1)
+    return workers.batches(stream)
 
 
-def _loop(
-    trainer: Trainer,
-    plan: Plan,
-    workers: distribution.Distribution,
-    batches: Iterator[tuple[tf.Tensor, tf.Tensor]],
-) -> int:
+def _loop(trainer: Trainer, plan: Plan, workers: Distribution, seed: int) -> int:
     """Trains, prints, summarises, saves; returns the signal that stopped it, or 0."""
     options, step = plan.options, trainer.steps_done
     if step == 0:
         _save(trainer, plan, workers)
+    received = []
+    batches = _batches(trainer, plan, workers, seed, received)
     print("filling the shuffle buffer", file=sys.stderr)
     with signals.end_at_once():
         batch = next(batches)
     with (
-        signals.recorded() as received,
+        signals.recorded(received),
         summaries.writer(options.train_dir, enabled=workers.is_chief).as_default(),
         summaries.profiler(
             options.train_dir, options.profile if workers.is_chief else 0
@@ -346,8 +347,10 @@ def _loop(
             if last or step % options.checkpoint_steps == 0:
                 _save(trainer, plan, workers)
                 tf.summary.flush()
-            if not last:
-                batch = next(batches)
+            if not last and (batch := next(batches, None)) is None:
+                last = True  # A signal came while the data service sent nothing.
+                if step % options.checkpoint_steps:
+                    _save(trainer, plan, workers)
     workers.wait_for_all()  # No worker exits before the checkpoint is complete.
     return _finish(plan, step, received)
 
@@ -361,7 +364,7 @@ def _print_step(bar: tqdm.tqdm, step: int, loss: float, rate: float | None) -> N
         print_result(f"step {step}: loss {loss:.6f}{speed}")
 
 
-def _save(trainer: Trainer, plan: Plan, workers: distribution.Distribution) -> None:
+def _save(trainer: Trainer, plan: Plan, workers: Distribution) -> None:
     """Saves a checkpoint. Only the chief writes it.
 
     Raises:

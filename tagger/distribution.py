@@ -8,12 +8,9 @@ Only the chief writes files.
 
 import functools
 import os
-import platform
-import queue
 import random
 import socket
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,6 +21,11 @@ import tensorflow as tf
 
 from tagger import signals
 from tagger.hparams import MAX_SEED
+from tagger.platform import (  # noqa: F401  Other modules find them here.
+    describe_bfloat16,
+    describe_platform,
+    num_cpu_cores,
+)
 
 CLUSTER_VARIABLE = "TF_CONFIG"
 CLUSTER_EXAMPLE = (
@@ -31,59 +33,10 @@ CLUSTER_EXAMPLE = (
     '"task": {"type": "worker", "index": 0}}'
 )
 CLUSTER_JOBS = ("chief", "worker")
-BFLOAT16_CAPABILITY = (8, 0)  # of NVIDIA GPUs, from Ampere on
-# As in /proc/cpuinfo: of x86, and (the last) of ARM.
-BFLOAT16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
 CONNECT_SECONDS = 10  # to wait for a connection
-NOTE_SECONDS = 20  # to wait for a batch of a data service, before a note is printed
-GIVE_UP_SECONDS = 600  # to wait for it after that
+MAX_PORT = 65535  # of TCP
+NOTE_SECONDS = 20  # between two notes about workers that do not listen yet
 POLL_SECONDS = 0.5  # between two attempts to connect
-
-
-def num_cpu_cores() -> int:
-    """The number of CPU cores that this process may use; on macOS, of all cores."""
-    if hasattr(os, "process_cpu_count"):  # since Python 3.13
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def describe_platform(*, mixed_precision: bool) -> str:
-    """The versions, the devices and, with mixed precision, a line about bfloat16."""
-    gpus = tf.config.list_physical_devices("GPU")
-    names = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-        for gpu in gpus
-    ]
-    cores = f"no GPU, {num_cpu_cores()} CPU cores"
-    device = f"GPU: {', '.join(names)}" if names else cores
-    line = f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {device}"
-    return f"{line}\n{describe_bfloat16()}" if mixed_precision else line
-
-
-def describe_bfloat16() -> str:
-    """A line about the support of bfloat16 by the GPUs or the processor.
-
-    It starts with "warning: " if there is none, because TensorFlow then emulates it.
-    """
-    slower = "so --mixed_precision is slower than float32"
-    if gpus := tf.config.list_physical_devices("GPU"):
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        found = min(detail.get("compute_capability", (0, 0)) for detail in details)
-        text = "compute capability {}.{}".format(*found)
-        if found >= BFLOAT16_CAPABILITY:
-            return f"mixed precision: bfloat16 on GPUs of {text}"
-        least = "{}.{}".format(*BFLOAT16_CAPABILITY)
-        return f"warning: bfloat16 needs {least}, but a GPU has {text}, {slower}"
-    try:
-        with open("/proc/cpuinfo") as file:
-            words = set(file.read().split())
-    except OSError:  # not Linux
-        return "mixed precision: bfloat16, if the processor supports it"
-    if found := sorted(BFLOAT16_INSTRUCTIONS & words):
-        return f"mixed precision: bfloat16 on the CPU, with {', '.join(found)}"
-    return f"warning: the processor has no instructions for bfloat16, {slower}"
 
 
 def read_cluster() -> tuple[int, list[tuple[str, int]]]:
@@ -107,7 +60,7 @@ def read_cluster() -> tuple[int, list[tuple[str, int]]]:
         addresses = [a for job in CLUSTER_JOBS for a in cluster.get(job, [])]
         if len(set(addresses)) < len(addresses):
             raise ValueError("an address is listed twice")
-        return addresses.index(own_address), list(map(_host_and_port, addresses))
+        return addresses.index(own_address), list(map(host_and_port, addresses))
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise ValueError(
             f"{CLUSTER_VARIABLE} must be like {CLUSTER_EXAMPLE}, with the jobs "
@@ -116,9 +69,17 @@ def read_cluster() -> tuple[int, list[tuple[str, int]]]:
         ) from None
 
 
-def _host_and_port(address: str) -> tuple[str, int]:
+def host_and_port(address: str) -> tuple[str, int]:
+    """Splits host:port.
+
+    Raises:
+      ValueError: the port is not a number from 1 to 65535.
+    """
     host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)  # An IPv6 address is in brackets.
+    number = int(port)
+    if not 1 <= number <= MAX_PORT:
+        raise ValueError(f"a port must be from 1 to {MAX_PORT}, but got {port}")
+    return host.strip("[]"), number  # An IPv6 address is in brackets.
 
 
 def _wait_for_workers(addresses: Sequence[tuple[str, int]], own: int) -> None:
@@ -135,14 +96,19 @@ def _wait_for_workers(addresses: Sequence[tuple[str, int]], own: int) -> None:
     family = socket.AF_INET6 if both else socket.AF_INET
     try:
         server = socket.create_server(("", port), family=family, dualstack_ipv6=both)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise OSError(
             f"{CLUSTER_VARIABLE}: cannot listen at port {port}: {error}"
         ) from None
     with server:
-        for address in (*addresses[:own], *addresses[own + 1 :]):
-            while not _answers(address):
-                time.sleep(POLL_SECONDS)
+        missing = [*addresses[:own], *addresses[own + 1 :]]
+        noted = time.monotonic()
+        while missing := [address for address in missing if not _answers(address)]:
+            if time.monotonic() - noted >= NOTE_SECONDS:
+                names = ", ".join(f"{host}:{port}" for host, port in missing)
+                print(f"waiting for {names}", file=sys.stderr, flush=True)
+                noted = time.monotonic()
+            time.sleep(POLL_SECONDS)
 
 
 def _answers(address: tuple[str, int]) -> bool:
@@ -152,68 +118,6 @@ def _answers(address: tuple[str, int]) -> bool:
     except OSError:
         return False
     return True
-
-
-def check_reachable(address: str) -> None:
-    """Checks that a data service answers. TensorFlow would wait for it without limit.
-
-    Args:
-      address: grpc://host:port of its dispatcher.
-
-    Raises:
-      OSError: the data service does not answer.
-    """
-    host, port = _host_and_port(address.removeprefix("grpc://"))
-    try:
-        socket.create_connection((host, port), CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise OSError(
-            f"--data_service: cannot reach {host}:{port} ({error}); is its dispatcher "
-            f"running?"
-        ) from None
-
-
-def served_batches(stream: Iterator[Any]) -> Iterator[Any]:
-    """Yields the batches of a stream from a data service, which may die.
-
-    TensorFlow would then wait without limit, and no signal would end it. Here, another
-    thread waits for TensorFlow. The time between two batches is limited.
-
-    Raises:
-      OSError: the next batch does not come in time, or the stream raises it.
-    """
-    found = queue.Queue(1)
-
-    def read() -> None:
-        """Runs in the other thread."""
-        try:
-            for batch in stream:
-                found.put(batch)
-        except Exception as error:
-            found.put(error)
-
-    threading.Thread(target=read, daemon=True).start()
-    batch = found.get()
-    while not isinstance(batch, Exception):
-        yield batch
-        batch = _next_served(found)
-    raise batch
-
-
-def _next_served(found: queue.Queue) -> Any:
-    """The next item of a queue; see `served_batches`."""
-    try:
-        return found.get(timeout=NOTE_SECONDS)
-    except queue.Empty:
-        print("waiting for the data service", file=sys.stderr)
-    with signals.handler(signals.exit_now):
-        try:
-            return found.get(timeout=GIVE_UP_SECONDS)
-        except queue.Empty:
-            raise OSError(
-                f"--data_service: no batch came for {GIVE_UP_SECONDS} s; are its "
-                f"dispatcher and a worker running?"
-            ) from None
 
 
 class Distribution:
@@ -328,9 +232,13 @@ class Distribution:
             yield from stream
             return
         while True:
-            yield self.strategy.experimental_distribute_values_from_function(
-                lambda _: next(stream)
-            )
+            try:
+                batch = self.strategy.experimental_distribute_values_from_function(
+                    lambda _: next(stream)
+                )
+            except StopIteration:
+                return
+            yield batch
 
     def _mean_float(self, value: float) -> float:
         # float64 is exact for checksums.

@@ -129,7 +129,7 @@ class Convolution(keras.layers.Layer):
         strides = [1, self.stride, self.stride, 1]
         if not self.depthwise:
             return tf.nn.conv2d(net, tf.cast(kernel, net.dtype), strides, "SAME")
-        if net.dtype == tf.bfloat16 and not tf.config.list_physical_devices("GPU"):
+        if net.dtype == tf.bfloat16 and not tf.config.get_visible_devices("GPU"):
             return _depthwise_bfloat16(net, kernel, stride=self.stride)
         return tf.nn.depthwise_conv2d(net, tf.cast(kernel, net.dtype), strides, "SAME")
 

@@ -53,12 +53,7 @@ def exit_now(number: int, frame: Any = None) -> None:
 
 
 @contextlib.contextmanager
-def recorded() -> Iterator[list[int]]:
-    """Records signals within its block, so that a loop can save and stop.
-
-    Yields:
-      The numbers of the signals received so far.
-    """
-    received = []
+def recorded(received: list[int]) -> Iterator[None]:
+    """Adds the signals within its block to a list, so that a loop can save and stop."""
     with handler(lambda number, frame: received.append(number)):
-        yield received
+        yield

@@ -1,19 +1,21 @@
 """Training on several devices and in several processes."""
 
 import json
+import os
 import re
 import shutil
-import sys
+import signal
+import threading
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SMALL_HPARAMS, run_main
+from helpers import SMALL_HPARAMS, free_ports, run_main
 
 import runner
 import train
-from tagger import checkpoints, distribution
+from tagger import checkpoints, data_service, distribution, signals
 from tagger.clips import read_clips
 from tagger.hparams import Hparams, parse_hparams
 from tagger.trainer import Trainer
@@ -168,6 +170,10 @@ def test_checkpoints_pass_between_one_device_and_two(
             {"data_service": "grpc://127.0.0.1:9"},
             "--data_service: cannot reach 127.0.0",
         ),
+        (
+            {"data_service": "grpc://127.0.0.1:70000"},
+            "--data_service: cannot reach 127.0.0.1:70000 (a port must be from 1",
+        ),
     ],
 )
 def test_impossible_distributions_are_reported_in_one_line(
@@ -175,18 +181,6 @@ def test_impossible_distributions_are_reported_in_one_line(
 ):
     assert run_main(dataset.train_flags(tmp_path / "run", **flags)) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_the_number_of_cores_of_this_process(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: None)
-    monkeypatch.delattr("os.process_cpu_count", raising=False)  # not before 3.13
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3, 5}, raising=False)
-    assert distribution.num_cpu_cores() == 2
-    monkeypatch.setattr("os.process_cpu_count", lambda: 7, raising=False)
-    assert distribution.num_cpu_cores() == 7
-    monkeypatch.delattr("os.process_cpu_count")
-    monkeypatch.delattr("os.sched_getaffinity")
-    assert distribution.num_cpu_cores() == 1
 
 
 def test_the_index_of_a_process_in_its_cluster(monkeypatch):
@@ -213,6 +207,8 @@ def test_the_index_of_a_process_in_its_cluster(monkeypatch):
         '{"cluster": {"worker": ["a", "a"]}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
         '{"cluster": {"worker": ["a", "b"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:70000"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:-1"]}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "evaluator", "index": 0}}',
         '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
     ],
@@ -264,24 +260,88 @@ def test_different_initial_weights_are_an_error(monkeypatch):
         workers.check_equal(trainer.checksums(), "different weights")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc/cpuinfo is of Linux")
-def test_support_of_bfloat16_is_reported(monkeypatch):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    monkeypatch.setattr(distribution, "BFLOAT16_INSTRUCTIONS", {"processor"})
-    assert distribution.describe_bfloat16().endswith("CPU, with processor")
-    monkeypatch.setattr(distribution, "BFLOAT16_INSTRUCTIONS", {"no_such_flag"})
-    assert distribution.describe_bfloat16().startswith("warning: ")
-    assert "slower" in distribution.describe_platform(mixed_precision=True)
-    assert "slower" not in distribution.describe_platform(mixed_precision=False)
-    details = {
-        "old": {"compute_capability": (7, 5)},
-        "new": {"compute_capability": (8, 6)},
-    }
-    monkeypatch.setattr(
-        tf.config.experimental, "get_device_details", lambda gpu: details[gpu]
-    )
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["new"])
-    assert distribution.describe_bfloat16().endswith("8.6")
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [*details])
-    assert distribution.describe_bfloat16().startswith("warning: ")
-    assert "7.5" in distribution.describe_bfloat16()
+def test_a_missing_worker_is_named(monkeypatch, capsys):
+    answers = iter([True, False, True])
+    monkeypatch.setattr(distribution, "_answers", lambda address: next(answers))
+    monkeypatch.setattr(distribution, "NOTE_SECONDS", 0)
+    own, *others = [("localhost", port) for port in (*free_ports(1), 1, 2)]
+    distribution._wait_for_workers([own, *others], 0)
+    assert capsys.readouterr().err == "waiting for localhost:2\n"
+
+
+@pytest.fixture
+def blocked():
+    """An event that ends the waiting of the threads of a test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_the_end_and_the_error_of_a_data_service_are_errors():
+    served = data_service.served_batches(iter([1]))
+    assert next(served) == 1
+    with pytest.raises(OSError, match="--data_service"):
+        next(served)
+
+    def failing():
+        raise OSError("gone.wav")
+        yield
+
+    with pytest.raises(OSError, match="gone.wav"):
+        next(data_service.served_batches(failing()))
+
+
+@pytest.mark.parametrize("first", [[], [1]])
+def test_a_data_service_may_recover_after_a_note(monkeypatch, blocked, first):
+    monkeypatch.setattr(data_service, "NOTE_SECONDS", 0)
+    notes = []
+
+    def note(*words, **options):
+        notes.append(words)
+        blocked.set()
+
+    def stream():
+        yield from first
+        blocked.wait()
+        yield 2
+
+    monkeypatch.setattr(data_service, "print", note, raising=False)
+    served = data_service.served_batches(stream())
+    assert [next(served) for _ in (*first, 2)] == [*first, 2]
+    assert notes
+
+
+def test_a_data_service_that_remains_dead_is_an_error(monkeypatch, blocked):
+    monkeypatch.setattr(data_service, "GIVE_UP_SECONDS", 0)
+
+    def stream():
+        yield 1
+        blocked.wait()
+
+    served = data_service.served_batches(stream())
+    assert next(served) == 1
+    with pytest.raises(OSError, match="--data_service: no batch"):
+        next(served)
+
+
+@pytest.mark.parametrize("can_save", [True, False])
+def test_a_signal_ends_the_wait_for_a_data_service(monkeypatch, blocked, can_save):
+    """It needs no note, except if a checkpoint cannot be saved."""
+    monkeypatch.setattr(data_service, "NOTE_SECONDS", 10_000 if can_save else 0)
+    exits = []
+    monkeypatch.setattr(signals, "exit_now", exits.append)
+
+    def stream():
+        yield 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        blocked.wait()
+
+    received = []
+    with signals.recorded(received):
+        served = data_service.served_batches(stream(), received, can_save=can_save)
+        assert list(served) == [1]
+    assert exits == ([] if can_save else [signal.SIGTERM])
+
+
+def test_two_devices_stop_at_the_end_of_a_stream(two_devices):
+    assert len(list(two_devices.batches(iter([tf.zeros([1])] * 3)))) == 1

@@ -20,7 +20,8 @@ def own_signals():
 def test_a_signal_is_recorded_unless_it_is_ignored(own_signals, ignored):
     if ignored:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with signals.recorded() as received:
+    received = []
+    with signals.recorded(received):
         signal.raise_signal(signal.SIGINT)
     assert received == ([] if ignored else [signal.SIGINT])
 

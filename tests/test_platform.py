@@ -1,0 +1,82 @@
+"""Which cores and devices are reported, and their support of bfloat16."""
+
+import sys
+import types
+
+import pytest
+import tensorflow as tf
+
+from tagger import layers, platform
+
+
+def test_the_number_of_cores_of_this_process(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    monkeypatch.delattr("os.process_cpu_count", raising=False)  # not before 3.13
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3, 5}, raising=False)
+    assert platform.num_cpu_cores() == 2
+    monkeypatch.setattr("os.process_cpu_count", lambda: 7, raising=False)
+    assert platform.num_cpu_cores() == 7
+    monkeypatch.delattr("os.process_cpu_count")
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert platform.num_cpu_cores() == 1
+
+
+@pytest.fixture
+def fake_gpus(monkeypatch):
+    """A function that sets the details of the visible GPUs. Others are hidden."""
+
+    def set_visible(*details: dict):
+        monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: details)
+
+    experimental = tf.config.experimental
+    monkeypatch.setattr(experimental, "get_device_details", lambda details: details)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [{}])
+    set_visible()
+    return set_visible
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/cpuinfo is of Linux")
+def test_support_of_bfloat16_by_the_processor_is_reported(monkeypatch, fake_gpus):
+    monkeypatch.setattr(platform, "BFLOAT16_INSTRUCTIONS", {"processor"})
+    assert platform.describe_bfloat16().endswith("CPU, with processor")
+    monkeypatch.setattr(platform, "BFLOAT16_INSTRUCTIONS", {"no_such_flag"})
+    assert platform.describe_bfloat16().startswith("warning: ")
+    assert "slower" in platform.describe_platform(mixed_precision=True)
+    line = platform.describe_platform(mixed_precision=False)
+    assert "slower" not in line and "no GPU" in line
+
+
+def test_an_unknown_processor_is_no_warning(monkeypatch, fake_gpus):
+    def fail(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(platform, "open", fail, raising=False)
+    assert platform.describe_bfloat16().endswith("if the processor supports it")
+
+
+def test_support_of_bfloat16_by_gpus_is_reported(fake_gpus):
+    old, new = ({"compute_capability": found} for found in ((7, 5), (8, 6)))
+    fake_gpus(new)
+    assert platform.describe_bfloat16().endswith("8.6")
+    fake_gpus(old, new)
+    warning = platform.describe_bfloat16()
+    assert warning.startswith("warning: ") and "7.5" in warning
+    fake_gpus(new, {"device_name": "METAL"})
+    assert platform.describe_bfloat16().endswith("if the GPU supports it")
+
+
+@pytest.mark.parametrize("visible", [False, True])
+def test_a_hidden_gpu_does_not_change_the_gradient(monkeypatch, fake_gpus, visible):
+    if visible:
+        fake_gpus({})
+    calls = []
+
+    def spy(net, kernel, *, stride):
+        calls.append(stride)
+        return net
+
+    monkeypatch.setattr(layers, "_depthwise_bfloat16", spy)
+    layer = types.SimpleNamespace(depthwise=True, stride=1)
+    net, kernel = tf.zeros([1, 4, 4, 2], tf.bfloat16), tf.zeros([3, 3, 2, 1])
+    layers.Convolution._convolve(layer, net, kernel)
+    assert calls == ([] if visible else [1])
