@@ -47,7 +47,7 @@ def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path, **variables) 
     """
     client = nbclient.NotebookClient(
         notebook,
-        timeout=HANG_SECONDS,
+        timeout=3 * HANG_SECONDS,  # A cell runs up to three programs.
         resources={"metadata": {"path": str(folder)}},
         coalesce_streams=True,
     )
