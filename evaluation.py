@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import inputs
 import model
-from tagger import checkpoints, distribution, results, summaries
+from tagger import checkpoints, platform, results, summaries
 from tagger.clips import Clips, read_clips
 from tagger.files import atomic, locked, make_folder, write_whole
 from tagger.lwlrap import Lwlrap
@@ -62,8 +62,8 @@ def evaluate(options: Options) -> None:
         train_dir=options.train_dir,
         flag_prefix="eval",
     )
-    platform = distribution.describe_platform(mixed_precision=options.mixed_precision)
-    print(platform, clips, sep="\n", file=sys.stderr)
+    device = platform.describe_platform(mixed_precision=options.mixed_precision)
+    print(device, clips, sep="\n", file=sys.stderr)
     clips = clips.take(np.random.default_rng(SHUFFLE_SEED).permutation(len(clips)))
     _report_empty_classes(clips, class_names)
     if not os.path.isdir(options.train_dir):

@@ -11,7 +11,7 @@ import numpy as np
 
 import inputs
 import model
-from tagger import checkpoints, distribution
+from tagger import checkpoints, platform
 from tagger.clips import (
     FINGERPRINT_COLUMN,
     Clips,
@@ -65,8 +65,8 @@ def predict(options: Options) -> list[str]:
         raise OSError(f"--predictions_csv_path: {csv_path} is not a regular file")
     paths = [os.path.join(options.inference_clip_dir, name) for name in names]
     clips, problems = _read_headers(paths, num_classes=len(class_names))
-    platform = distribution.describe_platform(mixed_precision=options.mixed_precision)
-    print(platform, clips, sep="\n", file=sys.stderr)
+    device = platform.describe_platform(mixed_precision=options.mixed_precision)
+    print(device, clips, sep="\n", file=sys.stderr)
     mean = np.zeros([len(clips), len(class_names)])
     for prefix in prefixes:
         print(f"scoring {counted(len(clips), 'clip')} with {prefix}", file=sys.stderr)

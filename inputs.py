@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from tagger import program
 from tagger.clips import Clips
-from tagger.distribution import num_cpu_cores
 from tagger.hparams import SAMPLE_RATE, Hparams
+from tagger.platform import num_cpu_cores
 from tagger.wav import BYTES_PER_SAMPLE, read_wav_header
 
 INT16_SCALE = 1 / 32768  # int16 samples to [-1, 1), as tf.audio.decode_wav does.

@@ -27,7 +27,7 @@ import tensorflow as tf  # noqa: E402
 import inputs  # noqa: E402
 import model  # noqa: E402
 import train  # noqa: E402
-from tagger import distribution, hparams  # noqa: E402
+from tagger import hparams, platform  # noqa: E402
 
 CLIPS, SECONDS = 400, 5
 EPOCHS = 3  # of the features, after one that fills the buffer
@@ -90,10 +90,10 @@ def main(argv: Sequence[str]) -> int:
     """Times everything and prints the table."""
     program.check_no_arguments(argv)
     print(measure.machine("tensorflow", "keras"))
-    print(distribution.describe_platform(mixed_precision=True))
+    print(platform.describe_platform(mixed_precision=True))
     hop = hparams.Hparams().example_hop_seconds
     delivered = delivered_examples() * hop
-    cores = distribution.num_cpu_cores()
+    cores = platform.num_cpu_cores()
     print(f"\nThe {cores} CPU cores deliver features of {delivered:.0f} s per second\n")
     print(
         "| precision | batch | step (ms) | needs (s of audio per second) | limit "

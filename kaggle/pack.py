@@ -111,7 +111,7 @@ def pack_code(
     """Writes the code, the notebook and the metadata, and prints what to do next.
 
     Args:
-      out: a folder without these.
+      out: the folder to write to; it has none of these.
       owner, name, class_map_path: see `define_flags`.
       notebook: the kernel; a script of the same name is copied, too.
       more: further files of the repository for the data set.
@@ -214,7 +214,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"OUT must be one folder, but got {len(argv) - 1} arguments")
     values = flags.FLAGS
     if values.train == bool(values.checkpoint):
-        raise ValueError("either --checkpoint or --train is needed")
+        raise ValueError("give one of --checkpoint and --train, and only one")
     if values.train and values.hparams:
         raise ValueError("--hparams needs --checkpoint")
     common = {

@@ -40,7 +40,9 @@ except ImportError:  # This is not Colab.
 
 # Commands use the Python of this notebook.
 os.environ["PATH"] = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
-sounds = pathlib.Path(SOUNDS).absolute()
+# The first folder of the notebook, also if this cell runs again.
+start = pathlib.Path(os.environ.setdefault("TAGGER_START", os.getcwd()))
+sounds = start / SOUNDS
 
 
 def run(command: str) -> None:
@@ -77,7 +79,7 @@ evaluation.
 """
 
 # %%
-work = f"runs/{sounds.name}"  # the folder of all results
+work = "runs/notebook"  # the folder of all results
 if SOUNDS == "demo":
     run(f"python -m tools.make_demo_data {work}/demo")
     source = f"{work}/demo/train_curated --csv {work}/demo/train_curated.csv"

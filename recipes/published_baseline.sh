@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains the published baseline on the noisy set, then on the curated set, and predicts.
 #
-#   recipes/published_baseline.sh DATA OUT [FLAGS]   the full recipe: many hours
-#   recipes/published_baseline.sh --smoke OUT        a few steps on synthetic clips
+#   recipes/published_baseline.sh DATA OUT [FLAGS]      the full recipe: many hours
+#   recipes/published_baseline.sh --smoke OUT [FLAGS]   a few steps on synthetic clips
 #
 # DATA has the unzipped data set: train_noisy.csv, train_noisy/, train_curated.csv,
 # train_curated/ and test/. OUT gets all checkpoints and submission.csv. Run the script
@@ -22,7 +22,8 @@ data=$1
 out=$2
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$here/.venv/bin/python}
-trap 'exit 143' TERM # Only after a running training has saved its checkpoint.
+# bash runs this after the current program has ended, so its checkpoint is saved.
+trap 'exit 143' TERM
 class_map=$here/class_map.csv
 
 # Noisy set: 10 epochs of 9,148 batches. Curated set: 100 epochs of 1,217 batches.

@@ -17,10 +17,11 @@ from tagger.lwlrap import positive_class_precisions
 # What np.load raises for files that are cut off, damaged or of another format.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 ALL_CLASSES = "all classes"
-CONFUSED_PAIRS = 30
+CONFUSED_PAIRS = 30  # as many as a reader looks through
+# More points and bins than these do not change what the curves show.
 CURVE_POINTS = 100
 HISTOGRAM_BINS = 20
-BOOTSTRAP_SAMPLES = 2000
+BOOTSTRAP_SAMPLES = 2000  # The ends of the interval then have errors below 5 % of it.
 INTERVAL_PERCENT = (2.5, 97.5)
 
 
@@ -45,7 +46,11 @@ class Evaluation(NamedTuple):
 
 
 class ClassResult(NamedTuple):
-    """The results of a class; NaN if it has no clips."""
+    """The results of a class.
+
+    All values are from 0 to 1. Without clips, the threshold is 0.5, and the others are
+    NaN.
+    """
 
     name: str
     num_clips: int
@@ -187,14 +192,18 @@ def compare(first: Evaluation, second: Evaluation) -> list[Difference]:
     three clips, which a sample often lacks, contains 0.
 
     Raises:
-      ValueError: the evaluations have other clips, labels or classes.
+      ValueError: the evaluations have different clips, labels or classes.
     """
     order = {name: row for row, name in enumerate(second.clips)}
     if first.class_names != second.class_names or order.keys() != set(first.clips):
-        raise ValueError("--against: the evaluations have other clips or classes")
+        raise ValueError(
+            f"the evaluations have different clips or classes: "
+            f"{len(first.clips)} clips of {len(first.class_names)} classes and "
+            f"{len(second.clips)} clips of {len(second.class_names)} classes"
+        )
     rows = [order[name] for name in first.clips]
     if not np.array_equal(first.labels, second.labels[rows]):
-        raise ValueError("--against: the evaluations have other labels")
+        raise ValueError("the labels of the clips differ between the evaluations")
     num_clips = len(first.clips)
     draws = np.random.default_rng(0).multinomial(
         num_clips, np.full(num_clips, 1 / num_clips), BOOTSTRAP_SAMPLES

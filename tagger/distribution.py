@@ -21,11 +21,6 @@ import tensorflow as tf
 
 from tagger import signals
 from tagger.hparams import MAX_SEED
-from tagger.platform import (  # noqa: F401  Other modules find them here.
-    describe_bfloat16,
-    describe_platform,
-    num_cpu_cores,
-)
 
 CLUSTER_VARIABLE = "TF_CONFIG"
 CLUSTER_EXAMPLE = (

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests with several versions: each line of VERSIONS has the versions of Python,
-# TensorFlow and Keras, and perhaps a file with those of other packages. Then the first
+# TensorFlow and Keras, and optionally a constraints file. Then the first
 # and the last exchange checkpoints. Environments are kept in .matrix. A version that
 # cannot be installed is reported and skipped.
 #

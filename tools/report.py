@@ -1,4 +1,4 @@
-"""Writes a page about an evaluation: which classes and clips are wrong, and how.
+"""Writes a page about an evaluation: for which classes and clips it is wrong, and how.
 
     python -m tools.report runs/first/eval --clip_dir train_curated
     python -m tools.report runs/first/eval --clip_dir clips --against runs/second/eval
@@ -75,7 +75,11 @@ def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
     Raises:
       ValueError: see `diagnosis.read_evaluation` and `diagnosis.compare`.
     """
-    differences = diagnosis.compare(evaluation, diagnosis.read_evaluation(against))
+    other = diagnosis.read_evaluation(against)
+    try:
+        differences = diagnosis.compare(evaluation, other)
+    except ValueError as error:
+        raise ValueError(f"--against {against}: {error}") from None
     headings = (
         *("class", "clips", "lwlrap", "other lwlrap", "difference", "from", "to"),
         "better",
@@ -90,7 +94,7 @@ def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
         f"“from” and “to” in 95 % of {diagnosis.BOOTSTRAP_SAMPLES} bootstrap samples "
         f"of the clips. If it has the same sign in this whole interval, the last "
         f"column names the better evaluation. By chance alone, this happens for one "
-        f"class in 20, and more often for classes with few clips.</p>"
+        f"class in 20. A class with up to three clips is never named.</p>"
         f"{table(headings, rows)}"
     )
 
@@ -182,8 +186,8 @@ def make_page(
     if (best := results.best_step(by_step)) != evaluation.step:
         print(
             f"warning: the best step is {best}, but {results.SCORES_FILE} has the "
-            f"scores of step {evaluation.step}; delete eval-{best}.txt and repeat the "
-            f"evaluation",
+            f"scores of step {evaluation.step}; delete eval-{best}.txt and evaluate "
+            f"again",
             file=sys.stderr,
         )
     data = {

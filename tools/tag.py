@@ -238,7 +238,7 @@ def top_classes(
     tags: Tags,
     class_names: Sequence[str],
     top: int,
-    thresholds: float | np.ndarray = np.inf,
+    marked_from: np.ndarray | None = None,
 ) -> str:
     """Lines with the highest mean scores of a recording.
 
@@ -246,11 +246,11 @@ def top_classes(
       tags: the scores of a recording.
       class_names: C names.
       top: number of lines.
-      thresholds: float64 [C], or one of all classes; means that reach it are marked.
+      marked_from: float64 [C]; means that reach it are marked with "*". None: no marks.
     """
     mean = tags.scores.mean(axis=0)
     best = np.argsort(-mean, kind="stable")[:top]
-    reached = mean >= thresholds
+    reached = mean >= (np.inf if marked_from is None else marked_from)
     return "\n".join(
         f"{'*' if reached[index] else ' '} {mean[index]:.4f}  {class_names[index]}"
         for index in best
@@ -323,11 +323,12 @@ def tag_files(
         hparam_overrides=parse_overrides(FLAGS.hparams),
         mixed_precision=FLAGS.mixed_precision,
     )
-    thresholds, marked_from = FLAGS.threshold, np.inf
+    thresholds, marked_from = FLAGS.threshold, None
     if by_class is not None:
         thresholds = marked_from = results.order_thresholds(
             by_class, class_names, "--thresholds"
         )
+        print("* marks scores that reach the threshold of the class", file=sys.stderr)
     rows, embedded, num_failed = [], [], 0
     try:
         with progress_bar(None, what="tagging", unit="s of sound") as bar:
@@ -377,9 +378,9 @@ def main(argv: Sequence[str]) -> int:
     check_results(found)
     program.start_tensorflow()
     if FLAGS.mixed_precision:
-        from tagger import distribution
+        from tagger import platform
 
-        print(distribution.describe_bfloat16(), file=sys.stderr)
+        print(platform.describe_bfloat16(), file=sys.stderr)
     num_failed = tag_files(found, argv[1], by_class)
     if num_failed:
         print(f"{num_failed} of {counted(len(found), 'file')} failed", file=sys.stderr)
