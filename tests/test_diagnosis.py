@@ -53,8 +53,16 @@ def test_two_evaluations_are_compared(tmp_path):
         assert row.difference == pytest.approx(row.first - row.second)
         assert row.low <= row.difference <= row.high
     write_evaluation(tmp_path / "c", 1, num_clips=39)
-    with pytest.raises(ValueError, match="--against"):
-        diagnosis.compare(*(diagnosis.read_evaluation(str(tmp_path / n)) for n in "ac"))
+    first, third = (diagnosis.read_evaluation(str(tmp_path / name)) for name in "ac")
+    other_labels = first._replace(labels=1 - first.labels)
+    other_classes = first._replace(class_names=first.class_names[::-1])
+    for other, named in (
+        (third, "39 clips"),
+        (other_labels, "labels"),
+        (other_classes, "classes"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            diagnosis.compare(first, other)
 
 
 def test_missing_results_are_named(tmp_path):
