@@ -145,6 +145,7 @@ def train(options: Options) -> int:
                 model_name=plan.model_name,
                 hparams=plan.hparams,
                 class_names=class_names,
+                resumed=bool(checkpoints.list_checkpoints(options.train_dir)),
             )
         return _loop(trainer, plan, workers, _batches(trainer, plan, workers, seed))
 
