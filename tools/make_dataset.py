@@ -30,12 +30,13 @@ from absl import flags
 
 from tagger import program, recordings
 from tagger.clips import InputProblems, parse_labels, read_rows, write_csv
-from tagger.files import atomic, make_folder
+from tagger.files import atomic, locked, make_folder
 from tagger.hparams import SAMPLE_RATE
 from tagger.progress import counted, progress_bar
 
 FLAGS = flags.FLAGS
 HEADER = ("fname", "labels", "recording")
+LOCK_FILE = ".lock"
 FULL_SCALE = 2**15  # as in inputs.py: 16-bit samples are multiples of 1 / FULL_SCALE
 MAX_INT16 = FULL_SCALE - 1
 SILENCE = 0.5 / FULL_SCALE  # A peak up to this is rounded to zeros.
@@ -300,15 +301,56 @@ def make_dataset(
         used; lists all.
       ValueError, OSError: the data set cannot be read or written.
     """
-    rows = read_dataset(out / "clips.csv")
-    known = {row[2] for row in rows}
+    rows = read_dataset(out)
+    known = {row[2]: row[1] for row in rows}
     new = [recording for recording in found if recording.name not in known]
     owners = {row[0]: row[2] for row in rows}
     usable, problems = check_recordings(new, owners, clip_seconds=clip_seconds)
+    problems += known_problems(found, known, out)
     if problems and not (skip and (usable or rows)):
         raise InputProblems(problems)
+    make_folder(str(out / "audio"), "OUT")
+    error = ValueError(f"OUT: another process writes to {out}; run this again later")
+    with locked(str(out / LOCK_FILE), error):
+        if read_dataset(out) != rows:
+            raise error
+        problems += add_recordings(usable, out, rows)
+    num_known = len(found) - len(new)
+    print(f"{num_known} {'was' if num_known == 1 else 'were'} already there")
+    return problems
+
+
+def known_problems(
+    found: Sequence[Recording], known: dict[str, str], out: pathlib.Path
+) -> list[str]:
+    """The recordings whose labels differ from those in the data set.
+
+    Recordings of the data set that were not found are reported on stderr.
+
+    Args:
+      found: the recordings.
+      known: the labels of the recordings in the data set, by name.
+      out: the folder of the data set.
+    """
+    if missing := sorted(known.keys() - {recording.name for recording in found}):
+        print(
+            f"note: {counted(len(missing), 'recording')} of {out} not found, such as "
+            f"{missing[0]}; their clips remain",
+            file=sys.stderr,
+        )
+    return [
+        f"{path}: its labels are {','.join(labels)}, but {known[name]} in {out}; make "
+        f"a new data set"
+        for path, name, labels in found
+        if name in known and set(parse_labels(known[name])) != set(labels)
+    ]
+
+
+def add_recordings(
+    usable: Sequence[Usable], out: pathlib.Path, rows: list[tuple[str, ...]]
+) -> list[str]:
+    """Writes the clips of recordings, and all rows; returns the problems."""
     audio = out / "audio"
-    make_folder(str(audio), "OUT")
     for path in audio.glob(".*.tmp"):  # of a run that was killed
         path.unlink(missing_ok=True)
     written = {}
@@ -318,27 +360,29 @@ def make_dataset(
 
     try:
         results = in_parallel(write, usable, what="writing clips")
-        problems += [str(error) for error in results if error]
+        return [str(error) for error in results if error]
     finally:  # Clips of finished recordings are kept if this is interrupted.
         for recording, *_ in usable:
             rows += written.get(recording.name, [])
         num_classes = write_tables(out, rows) if rows else 0
-    num_known = len(found) - len(new)
-    print(
-        f"{counted(len(written), 'recording')} added; {num_known} "
-        f"{'was' if num_known == 1 else 'were'} already there; {out} has "
-        f"{counted(len(rows), 'clip')} of {counted(num_classes, 'class')}"
-    )
-    return problems
+        print(
+            f"{counted(len(written), 'recording')} added; {out} has "
+            f"{counted(len(rows), 'clip')} of {counted(num_classes, 'class')}"
+        )
 
 
-def read_dataset(csv_path: pathlib.Path) -> list[tuple[str, ...]]:
+def read_dataset(out: pathlib.Path) -> list[tuple[str, ...]]:
     """The rows of clips.csv, if it exists.
 
     Raises:
-      ValueError, OSError: it cannot be read, or has other columns.
+      ValueError, OSError: it cannot be read, or has other columns, or there are other
+        files instead.
     """
+    csv_path = out / "clips.csv"
     if not csv_path.exists():
+        others = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        if others - {"audio", "class_map.csv", LOCK_FILE}:
+            raise ValueError(f"OUT must be new or a data set, but {out} has files")
         return []
     header, rows = read_rows(str(csv_path))
     if tuple(header) != HEADER:
