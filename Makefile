@@ -4,6 +4,8 @@
 # make bench  installs packages and runs the benchmarks of this program and others
 # make bench-more  benchmarks the Kaggle kernel, several workers, and a data service
 # make lint   checks the style of the code
+# make notebooks  makes the notebooks from their scripts
+# make lock   renews requirements-lock.txt, the versions that .ci/run installs
 # make clean  removes all files that these commands have made
 
 PYTHON ?= python3
@@ -11,13 +13,13 @@ VENV ?= .venv
 DEMO = demo
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test test-matrix bench bench-more lint clean
+.PHONY: demo test test-matrix bench bench-more lint notebooks lock clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit((3, 11) > sys.version_info or \
-	    sys.version_info >= (3, 14))' || { echo "Python 3.11 to 3.13 is needed, but this is \
-	    $$($(PYTHON) --version); use make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	    echo "Python 3.11 to 3.13 is needed, but $(PYTHON) is $$($(PYTHON) --version);" \
+	    "use make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --requirement requirements.txt
 	touch $@
@@ -68,6 +70,8 @@ bench: $(VENV)/.bench
 	$(RUN) benchmarks/train_step.py
 	$(RUN) benchmarks/inference_batch.py
 	$(RUN) benchmarks/where_time_goes.py
+	$(RUN) benchmarks/where_time_goes.py --bfloat16
+	$(RUN) benchmarks/epoch_border.py
 	$(RUN) benchmarks/features.py
 	$(RUN) benchmarks/whole_process.py
 	$(RUN) benchmarks/growth.py
@@ -81,11 +85,18 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 
-# The notebook of the Kaggle kernel, from the script.
+notebooks: kaggle/kernel.ipynb $(patsubst %.py,%.ipynb,$(wildcard notebooks/*.py))
+
 KERNELSPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
-kaggle/kernel.ipynb: kaggle/kernel.py $(VENV)/.dev
-	$(VENV)/bin/jupytext --to ipynb --update-metadata '{"kernelspec": $(KERNELSPEC)}' \
+%.ipynb: %.py $(VENV)/.dev
+	$(VENV)/bin/jupytext --to ipynb --update --update-metadata '{"kernelspec": $(KERNELSPEC)}' \
 	    --output $@ $<
+
+lock: $(VENV)/.dev
+	$(RUN) -m pip install --quiet uv
+	$(VENV)/bin/uv pip compile --universal --python-version 3.11 --upgrade --quiet \
+	    --no-annotate --custom-compile-command "make $@" \
+	    --output-file requirements-lock.txt requirements-dev.txt
 
 clean:
 	rm -rf $(VENV) .matrix $(DEMO)

@@ -62,7 +62,8 @@ def evaluate(options: Options) -> None:
         train_dir=options.train_dir,
         flag_prefix="eval",
     )
-    print(distribution.describe_platform(), clips, sep="\n", file=sys.stderr)
+    platform = distribution.describe_platform(mixed_precision=options.mixed_precision)
+    print(platform, clips, sep="\n", file=sys.stderr)
     clips = clips.take(np.random.default_rng(SHUFFLE_SEED).permutation(len(clips)))
     _report_empty_classes(clips, class_names)
     if not os.path.isdir(options.train_dir):
@@ -218,10 +219,12 @@ class _Evaluator:
             tf.summary.scalar("Lwlrap", lwlrap.overall_lwlrap())
             tf.summary.scalar("Lwlrap-5%", partial.overall_lwlrap())
         self._writer.flush()
-        eval_dir = self._options.eval_dir
-        write_whole(results.marker_path(eval_dir, step), f"{lwlrap}\n")
-        if results.best_step(results.read_results(eval_dir)) == step:
+        eval_dir, text = self._options.eval_dir, f"{lwlrap}\n"
+        found = results.read_results(eval_dir) | {step: results.read_overall(text)}
+        # After a kill in between, the step has no marker, and is evaluated again.
+        if results.best_step(found) == step:
             self._write_scores(step, scores)
+        write_whole(results.marker_path(eval_dir, step), text)
 
     def _write_scores(self, step: int, scores: np.ndarray) -> None:
         """Writes what `tools.report` needs of the best checkpoint, atomically."""

@@ -66,7 +66,8 @@ def predict(options: Options) -> list[str]:
         raise OSError(f"--predictions_csv_path: {csv_path} is not a regular file")
     paths = [os.path.join(options.inference_clip_dir, name) for name in names]
     clips, problems = _read_headers(paths, num_classes=len(class_names))
-    print(distribution.describe_platform(), clips, sep="\n", file=sys.stderr)
+    platform = distribution.describe_platform(mixed_precision=options.mixed_precision)
+    print(platform, clips, sep="\n", file=sys.stderr)
     mean = np.zeros([len(clips), len(class_names)])
     for prefix in prefixes:
         print(f"scoring {counted(len(clips), 'clip')} with {prefix}", file=sys.stderr)

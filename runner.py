@@ -75,8 +75,8 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "warmstart_checkpoint",
     "",
-    "Checkpoint to take weights from: model.ckpt-N, or a train_dir for its newest one. "
-    "Needs --hparams warmstart=1.",
+    "Checkpoint to take weights from: model.ckpt-N, a train_dir for its newest one, or "
+    "best:EVAL_DIR for the best one of an evaluation. Needs --hparams warmstart=1.",
 )
 flags.DEFINE_list(
     "warmstart_include_scopes",
@@ -140,6 +140,12 @@ flags.DEFINE_string(
     "grpc://host:port of the dispatcher of a tf.data service (tools.data_service) that "
     "computes the features. Empty: this process computes them.",
 )
+flags.DEFINE_integer(
+    "profile",
+    0,
+    "Profile this number of steps after the first 10, for TensorBoard's Profile tab.",
+    lower_bound=0,
+)
 
 # Eval.
 flags.DEFINE_string("eval_clip_dir", "", "Folder of the WAV clips to evaluate on.")
@@ -168,8 +174,9 @@ flags.DEFINE_string("inference_clip_dir", "", "Folder of the *.wav clips to scor
 flags.DEFINE_list(
     "inference_checkpoint",
     [],
-    "Checkpoint to use: model.ckpt-N, or a train_dir for its newest one. The scores of "
-    "several, separated by commas, are averaged.",
+    "Checkpoint to use: model.ckpt-N, a train_dir for its newest one, or best:EVAL_DIR "
+    "for the best one of an evaluation. The scores of several, separated by commas, "
+    "are averaged.",
 )
 flags.DEFINE_string("predictions_csv_path", "", "CSV to write the scores to.")
 flags.DEFINE_string(

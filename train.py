@@ -20,14 +20,7 @@ import tqdm
 
 import inputs
 import model
-from tagger import (
-    checkpoints,
-    distribution,
-    files,
-    run_record,
-    signals,
-    summaries,
-)
+from tagger import checkpoints, distribution, files, run_record, signals, summaries
 from tagger import hparams as hparams_lib
 from tagger.clips import Clips, read_clips
 from tagger.hparams import Hparams
@@ -65,6 +58,7 @@ class Options:
     train_scopes: Sequence[str] = ()
     devices: Sequence[str] = ()
     data_service: str = ""
+    profile: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +171,7 @@ def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
     changed = hparams_lib.non_defaults(hparams).items()
     changed = ", ".join(f"{name}={value}" for name, value in changed) or "defaults"
     print(
-        distribution.describe_platform(),
+        distribution.describe_platform(mixed_precision=options.mixed_precision),
         f"{clips}, {num_examples} examples; {plan.epoch_num_batches} batches of "
         f"{hparams.batch_size} per epoch; training to step {plan.max_steps}",
         f"{model_name}, hyperparameters: {changed}",
@@ -321,6 +315,9 @@ def _loop(
     with (
         signals.recorded() as received,
         summaries.writer(options.train_dir, enabled=workers.is_chief).as_default(),
+        summaries.profiler(
+            options.train_dir, options.profile if workers.is_chief else 0
+        ) as step_context,
         progress_bar(
             plan.max_steps, what="training", unit="step", done=step, keep=True
         ) as bar,
@@ -332,9 +329,10 @@ def _loop(
         while not last:
             # Each step also adds up which workers were asked to stop.
             stop_request = tf.constant(float(bool(received)))
-            result = trainer.train_step(*batch, stop_request)
+            with step_context():
+                result = trainer.train_step(*batch, stop_request)
+                loss = float(result.loss)
             step += 1
-            loss = float(result.loss)
             if not np.isfinite(loss):
                 raise FloatingPointError(f"step {step}: the loss is {loss}; {ADVICE}")
             rate = None

@@ -2,17 +2,15 @@
 
     python benchmarks/features.py [--clips 200] [--rounds 10]
 
-All read five-second WAV files and compute log mel examples in parallel. They run
-alternately in one process. The second table lists, for GPUs of some step times, the
-audio per second that they need, and the number of cores like these that deliver it.
+All read five-second WAV files and compute log mel examples in parallel. Each contender
+is a process of its own, and they run in turns. The second table lists, for GPUs of some
+step times, the audio per second that they need, and the number of cores like these that
+deliver it.
 """
 
-import concurrent.futures
-import os
 import pathlib
 import statistics
 import tempfile
-import wave
 from collections.abc import Sequence
 
 import measure
@@ -24,21 +22,16 @@ program.start_tensorflow()
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-import torch  # noqa: E402
 from original_way import original_examples  # noqa: E402
 
 import inputs  # noqa: E402
-from tagger import (  # noqa: E402
-    clips,  # noqa: E402
-    wav,
-)
-from tagger.hparams import Hparams  # noqa: E402
+from tagger import clips, wav  # noqa: E402
+from tagger.hparams import SAMPLE_RATE, Hparams  # noqa: E402
 from tools.make_demo_data import write_wav  # noqa: E402
 
 SECONDS = 5
 ORIGINAL_PARALLEL_CALLS = 4  # the original's constant
 STEP_MILLISECONDS = (200, 100, 50, 20, 10)  # of the GPUs in the table
-TOLERANCE = 2e-2  # Quiet bands differ most in the logarithm.
 FLAGS = flags.FLAGS
 
 
@@ -46,6 +39,13 @@ def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_integer("clips", 200, "Number of clips.", lower_bound=1)
     flags.DEFINE_integer("rounds", 10, "Timed runs of each contender.", lower_bound=1)
+    flags.DEFINE_enum(
+        "contender",
+        None,
+        ["ours", "original"],
+        "Be a contender: compute all features for each line of stdin.",
+    )
+    flags.DEFINE_string("folder", "", "Folder of the clips of a contender.")
 
 
 def make_clips(folder: pathlib.Path, count: int) -> list[str]:
@@ -53,7 +53,9 @@ def make_clips(folder: pathlib.Path, count: int) -> list[str]:
     rng = np.random.default_rng(0)
     paths = [folder / f"{index:05d}.wav" for index in range(count)]
     for path in paths:
-        write_wav(path, rng.integers(-9000, 9000, SECONDS * 44100).astype(np.int16))
+        write_wav(
+            path, rng.integers(-9000, 9000, SECONDS * SAMPLE_RATE).astype(np.int16)
+        )
     return [str(path) for path in paths]
 
 
@@ -61,15 +63,9 @@ def ours(paths: list[str], hparams: Hparams) -> tf.data.Dataset:
     """Our pipeline; each element has the examples of one clip."""
     headers = [wav.read_wav_header(path) for path in paths]
     table = clips.make_clips(paths, headers, np.zeros([len(paths), 1], np.float32))
-    dataset = tf.data.Dataset.from_tensor_slices(
-        (table.paths, table.data_offsets, table.num_samples)
-    )
-    return dataset.map(
-        lambda *clip: inputs.waveform_to_examples(
-            inputs.clip_to_waveform(*clip), hparams
-        ),
-        num_parallel_calls=inputs.PARALLEL_CLIPS,
-    ).prefetch(4)
+    clip_order = tf.data.Dataset.range(len(table))
+    dataset = inputs.clip_examples(clip_order, table, hparams, deterministic=True)
+    return dataset.map(lambda position, examples: examples).prefetch(4)
 
 
 def original(paths: list[str], hparams: Hparams) -> tf.data.Dataset:
@@ -84,23 +80,6 @@ def original(paths: list[str], hparams: Hparams) -> tf.data.Dataset:
     )
 
 
-def pytorch_examples(path: str, matrix: torch.Tensor, hparams: Hparams) -> torch.Tensor:
-    """The examples of a clip, computed in PyTorch."""
-    with wave.open(path) as file:
-        data = file.readframes(file.getnframes())
-    waveform = torch.frombuffer(bytearray(data), dtype=torch.int16).float() / 32768
-    window = hparams.stft_window_samples
-    frames = waveform.unfold(0, window, hparams.stft_hop_samples)
-    frames = frames * torch.hann_window(window, periodic=True)
-    magnitude = torch.fft.rfft(frames, hparams.fft_length).abs()
-    log_mel = torch.log(magnitude @ matrix + hparams.mel_log_offset)
-    size, hop = hparams.example_window_frames, hparams.example_hop_frames
-    count = -(-len(log_mel) // hop)
-    padding = (count - 1) * hop + size - len(log_mel)
-    log_mel = torch.nn.functional.pad(log_mel, (0, 0, 0, padding))
-    return log_mel.unfold(0, size, hop).transpose(1, 2).contiguous()
-
-
 def report_need(audio_per_second: float, hparams: Hparams) -> None:
     """Prints how much audio and how many cores GPUs need, for some times per step."""
     per_core = audio_per_second / inputs.PARALLEL_CLIPS
@@ -113,48 +92,51 @@ def report_need(audio_per_second: float, hparams: Hparams) -> None:
         print(f"| {milliseconds} ms | {need:.0f} s | {need / per_core:.1f} |")
 
 
+def mel_matrix(hparams: Hparams) -> np.ndarray:
+    """The mel matrix, float32 [bins, F]."""
+    return tf.signal.linear_to_mel_weight_matrix(
+        hparams.mel_bands,
+        hparams.fft_length // 2 + 1,
+        SAMPLE_RATE,
+        hparams.mel_min_hz,
+        hparams.mel_max_hz,
+    ).numpy()
+
+
+def drain(dataset: tf.data.Dataset) -> int:
+    """The number of elements of a dataset, which computes them."""
+    return sum(1 for _ in dataset)
+
+
 def main(argv: Sequence[str]) -> int:
     """Checks that all features agree, times all contenders and prints the tables."""
     program.check_no_arguments(argv)
     hparams = Hparams()
-    torch.set_num_threads(1)  # One clip per thread, one thread per core.
-    matrix = torch.from_numpy(
-        tf.signal.linear_to_mel_weight_matrix(
-            hparams.mel_bands,
-            hparams.fft_length // 2 + 1,
-            44100,
-            hparams.mel_min_hz,
-            hparams.mel_max_hz,
-        ).numpy()
-    )
+    datasets = {"ours": ours, "original": original}
+    if FLAGS.contender:
+        paths = sorted(map(str, pathlib.Path(FLAGS.folder).iterdir()))
+        dataset = datasets[FLAGS.contender](paths, hparams)
+        measure.serve(lambda: drain(dataset))
+        return 0
+    this = pathlib.Path(__file__).resolve()
     with tempfile.TemporaryDirectory() as folder:
-        paths = make_clips(pathlib.Path(folder), FLAGS.clips)
-        datasets = {
-            "ours": ours(paths, hparams),
-            "the original's operations": original(paths, hparams),
+        root = pathlib.Path(folder)
+        (root / "clips").mkdir()
+        paths = make_clips(root / "clips", FLAGS.clips)
+        first = {k: next(iter(d(paths, hparams))).numpy() for k, d in datasets.items()}
+        difference = np.abs(first["ours"] - first["original"]).max()
+        if difference > measure.FEATURE_TOLERANCE:
+            raise ValueError(f"features differ by {difference}")
+        np.savez(root / "expected.npz", first=first["ours"], matrix=mel_matrix(hparams))
+        mine = [this, f"--folder={root / 'clips'}", "--contender"]
+        torch_peer = [this.parent / "torch_peer.py", "features", f"--folder={root}"]
+        contenders = {
+            "ours": measure.Contender([*mine, "ours"]),
+            "the original's operations": measure.Contender([*mine, "original"]),
+            "PyTorch": measure.Contender(torch_peer),
+            "PyTorch, tuned": measure.Contender(torch_peer, measure.TUNED_ALLOCATOR),
         }
-
-        def run_torch() -> list[torch.Tensor]:
-            with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-                return list(
-                    pool.map(
-                        lambda path: pytorch_examples(path, matrix, hparams), paths
-                    )
-                )
-
-        expected = next(iter(datasets["ours"])).numpy()
-        others = [next(iter(datasets["the original's operations"])), run_torch()[0]]
-        for other in others:
-            difference = np.abs(expected - other.numpy()).max()
-            if difference > TOLERANCE:
-                raise ValueError(f"features differ by {difference}")
-
-        def drain(dataset: tf.data.Dataset) -> int:
-            return sum(1 for _ in dataset)
-
-        contenders = {name: lambda d=d: drain(d) for name, d in datasets.items()}
-        contenders["PyTorch"] = run_torch
-        seconds = measure.take_turns(contenders, FLAGS.rounds)
+        seconds = measure.take_turns_apart(contenders, FLAGS.rounds)
     print(measure.machine("tensorflow", "torch"))
     title = f"Features, {FLAGS.clips} clips of {SECONDS} s; rates: s of audio"
     audio = FLAGS.clips * SECONDS

@@ -1,11 +1,15 @@
 """Scores for a batch on a CPU: ours, ONNX Runtime, and PyTorch.
 
-    python benchmarks/inference_batch.py [--rounds 10]
+    python benchmarks/inference_batch.py [--rounds 15]
 
-All use the same network, a batch of 64 examples [100, 96] and 10 classes. They run
-alternately in one process. In ONNX, batch norm is folded into the convolutions.
+All use the same network, a batch of 64 examples [100, 96] and 10 classes. Each
+contender is a process of its own, and they run in turns. In ONNX, batch norm is folded
+into the convolutions.
 """
 
+import functools
+import pathlib
+import tempfile
 from collections.abc import Sequence
 
 import measure
@@ -20,15 +24,12 @@ import numpy as np  # noqa: E402
 import onnx  # noqa: E402
 import onnxruntime  # noqa: E402
 import tensorflow as tf  # noqa: E402
-import torch  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from train_step import torch_network  # noqa: E402
 
 import model  # noqa: E402
 from tagger import layers  # noqa: E402
 from tagger.hparams import Hparams  # noqa: E402
 
-BATCH, CLASSES = 64, 10
 ONNX_OPSET, ONNX_IR = 17, 8
 TOLERANCE = 1e-5  # between our scores and ONNX Runtime's
 FLAGS = flags.FLAGS
@@ -36,10 +37,17 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this program."""
-    flags.DEFINE_integer("rounds", 10, "Timed runs of each contender.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 15, "Timed runs of each contender.", lower_bound=1)
+    flags.DEFINE_enum(
+        "contender",
+        None,
+        ["ours", "ours_bfloat16", "onnx"],
+        "Be a contender: score the batch for each line of stdin.",
+    )
+    flags.DEFINE_string("onnx", "", "File of the ONNX graph.")
 
 
-def onnx_session(network: keras.Model) -> onnxruntime.InferenceSession:
+def onnx_graph(network: keras.Model) -> onnx.ModelProto:
     """The network with its weights as an ONNX graph, [64, 1, 100, 96] to scores."""
     nodes, weights = [], []
 
@@ -90,10 +98,14 @@ def onnx_session(network: keras.Model) -> onnxruntime.InferenceSession:
         "mobilenet",
         [
             helper.make_tensor_value_info(
-                "features", TensorProto.FLOAT, [BATCH, 1, 100, 96]
+                "features", TensorProto.FLOAT, [measure.BATCH, 1, 100, 96]
             )
         ],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [BATCH, CLASSES])],
+        [
+            helper.make_tensor_value_info(
+                "scores", TensorProto.FLOAT, [measure.BATCH, measure.CLASSES]
+            )
+        ],
         weights,
     )
     proto = helper.make_model(
@@ -101,41 +113,65 @@ def onnx_session(network: keras.Model) -> onnxruntime.InferenceSession:
     )
     proto.ir_version = ONNX_IR
     onnx.checker.check_model(proto)
-    return onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    return proto
+
+
+def onnx_scores(path: str, features: np.ndarray) -> np.ndarray:
+    """Loads an ONNX graph."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    inputs = {"features": features[:, np.newaxis]}
+    return lambda: session.run(None, inputs)[0]
+
+
+def our_scores(network: keras.Model, features: np.ndarray):
+    """The scores of --mode inference."""
+    score = model.score_function(network)
+    batch = tf.constant(features)
+    return lambda: score(batch).numpy()
 
 
 def main(argv: Sequence[str]) -> int:
-    """Checks that the scores agree, times all contenders and prints the table."""
+    """Checks that the scores agree, times all contenders and prints the tables."""
     program.check_no_arguments(argv)
-    rng = np.random.default_rng(0)
-    features = rng.normal(-3, 2, (BATCH, 100, 96)).astype(np.float32)
-    network = model.define_model("mobilenet-v1", num_classes=CLASSES, hparams=Hparams())
-    score = model.score_function(network)
-    batch = tf.constant(features)
-    session = onnx_session(network)
-    channels_first = features[:, np.newaxis]
-    peer = torch_network().eval().to(memory_format=torch.channels_last)
-    torch_batch = torch.from_numpy(channels_first).contiguous(
-        memory_format=torch.channels_last
+    features, _ = measure.random_batch()
+    network = functools.partial(
+        model.define_model,
+        "mobilenet-v1",
+        num_classes=measure.CLASSES,
+        hparams=Hparams(),
     )
-
-    def run_torch() -> np.ndarray:
-        with torch.inference_mode():
-            return torch.sigmoid(peer(torch_batch)).numpy()
-
-    contenders = {
-        "ours": lambda: score(batch).numpy(),
-        "ONNX Runtime": lambda: session.run(None, {"features": channels_first})[0],
-        "PyTorch, channels_last": run_torch,
-    }
-    difference = np.abs(contenders["ours"]() - contenders["ONNX Runtime"]()).max()
-    if difference > TOLERANCE:
-        raise ValueError(f"scores differ by {difference}, more than {TOLERANCE}")
-    seconds = measure.take_turns(contenders, FLAGS.rounds, warm_ups=2)
+    if FLAGS.contender == "onnx":
+        measure.serve(onnx_scores(FLAGS.onnx, features))
+        return 0
+    if FLAGS.contender:
+        mixed_precision = FLAGS.contender == "ours_bfloat16"
+        measure.serve(our_scores(network(mixed_precision=mixed_precision), features))
+        return 0
+    command = [pathlib.Path(__file__).resolve(), "--contender"]
+    peers = measure.torch_contenders("score", model.MOBILENET_V1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/network.onnx"
+        float32 = network()
+        onnx.save(onnx_graph(float32), path)
+        difference = our_scores(float32, features)() - onnx_scores(path, features)()
+        if np.abs(difference).max() > TOLERANCE:
+            raise ValueError(f"scores differ by {difference}, more than {TOLERANCE}")
+        seconds = measure.take_turns_apart(
+            {
+                "ours": measure.Contender([*command, "ours"]),
+                "ours, --mixed_precision": measure.Contender(
+                    [*command, "ours_bfloat16"]
+                ),
+                "ONNX Runtime": measure.Contender([*command, "onnx", "--onnx", path]),
+                **peers["float32"],
+                **{f"{k}, bfloat16": peer for k, peer in peers["bfloat16"].items()},
+            },
+            FLAGS.rounds,
+        )
     print(measure.machine("tensorflow", "onnxruntime", "torch"))
-    measure.report("Scores, 64 examples", seconds, "ours", BATCH)
+    for reference in ("ours", "ours, --mixed_precision"):
+        title = f"Scores, {measure.BATCH} examples"
+        measure.report(title, seconds, reference, measure.BATCH)
     return 0
 
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import dataclasses
 import datetime
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
@@ -14,7 +16,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-CLASSES = 10
+BATCH, CLASSES = 64, 10
+# glibc's allocator otherwise returns the memory of every large tensor to the system,
+# which clears it before the next use. PyTorch's tuning guide recommends another one
+# for this reason: https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html
+TUNED_ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**34),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+}
+FEATURE_TOLERANCE = 2e-2  # Quiet bands differ most in the logarithm.
+SETTLE_SECONDS = 0.3  # Threads of the last contender spin for a moment.
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -33,6 +44,101 @@ def take_turns(
             run()
             seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A Python program that calls `serve`, and additional environment variables."""
+
+    command: Sequence[object]
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def serve(run: Callable[[], object], warm_ups: int = 2) -> None:
+    """Runs a task once for each line of stdin, and prints the seconds that it took."""
+    for _ in range(warm_ups):
+        run()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        run()
+        print(time.perf_counter() - started, flush=True)
+
+
+def take_turns_apart(
+    contenders: Mapping[str, Contender], rounds: int
+) -> dict[str, list[float]]:
+    """Like `take_turns`, but each contender is a process of its own.
+
+    Raises:
+      ValueError: a contender ended early.
+    """
+    with contextlib.ExitStack() as stack:
+        processes = {}
+
+        def answer(name: str) -> str:
+            line = processes[name].stdout.readline()
+            if not line:
+                raise ValueError(f"the contender '{name}' ended early")
+            return line
+
+        for name, contender in contenders.items():
+            process = subprocess.Popen(
+                [sys.executable, *map(str, contender.command)],
+                env=os.environ | contender.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            processes[name] = stack.enter_context(process)
+            answer(name)
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        for _ in range(rounds):
+            for name, process in processes.items():
+                time.sleep(SETTLE_SECONDS)
+                process.stdin.write("\n")
+                process.stdin.flush()
+                seconds[name].append(float(answer(name)))
+    return seconds
+
+
+def torch_contenders(
+    task: str, table: Sequence[tuple[str, int, int]]
+) -> dict[str, dict[str, Contender]]:
+    """The contenders in PyTorch, by precision and name.
+
+    Args:
+      task: "train" or "score".
+      table: the rows of the network, as model.MOBILENET_V1.
+    """
+    program = ROOT / "benchmarks" / "torch_peer.py"
+    common = [program, task, f"--table={json.dumps(table)}"]
+    tuned = [*common, "--relu_in_place"]
+    bfloat16 = [*tuned, "--bfloat16"]
+    return {
+        "float32": {
+            "PyTorch, common settings": Contender(common),
+            "PyTorch, tuned": Contender(tuned, TUNED_ALLOCATOR),
+            "PyTorch, tuned, compiled": Contender(
+                [*tuned, "--compiled"], TUNED_ALLOCATOR
+            ),
+        },
+        "bfloat16": {
+            "PyTorch, tuned": Contender(bfloat16, TUNED_ALLOCATOR),
+            "PyTorch, tuned, compiled": Contender(
+                [*bfloat16, "--compiled"], TUNED_ALLOCATOR
+            ),
+        },
+    }
+
+
+def random_batch():
+    """Features, float32 [64, 100, 96], and labels, float32 [64, C] in {0, 1}."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    features = rng.normal(-3, 2, (BATCH, 100, 96)).astype(np.float32)
+    return features, (rng.random((BATCH, CLASSES)) < 0.1).astype(np.float32)
 
 
 def report(

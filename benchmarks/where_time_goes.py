@@ -1,10 +1,12 @@
 """Measures the time of the operations of a training step, on a CPU.
 
-    python benchmarks/where_time_goes.py [--rounds 5]
+    python benchmarks/where_time_goes.py [--bfloat16] [--rounds 5]
 
 Each kind of operation is timed separately, for 64 examples and the shapes of each
 layer, and summed over the layers. The program also times the complete step, and prints
 a lower limit: the convolutions' multiplications at the rate of a large matrix product.
+With --bfloat16, the gradients of the depthwise convolutions are TensorFlow's own, which
+--mixed_precision does not use.
 """
 
 import functools
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 
 import measure
 from absl import flags
+from measure import BATCH, CLASSES
 
 from tagger import program
 
@@ -27,7 +30,6 @@ import train  # noqa: E402
 from tagger import layers  # noqa: E402
 from tagger.hparams import Hparams  # noqa: E402
 
-BATCH, CLASSES = 64, 10
 PRODUCT_SIZE = 4096  # of the square matrices of the plain product
 GIGA = 1e9
 FLAGS = flags.FLAGS
@@ -36,10 +38,11 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_integer("rounds", 5, "Timed runs of each operation.", lower_bound=1)
+    flags.DEFINE_bool("bfloat16", False, "Measure mixed precision.")
 
 
 def layer_operations(
-    layer: layers.Convolution, size: tuple[int, int]
+    layer: layers.Convolution, size: tuple[int, int], dtype: tf.DType
 ) -> tuple[dict[str, tuple[functools.partial, float]], tuple[int, int]]:
     """The operations of a convolution layer in a training step.
 
@@ -51,9 +54,9 @@ def layer_operations(
     out_size = tuple(-(-n // stride) for n in size)
     depth = shape[2]
     out_depth = depth if layer.depthwise else shape[3]
-    net = tf.random.normal([BATCH, *size, depth])
-    out = tf.random.normal([BATCH, *out_size, out_depth])
-    weights = tf.random.normal(shape)
+    net = tf.cast(tf.random.normal([BATCH, *size, depth]), dtype)
+    out = tf.cast(tf.random.normal([BATCH, *out_size, out_depth]), dtype)
+    weights = tf.cast(tf.random.normal(shape), dtype)
     options = {"strides": [1, stride, stride, 1], "padding": "SAME"}
     raw = tf.raw_ops
     if layer.depthwise:
@@ -132,12 +135,14 @@ def main(argv: Sequence[str]) -> int:
     """Times all operations and prints the tables."""
     program.check_no_arguments(argv)
     rounds = FLAGS.rounds
-    square = tf.random.normal([PRODUCT_SIZE, PRODUCT_SIZE])
+    dtype = tf.bfloat16 if FLAGS.bfloat16 else tf.float32
+    square = tf.cast(tf.random.normal([PRODUCT_SIZE, PRODUCT_SIZE]), dtype)
     rate = 2 * PRODUCT_SIZE**3 / GIGA / median_seconds(lambda: square @ square, rounds)
     trainer = train.define_trainer(
         num_classes=CLASSES,
         hparams=Hparams(),
         epoch_num_batches=1,
+        mixed_precision=FLAGS.bfloat16,
     )
     rng = np.random.default_rng(0)
     features = tf.constant(rng.normal(-3, 2, (BATCH, 100, 96)), tf.float32)
@@ -151,12 +156,12 @@ def main(argv: Sequence[str]) -> int:
     for layer in trainer.network.layers:
         if not isinstance(layer, layers.Convolution):
             continue
-        operations, size = layer_operations(layer, size)
+        operations, size = layer_operations(layer, size, dtype)
         for kind, (run, gflop) in operations.items():
             seconds[kind] = seconds.get(kind, 0) + median_seconds(run, rounds)
             gflops[kind] = gflops.get(kind, 0) + gflop
     print(measure.machine("tensorflow"))
-    print(f"\nOperations of a training step on {BATCH} examples\n")
+    print(f"\nOperations of a training step, {BATCH} examples, {dtype.name}\n")
     print("| operations of all layers | s | of the step | GFLOP/s |")
     print("|---|---|---|---|")
     for kind in sorted(seconds, key=seconds.get, reverse=True):

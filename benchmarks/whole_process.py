@@ -3,10 +3,12 @@
     python benchmarks/whole_process.py [--original_python PYTHON]
 
 Inference scores 400 five-second clips. Evaluation uses 8 checkpoints and 80 of these
-clips. The original's way is original_way.py. --original_python is a Python to run it
-with another TensorFlow, such as 2.13.
+clips. Both run in float32 and with --mixed_precision. The original's way is
+original_way.py. --original_python is a Python to run it with another TensorFlow, such
+as 2.13.
 """
 
+import itertools
 import pathlib
 import sys
 import tempfile
@@ -45,16 +47,20 @@ def main(argv: Sequence[str]) -> int:
         root = pathlib.Path(folder)
         measure.make_data(root, CLIPS, SECONDS, CHECKPOINTS, EVAL_CLIPS)
         prefixes = [root / "model" / f"model.ckpt-{n}" for n in range(CHECKPOINTS)]
-        eval_dirs = (root / f"eval{number}" for number in range(FLAGS.rounds))
+        eval_dirs = (root / f"eval{number}" for number in itertools.count())
+        mixed = "--mixed_precision"
+        infer = measure.inference_command(root, prefixes[0])
         inference = {
-            "ours": lambda: measure.run_process(
-                measure.inference_command(root, prefixes[0])
-            ),
+            "ours": lambda: measure.run_process(infer),
+            f"ours, {mixed}": lambda: measure.run_process([*infer, mixed]),
             "the original's way": lambda: run_peer(root / "clips", prefixes[0]),
         }
         evaluation = {
             "ours": lambda: measure.run_process(
                 measure.eval_command(root, next(eval_dirs))
+            ),
+            f"ours, {mixed}": lambda: measure.run_process(
+                [*measure.eval_command(root, next(eval_dirs)), mixed]
             ),
             "the original's way": lambda: run_peer(
                 root / "clips", ",".join(map(str, prefixes)), root / "clips.csv"

@@ -1,9 +1,11 @@
-"""Packs checkpoints, the code and the kernel for Kaggle.
+"""Packs the code and a kernel for Kaggle.
 
     python kaggle/pack.py OUT --owner NAME --checkpoint runs/first/model.ckpt-12000
+    python kaggle/pack.py OUT --owner NAME --train
 
 This writes the data set, OUT/dataset, and the kernel, OUT/kernel, and prints the
-commands to upload them. The kernel averages the scores of all checkpoints.
+commands to upload them. The first kernel averages the scores of all checkpoints. The
+second one, notebooks/train_on_kaggle.ipynb, trains the published recipe.
 """
 
 import json
@@ -23,6 +25,11 @@ from tagger.clips import read_class_map  # noqa: E402
 from tagger.hparams import parse_overrides  # noqa: E402
 
 LICENSE = "other"  # Kaggle requires one; the data set is private.
+NAME = "freesound-audio-tagger"
+TRAINING_NAME = "freesound-audio-tagger-training"
+KERNEL = ROOT / "kaggle" / "kernel.ipynb"
+TRAINING_KERNEL = ROOT / "notebooks" / "train_on_kaggle.ipynb"
+RECIPE = ROOT / "recipes" / "published_baseline.sh"
 
 
 def define_flags() -> None:
@@ -31,11 +38,16 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "checkpoint",
         None,
-        "model.ckpt-N, or a train_dir for its newest one. The scores of several, "
-        "separated by commas, are averaged.",
+        "model.ckpt-N, a train_dir for its newest one, or best:EVAL_DIR for the best "
+        "one of an evaluation. The scores of several, separated by commas, are "
+        "averaged.",
     )
+    flags.DEFINE_bool("train", False, "Pack the notebook that trains.")
     flags.DEFINE_string(
-        "name", "freesound-audio-tagger", "Name of data set and kernel on Kaggle."
+        "name",
+        None,
+        f"Name of data set and kernel on Kaggle. By default {NAME}, and with --train "
+        f"{TRAINING_NAME}.",
     )
     flags.DEFINE_string(
         "class_map_path",
@@ -48,7 +60,7 @@ def define_flags() -> None:
         "Hyperparameters as name=value,name=value, for checkpoints without "
         "hparams.json.",
     )
-    flags.mark_flags_as_required(["owner", "checkpoint"])
+    flags.mark_flag_as_required("owner")
     for name in ("owner", "name"):
         flags.register_validator(
             name,
@@ -57,7 +69,19 @@ def define_flags() -> None:
         )
 
 
-def write_metadata(folder: pathlib.Path, owner: str, name: str) -> None:
+def check_new(out: pathlib.Path) -> None:
+    """Checks that the folder does not exist.
+
+    Raises:
+      FileExistsError: it exists.
+    """
+    if out.exists():
+        raise FileExistsError(f"OUT must be a new folder, but {out} exists")
+
+
+def write_metadata(
+    out: pathlib.Path, *, owner: str, name: str, code_file: str, sources: Sequence[str]
+) -> None:
     """Writes the metadata of the data set and the kernel for Kaggle's program."""
     address = f"{owner}/{name}"
     # Kaggle makes the address from the title, so both use the same name.
@@ -65,12 +89,51 @@ def write_metadata(folder: pathlib.Path, owner: str, name: str) -> None:
     template = ROOT / "kaggle" / "kernel-metadata.json"
     kernel = json.loads(template.read_text(encoding="utf-8"))
     kernel |= {"title": name, "id": address, "dataset_sources": [address]}
+    kernel |= {"code_file": code_file, "kernel_sources": list(sources)}
     for path, metadata in (
         ("dataset/dataset-metadata.json", dataset),
         ("kernel/kernel-metadata.json", kernel),
     ):
         text = json.dumps(metadata, indent=2) + "\n"
-        (folder / path).write_text(text, encoding="utf-8")
+        (out / path).write_text(text, encoding="utf-8")
+
+
+def pack_code(
+    out: pathlib.Path,
+    *,
+    owner: str,
+    name: str,
+    class_map_path: str,
+    notebook: pathlib.Path,
+    more: Sequence[pathlib.Path] = (),
+    sources: Sequence[str] = (),
+) -> None:
+    """Writes the code, the notebook and the metadata, and prints what to do next.
+
+    Args:
+      out: a folder without these.
+      owner, name, class_map_path: see `define_flags`.
+      notebook: the kernel; a script of the same name is copied, too.
+      more: further files of the repository for the data set.
+      sources: addresses of kernels whose output is an input of the kernel.
+    """
+    dataset, kernel = out / "dataset", out / "kernel"
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py"), *more]:
+        copy = dataset / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    shutil.copy(class_map_path, dataset / "class_map.csv")
+    kernel.mkdir(parents=True)
+    for path in (notebook, notebook.with_suffix(".py")):
+        shutil.copy(path, kernel)
+    write_metadata(
+        out, owner=owner, name=name, code_file=notebook.name, sources=sources
+    )
+    print(
+        f"to upload both, run:\n"
+        f"  kaggle datasets create -p {dataset} --dir-mode zip\n"
+        f"  kaggle kernels push -p {kernel}"
+    )
 
 
 def pack(
@@ -82,14 +145,15 @@ def pack(
     class_map_path: str,
     hparams: str,
 ) -> None:
-    """Writes the new folder `out`; see `define_flags` for the other arguments.
+    """Writes the new folder `out` with the kernel that scores the test clips.
+
+    See `define_flags` for the other arguments.
 
     Raises:
       ValueError, OSError: an argument cannot be used. If it is a checkpoint, the class
         map or a hyperparameter, nothing is written.
     """
-    if out.exists():
-        raise FileExistsError(f"OUT must be a new folder, but {out} exists")
+    check_new(out)
     class_names = read_class_map(class_map_path)
     overrides = parse_overrides(hparams)
     program.start_tensorflow()
@@ -103,10 +167,9 @@ def pack(
         loaded[prefix] = model.load_network(
             prefix, class_names, hparam_overrides=overrides
         )
-    dataset, kernel = out / "dataset", out / "kernel"
     out.mkdir(parents=True)
     for number, (prefix, (network, values)) in enumerate(loaded.items(), start=1):
-        folder = dataset / f"checkpoint_{number}"
+        folder = out / "dataset" / f"checkpoint_{number}"
         folder.mkdir(parents=True)
         for suffix in (checkpoints.DATA_SUFFIX, checkpoints.INDEX_SUFFIX):
             shutil.copy(prefix + suffix, folder)
@@ -117,18 +180,31 @@ def pack(
             class_names=class_names,
         )
         print(f"{folder.name}: {prefix}")
-    (dataset / "tagger").mkdir()
-    for module in [*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py")]:
-        shutil.copy(module, dataset / module.relative_to(ROOT))
-    shutil.copy(class_map_path, dataset / "class_map.csv")
-    kernel.mkdir()
-    for file in ("kernel.py", "kernel.ipynb"):
-        shutil.copy(ROOT / "kaggle" / file, kernel)
-    write_metadata(out, owner, name)
-    print(
-        f"to upload both, run:\n"
-        f"  kaggle datasets create -p {dataset} --dir-mode zip\n"
-        f"  kaggle kernels push -p {kernel}"
+    pack_code(
+        out, owner=owner, name=name, class_map_path=class_map_path, notebook=KERNEL
+    )
+
+
+def pack_training(
+    out: pathlib.Path, *, owner: str, name: str, class_map_path: str
+) -> None:
+    """Writes the new folder `out` with the notebook that trains.
+
+    Each version of the notebook has the output of the version before as an input.
+
+    Raises:
+      ValueError, OSError: `out` exists, or the class map cannot be used.
+    """
+    check_new(out)
+    read_class_map(class_map_path)
+    pack_code(
+        out,
+        owner=owner,
+        name=name,
+        class_map_path=class_map_path,
+        notebook=TRAINING_KERNEL,
+        more=[RECIPE],
+        sources=[f"{owner}/{name}"],
     )
 
 
@@ -137,14 +213,20 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 2:
         raise ValueError(f"OUT must be one folder, but got {len(argv) - 1} arguments")
     values = flags.FLAGS
-    pack(
-        pathlib.Path(argv[1]),
-        owner=values.owner,
-        name=values.name,
-        checkpoint=values.checkpoint,
-        class_map_path=values.class_map_path,
-        hparams=values.hparams,
-    )
+    if values.train == bool(values.checkpoint):
+        raise ValueError("either --checkpoint or --train is needed")
+    if values.train and values.hparams:
+        raise ValueError("--hparams needs --checkpoint")
+    common = {
+        "owner": values.owner,
+        "name": values.name or (TRAINING_NAME if values.train else NAME),
+        "class_map_path": values.class_map_path,
+    }
+    out = pathlib.Path(argv[1])
+    if values.train:
+        pack_training(out, **common)
+    else:
+        pack(out, checkpoint=values.checkpoint, hparams=values.hparams, **common)
     return 0
 
 

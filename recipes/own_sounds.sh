@@ -35,9 +35,7 @@ python=${PYTHON:-$PWD/.venv/bin/python}
 "$python" runner.py --mode eval --class_map_path "$out/data/class_map.csv" \
   --eval_clip_dir "$out/data/audio" --eval_csv_path "$out/data/clips_validation.csv" \
   --train_dir "$out/run" --eval_dir "$out/run/eval" --eval_timeout_secs 0
-best=$(grep --with-filename Overall "$out"/run/eval/eval-*.txt | sort -k4 -n | tail -n 1)
-step=${best##*/eval-}
-step=${step%%.txt*}
-echo "best checkpoint: $out/run/model.ckpt-$step"
+"$python" -m tools.report "$out/run/eval" --clip_dir "$out/data/audio"
 first=$(find "$sounds" -type f -name '[^.]*' | sort | head -n 1)
-"$python" -m tools.tag "$out/run/model.ckpt-$step" "$first"
+"$python" -m tools.tag "best:$out/run/eval" "$first" \
+  --thresholds "$out/run/eval/thresholds.csv"

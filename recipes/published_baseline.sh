@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Trains the published baseline on the noisy set, then on the curated set, and predicts.
 #
-#   recipes/published_baseline.sh DATA OUT      the full recipe: many hours
-#   recipes/published_baseline.sh --smoke OUT   a few steps on synthetic clips
+#   recipes/published_baseline.sh DATA OUT [FLAGS]   the full recipe: many hours
+#   recipes/published_baseline.sh --smoke OUT        a few steps on synthetic clips
 #
 # DATA has the unzipped data set: train_noisy.csv, train_noisy/, train_curated.csv,
 # train_curated/ and test/. OUT gets all checkpoints and submission.csv. Run the script
-# again after a stop to resume.
+# again after a stop to resume. FLAGS are further flags of `runner.py --mode train`.
 #
 # PYTHON=... selects another Python than the one in .venv, which `make` creates.
 # On a Tesla V100 the original took about 3 hours for the noisy set and 5 for the
 # curated set, and reached an lwlrap of 0.546 on the whole test set.
 set -euo pipefail
 
-if [[ $# -ne 2 ]]; then
+if [[ $# -lt 2 ]]; then
   sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0" >&2
   [[ ${1:-} == --help ]] && exit 0
   exit 1
@@ -22,6 +22,7 @@ data=$1
 out=$2
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$here/.venv/bin/python}
+trap 'exit 143' TERM # Only after a running training has saved its checkpoint.
 class_map=$here/class_map.csv
 
 # Noisy set: 10 epochs of 9,148 batches. Curated set: 100 epochs of 1,217 batches.
@@ -61,7 +62,8 @@ train \
   --train_csv_path "$data/train_noisy.csv" \
   --train_dir "$out/noisy" \
   --max_steps "$noisy_steps" \
-  --hparams "batch_size=$batch_size,lr=1e-4,dropout=0.8,lsmooth=0.3,global_pool=max"
+  --hparams "batch_size=$batch_size,lr=1e-4,dropout=0.8,lsmooth=0.3,global_pool=max" \
+  "${@:3}"
 
 echo "Curated set, from the weights of the noisy run" >&2
 train \
@@ -69,8 +71,9 @@ train \
   --train_csv_path "$data/train_curated.csv" \
   --train_dir "$out/curated" \
   --max_steps "$curated_steps" \
-  --warmstart_checkpoint "$out/noisy/model.ckpt-$noisy_steps" \
-  --hparams "batch_size=$batch_size,lr=3e-3,lrdecay=0.94,dropout=0.6,lsmooth=0.1,global_pool=max,warmstart=1"
+  --warmstart_checkpoint "$out/noisy" \
+  --hparams "batch_size=$batch_size,lr=3e-3,lrdecay=0.94,dropout=0.6,lsmooth=0.1,global_pool=max,warmstart=1" \
+  "${@:3}"
 
 "$python" "$here/runner.py" --mode inference --class_map_path "$class_map" \
   --inference_clip_dir "$data/test" \

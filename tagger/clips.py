@@ -96,9 +96,9 @@ def read_class_map(path: str) -> list[str]:
       InputProblems: the file is not a class map; the message lists all bad lines.
     """
     names, problems = [], []
-    for line, fields in _records(_read_file(path, "--class_map_path"), path):
+    for line, fields in read_records(path, "--class_map_path"):
         where, got = f"{path}:{line}", ",".join(fields)
-        index, name = fields[0].strip(), _composed(fields[-1].strip())
+        index, name = fields[0].strip(), composed(fields[-1].strip())
         if index == FILE_COLUMN:
             raise InputProblems([f"{where}: got {got}; that is a CSV of clips"])
         if len(fields) != 2 or not index.isdecimal() or not name:
@@ -184,10 +184,10 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
 
 def parse_labels(text: str) -> tuple[str, ...]:
     """The labels in a text, which are separated by commas."""
-    return tuple(filter(None, map(str.strip, _composed(text).split(","))))
+    return tuple(filter(None, map(str.strip, composed(text).split(","))))
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
     """The name of a class with composed accents; some systems decompose them."""
     return unicodedata.normalize("NFC", name)
 
@@ -200,6 +200,16 @@ def _read_file(path: str, flag: str = "") -> bytes:
         raise FileNotFoundError(f"{prefix}there is no file {path}") from None
     except OSError as error:
         raise OSError(f"{prefix}cannot read {path}: {error.strerror}") from None
+
+
+def read_records(path: str, flag: str) -> list[tuple[int, list[str]]]:
+    """Reads the records of a CSV that are not blank: first line, fields.
+
+    Raises:
+      OSError: the file cannot be read; the message names the flag.
+      InputProblems: it is not a CSV in UTF-8.
+    """
+    return _records(_read_file(path, flag), path)
 
 
 def _records(contents: bytes, path: str) -> list[tuple[int, list[str]]]:

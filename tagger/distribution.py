@@ -31,6 +31,9 @@ CLUSTER_EXAMPLE = (
     '"task": {"type": "worker", "index": 0}}'
 )
 CLUSTER_JOBS = ("chief", "worker")
+BFLOAT16_CAPABILITY = (8, 0)  # of NVIDIA GPUs, from Ampere on
+# As in /proc/cpuinfo: of x86, and (the last) of ARM.
+BFLOAT16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
 CONNECT_SECONDS = 10  # to wait for a connection
 NOTE_SECONDS = 20  # to wait for a batch of a data service, before a note is printed
 GIVE_UP_SECONDS = 600  # to wait for it after that
@@ -39,13 +42,15 @@ POLL_SECONDS = 0.5  # between two attempts to connect
 
 def num_cpu_cores() -> int:
     """The number of CPU cores that this process may use; on macOS, of all cores."""
+    if hasattr(os, "process_cpu_count"):  # since Python 3.13
+        return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def describe_platform() -> str:
-    """The versions of TensorFlow and Python, and the devices."""
+def describe_platform(*, mixed_precision: bool) -> str:
+    """The versions, the devices and, with mixed precision, a line about bfloat16."""
     gpus = tf.config.list_physical_devices("GPU")
     names = [
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
@@ -53,7 +58,32 @@ def describe_platform() -> str:
     ]
     cores = f"no GPU, {num_cpu_cores()} CPU cores"
     device = f"GPU: {', '.join(names)}" if names else cores
-    return f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {device}"
+    line = f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {device}"
+    return f"{line}\n{describe_bfloat16()}" if mixed_precision else line
+
+
+def describe_bfloat16() -> str:
+    """A line about the support of bfloat16 by the GPUs or the processor.
+
+    It starts with "warning: " if there is none, because TensorFlow then emulates it.
+    """
+    slower = "so --mixed_precision is slower than float32"
+    if gpus := tf.config.list_physical_devices("GPU"):
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        found = min(detail.get("compute_capability", (0, 0)) for detail in details)
+        text = "compute capability {}.{}".format(*found)
+        if found >= BFLOAT16_CAPABILITY:
+            return f"mixed precision: bfloat16 on GPUs of {text}"
+        least = "{}.{}".format(*BFLOAT16_CAPABILITY)
+        return f"warning: bfloat16 needs {least}, but a GPU has {text}, {slower}"
+    try:
+        with open("/proc/cpuinfo") as file:
+            words = set(file.read().split())
+    except OSError:  # not Linux
+        return "mixed precision: bfloat16, if the processor supports it"
+    if found := sorted(BFLOAT16_INSTRUCTIONS & words):
+        return f"mixed precision: bfloat16 on the CPU, with {', '.join(found)}"
+    return f"warning: the processor has no instructions for bfloat16, {slower}"
 
 
 def read_cluster() -> tuple[int, list[tuple[str, int]]]:

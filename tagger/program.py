@@ -6,6 +6,7 @@ all, and `--flagfile` reads flags from a file.
 
 import functools
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from absl import app, flags, logging
 from tagger import signals
 
 GPU_SECONDS = 10  # to wait for the driver's list of GPUs
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> None:
@@ -33,6 +35,13 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     Raises:
       SystemExit: always.
     """
+    if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
+        supported = "{}.{} to {}.{}".format(*OLDEST_PYTHON, *NEWEST_PYTHON)
+        print(
+            f"warning: Python {supported} is supported, but this is Python "
+            f"{platform.python_version()}",
+            file=sys.stderr,
+        )
     try:
         app.run(functools.partial(_report_errors, main), argv and list(argv))
     except UnicodeDecodeError as error:

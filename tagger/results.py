@@ -1,18 +1,26 @@
 """The results of an evaluation: `eval-N.txt` of each step, and which step is best.
 
-This module needs no TensorFlow.
+Also reads and writes the thresholds of the classes. This module needs no TensorFlow.
+Letter for shapes: C classes.
 """
 
 import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from tagger import run_record
+from tagger.clips import InputProblems, composed, read_records, write_csv
+from tagger.progress import counted
 
 CONTENTS_FILE = "evaluated.json"  # describes what was evaluated
 SCORES_FILE = "scores-best.npz"  # labels and scores of the best step
+THRESHOLDS_FILE = "thresholds.csv"  # of the classes, for the best step
+THRESHOLDS_HEADER = ("class", "threshold")
+DEFAULT_THRESHOLD = 0.5  # also of a class without clips
 
 
 def marker_path(eval_dir: str, step: int) -> pathlib.Path:
@@ -25,10 +33,16 @@ def read_results(eval_dir: str) -> dict[int, float]:
     results = {}
     for path in pathlib.Path(eval_dir).glob("eval-*.txt"):
         if match := re.fullmatch(r"eval-(\d+)\.txt", path.name):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if overall := re.search(r"^Overall lwlrap = (\d\.\d+)$", text, re.M):
-                results[int(match[1])] = float(overall[1])
+            overall = read_overall(path.read_text(encoding="utf-8", errors="replace"))
+            if overall is not None:
+                results[int(match[1])] = overall
     return results
+
+
+def read_overall(text: str) -> float | None:
+    """The overall lwlrap in the text of an `eval-N.txt`; None if it has none."""
+    match = re.search(r"^Overall lwlrap = (\d\.\d+)$", text, re.MULTILINE)
+    return float(match[1]) if match else None
 
 
 def best_step(results: Mapping[int, float]) -> int:
@@ -68,3 +82,76 @@ def train_dir_of(eval_dir: str) -> str:
     if run != run_record.run_of(train_dir):
         raise ValueError(f"{path} is about another run than the one in {train_dir}")
     return train_dir
+
+
+def write_thresholds(eval_dir: str, thresholds: Mapping[str, float]) -> None:
+    """Writes THRESHOLDS_FILE with all digits, atomically.
+
+    Raises:
+      OSError: it cannot be written; the message names the file.
+    """
+    rows = [(n, np.format_float_positional(t)) for n, t in thresholds.items()]
+    path = pathlib.Path(eval_dir) / THRESHOLDS_FILE
+    write_csv(path, [THRESHOLDS_HEADER, *rows])
+
+
+def read_thresholds(path: str, flag: str) -> dict[str, float]:
+    """Reads a CSV of thresholds in [0, 1], by class.
+
+    Args:
+      path: path of the CSV, with the header class,threshold.
+      flag: name of the flag with the path, for messages.
+
+    Raises:
+      OSError: the file cannot be read.
+      InputProblems: it is not such a CSV; the message lists all bad lines.
+    """
+    (_, header), *records = read_records(path, flag) or [(1, [])]
+    if tuple(name.strip() for name in header) != THRESHOLDS_HEADER:
+        expected, got = ",".join(THRESHOLDS_HEADER), ",".join(header)
+        raise InputProblems([f"{path}:1: expected a header {expected} but got {got}"])
+    thresholds, problems = {}, []
+    for line, fields in records:
+        name, text = composed(fields[0].strip()), fields[-1].strip()
+        if len(fields) != 2 or not _is_threshold(text):
+            got = ",".join(fields)
+            problems.append(
+                f"{path}:{line}: expected a class and a number from 0 to 1, but got "
+                f"{got}"
+            )
+        elif name in thresholds:
+            problems.append(f"{path}:{line}: class {name} appears twice")
+        else:
+            thresholds[name] = float(text)
+    if problems:
+        raise InputProblems(problems)
+    return thresholds
+
+
+def _is_threshold(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
+
+
+def order_thresholds(
+    thresholds: Mapping[str, float], class_names: Sequence[str], flag: str
+) -> np.ndarray:
+    """The thresholds of C classes in the order of the class map, float64 [C].
+
+    Raises:
+      ValueError: a class has no threshold, or there are other classes; the message
+        names the flag and the classes.
+    """
+    missing = [name for name in class_names if name not in thresholds]
+    if missing:
+        number = counted(len(missing), "class")
+        raise ValueError(f"{flag}: no threshold for {number}, such as {missing[0]}")
+    unknown = [name for name in thresholds if name not in class_names]
+    if unknown:
+        number = counted(len(unknown), "class")
+        raise ValueError(
+            f"{flag}: {number} that the checkpoint does not have, such as {unknown[0]}"
+        )
+    return np.array([thresholds[name] for name in class_names])

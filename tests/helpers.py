@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import runner
-from tagger import program
+from tagger import program, results
+from tagger.lwlrap import Lwlrap
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -24,6 +25,9 @@ ALT_HPARAMS = (
     "mel_max_hz=7500,mel_log_offset=0.01,example_window_seconds=0.96,"
     "example_hop_seconds=0.48"
 )
+# Of `write_evaluation`. The last one has no clips.
+CLASS_NAMES = ["Bark", "</script><script>alert(1)</script>", 'Bär "x"', "Unused"]
+CLIP_NAME = '<img src=x onerror="alert({})"> é 100%25 #?.wav'
 # Small examples, so that a training step takes a fraction of a second.
 SMALL_HPARAMS = (
     "batch_size=4,mel_bands=16,example_window_seconds=0.2,example_hop_seconds=0.1,"
@@ -37,6 +41,37 @@ def write_wav(path: pathlib.Path, samples: np.ndarray) -> str:
         file.setparams((1, 2, 44100, 0, "NONE", ""))
         file.writeframes(np.asarray(samples, "<i2").tobytes())
     return str(path)
+
+
+def write_evaluation(
+    folder: pathlib.Path, seed: int, num_clips: int = 40
+) -> tuple[np.ndarray, np.ndarray, Lwlrap]:
+    """Writes an eval_dir with random scores that are higher for the labels.
+
+    Returns:
+      The labels, the scores and their lwlrap.
+    """
+    rng = np.random.default_rng(0)
+    labels = np.zeros([num_clips, len(CLASS_NAMES)], np.float32)
+    labels[np.arange(num_clips), np.arange(num_clips) % 3] = 1
+    labels[::5, 0] = 1
+    rng = np.random.default_rng(seed)
+    scores = np.clip(0.4 * labels + rng.uniform(0, 0.6, labels.shape), 0, 1)
+    folder.mkdir(parents=True)
+    clips = [CLIP_NAME.format(number) for number in range(num_clips)]
+    np.savez(
+        folder / results.SCORES_FILE,
+        step=20,
+        class_names=np.array(CLASS_NAMES),
+        clips=np.array(clips),
+        labels=labels,
+        scores=scores,
+    )
+    lwlrap = Lwlrap(CLASS_NAMES)
+    lwlrap.accumulate(labels, scores)
+    results.marker_path(str(folder), 20).write_text(f"{lwlrap}\n")
+    results.marker_path(str(folder), 0).write_text("Overall lwlrap = 0.300000\n")
+    return labels, scores, lwlrap
 
 
 def free_ports(number: int) -> list[int]:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the tests with several versions: each line of VERSIONS has the versions of Python,
-# TensorFlow and Keras. Then the first and the last exchange checkpoints. Environments
-# are kept in .matrix. A version that cannot be installed is reported and skipped.
+# TensorFlow and Keras, and perhaps a file with those of other packages. Then the first
+# and the last exchange checkpoints. Environments are kept in .matrix. A version that
+# cannot be installed is reported and skipped.
 #
 #   tests/matrix.sh [pytest's arguments]
 set -uo pipefail
@@ -10,26 +11,24 @@ VERSIONS='
 3.11 2.16.2 3.5.0
 3.11 2.18.1 3.8.0
 3.11 2.21.0 3.15.1
-3.12 2.20.0 3.13.2
+3.12 2.20.0 3.13.2 constraints-kaggle.txt
+3.13 2.20.0 3.13.2 constraints-kaggle.txt
 3.13 2.21.0 3.15.1
 '
 status=0
 summary=''
 pythons=()
 
-install() { # python tensorflow keras venv
-    local done="$4/.done"
-    [[ $done -nt requirements.txt && $done -nt requirements-dev.txt ]] && return
-    "python$1" -m venv "$4" &&
-        "$4/bin/python" -m pip install --quiet --requirement requirements-dev.txt \
-            "tensorflow==$2" "keras==$3" &&
-        touch "$done"
+install() { # python venv packages
+    "python$1" -m venv "$2" &&
+        "$2/bin/python" -m pip install --quiet --requirement requirements-dev.txt "${@:3}"
 }
 
-while read -r python tensorflow keras; do
+while read -r python tensorflow keras constraints; do
     [[ -n $python ]] || continue
     name="python$python-tensorflow$tensorflow-keras$keras"
-    if ! install "$python" "$tensorflow" "$keras" ".matrix/$name"; then
+    if ! install "$python" ".matrix/$name" "tensorflow==$tensorflow" "keras==$keras" \
+        ${constraints:+--constraint "$constraints"}; then
         summary+="$name: NOT RUN, it could not be installed"$'\n'
         status=1
         continue

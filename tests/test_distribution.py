@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -176,6 +177,18 @@ def test_impossible_distributions_are_reported_in_one_line(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_the_number_of_cores_of_this_process(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    monkeypatch.delattr("os.process_cpu_count", raising=False)  # not before 3.13
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3, 5}, raising=False)
+    assert distribution.num_cpu_cores() == 2
+    monkeypatch.setattr("os.process_cpu_count", lambda: 7, raising=False)
+    assert distribution.num_cpu_cores() == 7
+    monkeypatch.delattr("os.process_cpu_count")
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert distribution.num_cpu_cores() == 1
+
+
 def test_the_index_of_a_process_in_its_cluster(monkeypatch):
     def place(cluster: dict, job: str, index: object):
         task = {"type": job, "index": index}
@@ -249,3 +262,26 @@ def test_different_initial_weights_are_an_error(monkeypatch):
     monkeypatch.setattr(workers, "_mean_float", lambda value: value + 0.5)
     with pytest.raises(ValueError, match="different weights"):
         workers.check_equal(trainer.checksums(), "different weights")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/cpuinfo is of Linux")
+def test_support_of_bfloat16_is_reported(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(distribution, "BFLOAT16_INSTRUCTIONS", {"processor"})
+    assert distribution.describe_bfloat16().endswith("CPU, with processor")
+    monkeypatch.setattr(distribution, "BFLOAT16_INSTRUCTIONS", {"no_such_flag"})
+    assert distribution.describe_bfloat16().startswith("warning: ")
+    assert "slower" in distribution.describe_platform(mixed_precision=True)
+    assert "slower" not in distribution.describe_platform(mixed_precision=False)
+    details = {
+        "old": {"compute_capability": (7, 5)},
+        "new": {"compute_capability": (8, 6)},
+    }
+    monkeypatch.setattr(
+        tf.config.experimental, "get_device_details", lambda gpu: details[gpu]
+    )
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["new"])
+    assert distribution.describe_bfloat16().endswith("8.6")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [*details])
+    assert distribution.describe_bfloat16().startswith("warning: ")
+    assert "7.5" in distribution.describe_bfloat16()

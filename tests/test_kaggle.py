@@ -11,6 +11,7 @@ from helpers import ROOT
 
 from tagger.hparams import Hparams, parse_hparams
 
+NOTEBOOKS = ("kaggle/kernel", "notebooks/colab", "notebooks/train_on_kaggle")
 COMPETITION = "freesound-audio-tagging-2019"
 # Folders of the competition and of a data set on Kaggle: until 2026, and since then.
 LAYOUTS = (
@@ -88,12 +89,41 @@ def test_the_metadata_are_as_kaggle_requires(packed):
     assert len(metadata["licenses"]) == 1
 
 
-def test_the_notebook_is_made_from_the_script():
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_notebooks_are_made_from_the_scripts(name):
     made, source = (
-        [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
-        for path in (ROOT / "kaggle" / "kernel.ipynb", ROOT / "kaggle" / "kernel.py")
+        [
+            (cell.cell_type, cell.source, cell.metadata)
+            for cell in jupytext.read(ROOT / f"{name}.{suffix}").cells
+        ]
+        for suffix in ("ipynb", "py")
     )
-    assert made == source, "run make kaggle/kernel.ipynb"
+    assert made == source, "run make notebooks"
+
+
+def test_a_pack_for_training(tmp_path):
+    out = tmp_path / "out"
+    class_map = ROOT / "class_map.csv"
+    pack.pack_training(out, owner="me", name="train", class_map_path=str(class_map))
+    modules = [*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py")]
+    recipe = ROOT / "recipes" / "published_baseline.sh"
+    assert {
+        str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()
+    } == {
+        *(f"dataset/{path.relative_to(ROOT)}" for path in [*modules, recipe]),
+        "dataset/class_map.csv",
+        "dataset/dataset-metadata.json",
+        "kernel/kernel-metadata.json",
+        "kernel/train_on_kaggle.ipynb",
+        "kernel/train_on_kaggle.py",
+    }
+    metadata = json.loads((out / "kernel" / "kernel-metadata.json").read_text())
+    assert metadata["code_file"] == "train_on_kaggle.ipynb"
+    assert metadata["dataset_sources"] == ["me/train"]
+    # The checkpoints of the previous version.
+    assert metadata["kernel_sources"] == [metadata["id"]] == ["me/train"]
+    with pytest.raises(FileExistsError, match="OUT"):
+        pack.pack_training(out, owner="me", name="train", class_map_path=str(class_map))
 
 
 def test_a_checkpoint_of_the_original_is_packed_with_its_hyperparameters(

@@ -164,6 +164,31 @@ def test_scores_agree_with_the_originals(key, text):
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_a_depthwise_convolution_in_bfloat16(stride):
+    # Values of few bits, so that bfloat16 is exact.
+    rng = np.random.default_rng(stride)
+    net = tf.constant(rng.integers(-2, 3, [2, 7, 6, 4]), tf.float32)
+    kernel = tf.constant(rng.integers(-2, 3, [3, 3, 4, 1]), tf.float32)
+    size = [2, -(-7 // stride), -(-6 // stride), 4]
+    upstream = tf.constant(rng.integers(-2, 3, size), tf.float32)
+    found = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        layer = layers.Convolution(
+            depthwise=True, stride=stride, decay=0.9, epsilon=0.001, dtype=dtype
+        )
+        inputs = tf.cast(net, layer.compute_dtype)
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, kernel])
+            outputs = layer._convolve(inputs, kernel)
+            loss = tf.reduce_sum(outputs * tf.cast(upstream, outputs.dtype))
+        found.append([outputs, *tape.gradient(loss, [inputs, kernel])])
+    assert found[1][1].dtype == tf.bfloat16
+    assert found[1][2].dtype == tf.float32
+    for precise, mixed in zip(*found, strict=True):
+        np.testing.assert_array_equal(tf.cast(mixed, tf.float32), precise)
+
+
 def test_mixed_precision_keeps_float32_variables_and_agrees():
     keras.utils.set_random_seed(0)
     precise = network_of(num_classes=5)

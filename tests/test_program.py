@@ -1,5 +1,7 @@
 """How programs report errors."""
 
+import sys
+
 import pytest
 import tensorflow as tf
 
@@ -64,3 +66,29 @@ def test_gpus_that_the_driver_lists(tmp_path, monkeypatch):
     assert program.list_gpus() == "GPU 0: NVIDIA T4, GPU 1: NVIDIA L4"
     script.write_text("#!/bin/sh\necho 'driver not loaded'; exit 9\n")
     assert program.list_gpus() == ""
+
+
+def test_a_gpu_that_tensorflow_does_not_use_gives_a_warning(monkeypatch, capsys):
+    monkeypatch.setattr(program, "list_gpus", lambda: "GPU 0: NVIDIA T4")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    program.start_tensorflow()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "GPU 0: NVIDIA T4" in line
+    assert "pip install -r requirements-gpu.txt" in line
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    program.start_tensorflow()
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("version", "supported"),
+    [((3, 10, 9), False), ((3, 11, 0), True), ((3, 13, 9), True), ((3, 14, 0), False)],
+)
+def test_other_versions_of_python_give_a_warning(
+    monkeypatch, capsys, version, supported
+):
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(SystemExit):
+        program.run(lambda argv: 0, ["program"])
+    assert ("Python 3.11 to 3.13" in capsys.readouterr().err) == (not supported)

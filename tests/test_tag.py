@@ -12,7 +12,7 @@ import tensorflow as tf
 from helpers import SMALL_HPARAMS, run_main
 
 import inputs
-from tagger import plots, recordings
+from tagger import plots, recordings, segments
 from tagger.hparams import Hparams, parse_hparams
 from tools import tag
 
@@ -99,24 +99,11 @@ def test_what_is_not_kept_is_freed(monkeypatch):
     assert max(num_alive) <= 2  # those of the previous block
 
 
-def test_segments_merge_neighbouring_examples():
-    scores = np.array([[0.9, 0], [0.5, 0], [0.4, 0.7], [0, 0], [0, 0], [0.6, 1]])
-    tags = tag.Tags(3.2, scores, None, None)
-    assert tag.find_segments(tags, ["A", "B"], Hparams(), 0.5) == [
-        (0, 1.5, "A", 0.9),
-        (1, 2, "B", 0.7),
-        (2.5, 3.2, "A", 0.6),  # The recording ends before the example.
-        (2.5, 3.2, "B", 1),
-    ]
-    assert tag.find_segments(tags, ["A", "B"], Hparams(), 1.0)[0].class_name == "B"
-
-
-def test_a_label_track_and_a_list_of_top_classes(tmp_path):
-    path = tmp_path / "a.txt"
-    tag.write_label_track(path, [tag.Segment(1, 2.5, "Bär", 0.987)])
-    assert path.read_text() == "1.000\t2.500\tBär 0.99\n"
-    tags = tag.Tags(1, np.array([[0.1, 0.3, 0.2]]), None, None)
+def test_a_list_of_top_classes():
+    tags = segments.Tags(1, np.array([[0.1, 0.3, 0.2]]), None, None)
     assert tag.top_classes(tags, "ABC", 2) == "  0.3000  B\n  0.2000  C"
+    thresholds = np.array([0, 0.31, 0.2])
+    assert tag.top_classes(tags, "ABC", 2, thresholds) == "  0.3000  B\n* 0.2000  C"
 
 
 def test_embeddings_of_several_files(tmp_path):
@@ -157,13 +144,31 @@ def test_results_that_cannot_be_written(tmp_path, monkeypatch):
         tag.check_results(sounds)  # These have no result for each file.
 
 
+def test_each_class_has_its_threshold(tmp_path, monkeypatch, capsys):
+    def fake_tag(*arguments, **options):
+        return segments.Tags(1.0, np.array([[0.2, 0.6]]), None, None)
+
+    loaded = (["A", "B"], Hparams(), None)
+    monkeypatch.setattr(tag, "load", lambda *args, **options: loaded)
+    monkeypatch.setattr(tag, "tag", fake_tag)
+    set_flags(monkeypatch, segments=str(tmp_path / "s.csv"))
+    files = [recordings.Sound("a", "a")]
+    assert tag.tag_files(files, "", {"B": 0.7, "A": 0.2}) == 0
+    assert capsys.readouterr().out == "a (1.0 s)\n  0.6000  B\n* 0.2000  A\n"
+    _, row = csv.reader((tmp_path / "s.csv").open())
+    assert row[3:] == ["A", "0.200000"]
+    for by_class, named in (({"A": 0.2}, "B"), ({"A": 1, "B": 1, "C": 1}, "C")):
+        with pytest.raises(ValueError, match=f"--thresholds: .* such as {named}$"):
+            tag.tag_files(files, "", by_class)
+
+
 def test_an_interrupted_run_keeps_its_results(tmp_path, monkeypatch, capsys):
     def fake_tag(path, *arguments, **options):
         if path == "bad":
             raise OSError("bad: cannot be read")
         if path == "c":
             raise KeyboardInterrupt
-        return tag.Tags(1.0, np.ones([1, 1]), np.zeros([1, 4]), None)
+        return segments.Tags(1.0, np.ones([1, 1]), np.zeros([1, 4]), None)
 
     monkeypatch.setattr(tag, "load", lambda *args, **options: (["A"], Hparams(), None))
     monkeypatch.setattr(tag, "tag", fake_tag)

@@ -35,7 +35,10 @@ FACTS = "model.json"  # sample rate and class names
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_string(
-        "checkpoint", None, "model.ckpt-N, or a train_dir for its newest one."
+        "checkpoint",
+        None,
+        "model.ckpt-N, a train_dir for its newest one, or best:EVAL_DIR for the best "
+        "one of an evaluation.",
     )
     flags.DEFINE_string(
         "class_map_path", None, "CSV of index,name lines, one for each class."
@@ -141,7 +144,7 @@ def export(
     """Exports a checkpoint to a folder, which appears complete or not at all.
 
     Args:
-      checkpoint: `model.ckpt-N`, or a folder for its newest checkpoint.
+      checkpoint: see `checkpoints.find_checkpoint`.
       class_map_path: class map of the C classes.
       export_dir: a folder that does not exist yet.
       hparam_overrides: hyperparameters for a checkpoint without hparams.json beside it.

@@ -14,7 +14,6 @@ are in OUT/clips.csv already, by their paths below SOUNDS, are skipped, so that 
 ones can be added.
 """
 
-import concurrent.futures
 import itertools
 import os
 import pathlib
@@ -22,8 +21,8 @@ import posixpath
 import sys
 import unicodedata
 import wave
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
@@ -32,7 +31,7 @@ from tagger import program, recordings
 from tagger.clips import InputProblems, parse_labels, read_rows, write_csv
 from tagger.files import atomic, locked, make_folder
 from tagger.hparams import SAMPLE_RATE
-from tagger.progress import counted, progress_bar
+from tagger.progress import counted, in_parallel
 
 FLAGS = flags.FLAGS
 HEADER = ("fname", "labels", "recording")
@@ -122,18 +121,13 @@ def find_recordings(sounds: str, csv_path: str = "") -> list[Recording]:
 
 def _recordings_of_csv(sounds: str, csv_path: str) -> list[Recording]:
     """The recordings that a CSV names."""
-    found, problems, first_lines = [], [], {}
-    for row in read_rows(csv_path)[1]:
-        name = posixpath.normpath(row.fname)
-        first_line = first_lines.setdefault(name, row.line)
-        if first_line != row.line:
-            problems.append(
-                f"{csv_path}:{row.line}: {row.fname} is also in line {first_line}"
-            )
-        found.append(Recording(os.path.join(sounds, name), name, row.labels))
-    if problems:
-        raise InputProblems(problems)
-    return found
+    names = {
+        posixpath.normpath(row.fname): row.labels for row in read_rows(csv_path)[1]
+    }
+    return [
+        Recording(os.path.join(sounds, name), name, labels)
+        for name, labels in names.items()
+    ]
 
 
 def name_problems(recording: Recording) -> list[str]:
@@ -201,7 +195,7 @@ def check_recordings(
       The recordings that can be used, and the problems of the others.
     """
     usable, problems, owners = [], [], dict(owners)
-    levels = in_parallel(measure, found, what="checking recordings")
+    levels = in_parallel(measure, found, what="checking recordings", unit="recording")
     for recording, level in zip(found, levels, strict=True):
         wrong = name_problems(recording)
         if isinstance(level, ValueError):
@@ -257,31 +251,6 @@ def _block_sizes(num_samples: int) -> list[int]:
     return [recordings.BLOCK_SAMPLES] * whole + [rest] * bool(rest)
 
 
-def in_parallel(function: Callable, items: Sequence[Any], *, what: str) -> list[Any]:
-    """Calls a function for each recording, on all cores.
-
-    Returns:
-      What it returns, or the ValueError that it raises, in order.
-    """
-
-    def call(item: Any) -> Any:
-        try:
-            return function(item)
-        except ValueError as error:
-            return error
-
-    results = []
-    # Threads suffice, because decoding and resampling do not hold Python's lock.
-    with (
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        progress_bar(len(items), what=what, unit="recording") as bar,
-    ):
-        for result in pool.map(call, items):
-            results.append(result)
-            bar.update()
-    return results
-
-
 def make_dataset(
     found: Sequence[Recording], out: pathlib.Path, *, clip_seconds: float, skip: bool
 ) -> list[str]:
@@ -314,9 +283,7 @@ def make_dataset(
     with locked(str(out / LOCK_FILE), error):
         if read_dataset(out) != rows:
             raise error
-        problems += add_recordings(usable, out, rows)
-    num_known = len(found) - len(new)
-    print(f"{num_known} {'was' if num_known == 1 else 'were'} already there")
+        problems += add_recordings(usable, out, rows, len(found) - len(new))
     return problems
 
 
@@ -347,7 +314,10 @@ def known_problems(
 
 
 def add_recordings(
-    usable: Sequence[Usable], out: pathlib.Path, rows: list[tuple[str, ...]]
+    usable: Sequence[Usable],
+    out: pathlib.Path,
+    rows: list[tuple[str, ...]],
+    num_known: int,
 ) -> list[str]:
     """Writes the clips of recordings, and all rows; returns the problems."""
     audio = out / "audio"
@@ -359,14 +329,18 @@ def add_recordings(
         written[item.recording.name] = write_clips(item, audio)
 
     try:
-        results = in_parallel(write, usable, what="writing clips")
+        results = in_parallel(write, usable, what="writing clips", unit="recording")
         return [str(error) for error in results if error]
     finally:  # Clips of finished recordings are kept if this is interrupted.
         for recording, *_ in usable:
             rows += written.get(recording.name, [])
         num_classes = write_tables(out, rows) if rows else 0
+        num_clips = sum(len(names) for item, _, names in usable if item.name in written)
+        if silent := num_clips - sum(map(len, written.values())):
+            print(f"{counted(silent, 'silent clip')} left out", file=sys.stderr)
         print(
-            f"{counted(len(written), 'recording')} added; {out} has "
+            f"{counted(len(written), 'recording')} added; {num_known} "
+            f"{'was' if num_known == 1 else 'were'} already there; {out} has "
             f"{counted(len(rows), 'clip')} of {counted(num_classes, 'class')}"
         )
 

@@ -9,8 +9,6 @@ table and curves of the classes, the pairs of classes that are most often confus
 the clips with the lowest precision, each with a player. With --against, it compares the
 lwlrap of each class with that of another evaluation of the same clips. thresholds.csv
 has the threshold of the highest F1 of each class.
-
-Letters for shapes: N clips, C classes.
 """
 
 import base64
@@ -20,63 +18,23 @@ import json
 import os
 import pathlib
 import string
+import sys
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from absl import flags
-from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from tagger import program, results
-from tagger.clips import write_csv
+from tagger import diagnosis, program, results
 from tagger.files import write_whole
-from tagger.lwlrap import positive_class_precisions
+from tagger.progress import counted
 
 FLAGS = flags.FLAGS
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 WORST_CLIPS = 30
-CONFUSED_PAIRS = 30
 TOP_CLASSES = 5
-CURVE_POINTS = 100
-HISTOGRAM_BINS = 20
-BOOTSTRAP_SAMPLES = 2000
-INTERVAL_PERCENT = (2.5, 97.5)
 SPECTROGRAM_COLUMNS = 300
-CHART_WIDTH, CHART_HEIGHT, CHART_MARGIN = 700, 260, 45  # pixels
-
-
-class Evaluation(NamedTuple):
-    """The scores of the best step of an evaluation.
-
-    Attributes:
-      step: the step.
-      class_names: C names.
-      clips: N names of clips, relative to the folder of the clips.
-      labels: float32 [N, C], 1 for each label.
-      scores: float64 [N, C] in [0, 1].
-      precisions: float64 [N, C], the precision at each label (see lwlrap.py), else 0.
-    """
-
-    step: int
-    class_names: list[str]
-    clips: list[str]
-    labels: np.ndarray
-    scores: np.ndarray
-    precisions: np.ndarray
-
-
-class ClassResult(NamedTuple):
-    """The results of a class; NaN if it has no clips."""
-
-    name: str
-    num_clips: int
-    lwlrap: float
-    average_precision: float
-    threshold: float
-    precision: float
-    recall: float
-    f1: float
+UNREADABLE = "<p>This clip cannot be read.</p>"
 
 
 def define_flags() -> None:
@@ -88,180 +46,52 @@ def define_flags() -> None:
     flags.mark_flag_as_required("clip_dir")
 
 
-def read_evaluation(eval_dir: str) -> Evaluation:
-    """Reads the scores of the best step.
-
-    Raises:
-      ValueError: there are none, or they cannot be read; the message names the file.
-    """
-    path = pathlib.Path(eval_dir) / results.SCORES_FILE
-    try:
-        with np.load(path) as arrays:
-            labels, scores = arrays["labels"], arrays["scores"]
-            step, names = int(arrays["step"]), arrays["class_names"].tolist()
-            clips = arrays["clips"].tolist()
-    except FileNotFoundError:
-        raise ValueError(
-            f"there is no {path}; runner.py --mode eval writes it"
-        ) from None
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    precisions = np.zeros(labels.shape)
-    for row, (score, label) in enumerate(zip(scores, labels, strict=True)):
-        classes, values = positive_class_precisions(score[None], label[None])
-        precisions[row, classes] = values
-    return Evaluation(step, names, clips, labels, scores, precisions)
+def cell(value: str | int | float) -> str:
+    """A cell of an HTML table; empty for NaN."""
+    if isinstance(value, str):
+        return f"<td>{html.escape(value)}</td>"
+    if np.isnan(value):
+        return '<td class="number"></td>'
+    rounded = str(value) if isinstance(value, int) else f"{value:.3f}"
+    return f'<td class="number" data-value="{value}">{rounded}</td>'
 
 
-def class_results(evaluation: Evaluation) -> list[ClassResult]:
-    """The results of each class, in the order of the class map."""
-    found = []
-    for index, name in enumerate(evaluation.class_names):
-        labels, scores = evaluation.labels[:, index], evaluation.scores[:, index]
-        count = int(labels.sum())
-        if not count:
-            found.append(ClassResult(name, 0, *[np.nan] * 6))
-            continue
-        precision, recall, thresholds = precision_recall_curve(labels, scores)
-        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        best = int(f1[:-1].argmax())  # The last point has no threshold.
-        found.append(
-            ClassResult(
-                name,
-                count,
-                evaluation.precisions[:, index].sum() / count,
-                average_precision_score(labels, scores),
-                thresholds[best],
-                precision[best],
-                recall[best],
-                f1[best],
-            )
-        )
-    return found
-
-
-def confused_pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
-    """The pairs of a class and a class that its clips wrongly rank higher.
-
-    Returns:
-      Both names, the number of such clips, and their share of the clips of the first
-      class; the most frequent pairs first.
-    """
-    pairs = []
-    for index, name in enumerate(evaluation.class_names):
-        rows = evaluation.labels[:, index] > 0
-        scores = evaluation.scores[rows]
-        wrong = (scores > scores[:, [index]]) & (evaluation.labels[rows] == 0)
-        for other, count in enumerate(wrong.sum(axis=0)):
-            if count:
-                share = count / rows.sum()
-                pairs.append((name, evaluation.class_names[other], int(count), share))
-    return sorted(pairs, key=lambda pair: (-pair[2], -pair[3]))[:CONFUSED_PAIRS]
-
-
-def class_curves(evaluation: Evaluation) -> dict[str, dict[str, list[float]]]:
-    """Points of the precision-recall curve and histograms of each class with clips."""
-    curves = {}
-    for index, name in enumerate(evaluation.class_names):
-        labels, scores = evaluation.labels[:, index], evaluation.scores[:, index]
-        if not labels.any():
-            continue
-        precision, recall, _ = precision_recall_curve(labels, scores)
-        points = np.linspace(0, len(recall) - 1, CURVE_POINTS).round().astype(int)
-        points = np.unique(points)
-        histograms = {}
-        for kind, selected in (("positives", labels > 0), ("negatives", labels == 0)):
-            counts, _ = np.histogram(scores[selected], HISTOGRAM_BINS, (0, 1))
-            histograms[kind] = (counts / max(1, counts.sum())).round(4).tolist()
-        curves[name] = {
-            "precision": precision[points].round(4).tolist(),
-            "recall": recall[points].round(4).tolist(),
-            **histograms,
-        }
-    return curves
-
-
-def compare(
-    first: Evaluation, second: Evaluation
-) -> list[tuple[str, float, float, float]]:
-    """The difference of the lwlrap of two evaluations, for each class and overall.
-
-    Returns:
-      Name, first minus second, and the ends of a 95 % interval, from a bootstrap over
-      clips (Efron 1979).
-
-    Raises:
-      ValueError: the evaluations have other clips, labels or classes.
-    """
-    order = {name: row for row, name in enumerate(second.clips)}
-    if first.class_names != second.class_names or order.keys() != set(first.clips):
-        raise ValueError("--against: the evaluations have other clips or classes")
-    rows = [order[name] for name in first.clips]
-    if not np.array_equal(first.labels, second.labels[rows]):
-        raise ValueError("--against: the evaluations have other labels")
-    gains = first.precisions - second.precisions[rows]
-    num_clips = len(first.clips)
-    draws = np.random.default_rng(0).multinomial(
-        num_clips, np.full(num_clips, 1 / num_clips), BOOTSTRAP_SAMPLES
+def table(headings: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> str:
+    """An HTML table that can be sorted."""
+    head = "".join(
+        f'<th><button type="button">{html.escape(heading)}</button></th>'
+        for heading in headings
     )
-    weights = np.vstack([np.ones(num_clips), draws])  # The first row is no draw.
-    sums, counts = weights @ gains, weights @ first.labels
-    columns = {
-        "all classes": sums.sum(axis=1) / counts.sum(axis=1),
-        **{
-            name: sums[:, index] / np.maximum(counts[:, index], 1)
-            for index, name in enumerate(first.class_names)
-            if first.labels[:, index].any()
-        },
-    }
-    return [
-        (name, values[0], *np.percentile(values[1:], INTERVAL_PERCENT))
-        for name, values in columns.items()
-    ]
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """An HTML table that can be sorted. Numbers are rounded to three digits."""
-
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            text = "" if np.isnan(value) else f"{value:.3f}"
-            return f'<td data-value="{"" if np.isnan(value) else value}">{text}</td>'
-        return f"<td>{html.escape(str(value))}</td>"
-
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
     body = "".join(f"<tr>{''.join(map(cell, row))}</tr>\n" for row in rows)
     return (
-        f'<table class="sortable"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table>"
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def progress_chart(by_step: Mapping[int, float]) -> str:
-    """An SVG of the overall lwlrap against the step."""
-    last = max(max(by_step), 1)
-    width, height = CHART_WIDTH - 2 * CHART_MARGIN, CHART_HEIGHT - 2 * CHART_MARGIN
+def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
+    """HTML that compares an evaluation with that of another folder.
 
-    def position(step: float, value: float) -> tuple[float, float]:
-        return CHART_MARGIN + step / last * width, CHART_MARGIN + (1 - value) * height
-
-    lines = []
-    for value in (0, 0.25, 0.5, 0.75, 1):
-        x, y = position(0, value)
-        lines.append(
-            f'<line class="grid" x1="{x}" y1="{y}" x2="{x + width}" y2="{y}"/>'
-            f'<text x="{x - 5}" y="{y + 4}" text-anchor="end">{value}</text>'
-        )
-    for step in sorted({0, last // 2, last}):
-        x, y = position(step, 0)
-        lines.append(f'<text x="{x}" y="{y + 18}" text-anchor="middle">{step}</text>')
-    points = " ".join(
-        "{:.1f},{:.1f}".format(*position(*pair)) for pair in sorted(by_step.items())
+    Raises:
+      ValueError: see `diagnosis.read_evaluation` and `diagnosis.compare`.
+    """
+    differences = diagnosis.compare(evaluation, diagnosis.read_evaluation(against))
+    headings = (
+        *("class", "clips", "lwlrap", "other lwlrap", "difference", "from", "to"),
+        "better",
     )
+    rows = [
+        (*row, "this" if row.low > 0 else "the other" if row.high < 0 else "")
+        for row in differences
+    ]
     return (
-        f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" width="{CHART_WIDTH}" '
-        f'role="img" aria-label="lwlrap against step">{"".join(lines)}'
-        f'<polyline class="curve" points="{points}"/></svg>'
+        f"<h2>Compared with {html.escape(against)}</h2><p>The difference is the lwlrap "
+        f"of this evaluation minus that of the other. It lies between the values of "
+        f"“from” and “to” in 95 % of {diagnosis.BOOTSTRAP_SAMPLES} bootstrap samples "
+        f"of the clips. If it has the same sign in this whole interval, the last "
+        f"column names the better evaluation. By chance alone, this happens for one "
+        f"class in 20, and more often for classes with few clips.</p>"
+        f"{table(headings, rows)}"
     )
 
 
@@ -287,7 +117,18 @@ def spectrogram(path: str) -> str:
     return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
 
 
-def worst_clips(evaluation: Evaluation, clip_dir: str, page_dir: str) -> str:
+def class_scores(
+    evaluation: diagnosis.Evaluation, row: int, indices: Sequence[int]
+) -> str:
+    """HTML with classes and their scores for the clip of a row."""
+    scores = [
+        f"{evaluation.class_names[index]} {evaluation.scores[row, index]:.2f}"
+        for index in indices
+    ]
+    return html.escape(", ".join(scores))
+
+
+def worst_clips(evaluation: diagnosis.Evaluation, clip_dir: str, page_dir: str) -> str:
     """HTML of the clips whose labels have the lowest mean precision.
 
     Args:
@@ -301,25 +142,31 @@ def worst_clips(evaluation: Evaluation, clip_dir: str, page_dir: str) -> str:
     cards = []
     for row in rows[: min(WORST_CLIPS, np.count_nonzero(counts))]:
         path = os.path.join(clip_dir, evaluation.clips[row])
-        names = evaluation.class_names
-        labels = ", ".join(names[i] for i in np.flatnonzero(evaluation.labels[row]))
+        labels = np.flatnonzero(evaluation.labels[row])
         top = np.argsort(-evaluation.scores[row], kind="stable")[:TOP_CLASSES]
-        scores = ", ".join(f"{names[i]} {evaluation.scores[row, i]:.2f}" for i in top)
-        address = urllib.parse.quote(os.path.relpath(path, page_dir))
+        address = urllib.parse.quote(os.fsencode(os.path.relpath(path, page_dir)))
+        image = spectrogram(path)
+        picture = f'<img alt="spectrogram" src="{image}">' if image else UNREADABLE
         cards.append(
             f'<div class="clip"><strong>{html.escape(evaluation.clips[row])}</strong> '
-            f"({mean[row]:.3f})<br>labels: {html.escape(labels)}<br>"
-            f"scores: {html.escape(scores)}"
-            f'<img alt="spectrogram" src="{spectrogram(path)}">'
+            f"precision {mean[row]:.3f}<br>"
+            f"labels: {class_scores(evaluation, row, labels)}<br>"
+            f"highest scores: {class_scores(evaluation, row, top)}{picture}"
             f'<audio controls preload="none" src="{html.escape(address)}"></audio>'
             f"</div>"
+        )
+    if num_unreadable := sum(UNREADABLE in card for card in cards):
+        print(
+            f"warning: --clip_dir: {counted(num_unreadable, 'clip')} cannot be read, "
+            f"in {clip_dir}",
+            file=sys.stderr,
         )
     return "\n".join(cards)
 
 
 def make_page(
-    evaluation: Evaluation,
-    found: Sequence[ClassResult],
+    evaluation: diagnosis.Evaluation,
+    found: Sequence[diagnosis.ClassResult],
     *,
     eval_dir: str,
     clip_dir: str,
@@ -330,17 +177,19 @@ def make_page(
     Raises:
       ValueError: the evaluation in `against`, if any, cannot be read or does not fit.
     """
-    by_step = results.read_results(eval_dir)
     overall = evaluation.precisions.sum() / max(1, evaluation.labels.sum())
-    comparison = ""
-    if against:
-        differences = compare(evaluation, read_evaluation(against))
-        headings = ("class", "difference of lwlrap", "from", "to")
-        comparison = (
-            f"<h2>Compared with {html.escape(against)}</h2><p>The interval contains "
-            f"95 % of {BOOTSTRAP_SAMPLES} bootstrap samples of the clips.</p>"
-            f'<div class="wide">{table(headings, differences)}</div>'
+    by_step = results.read_results(eval_dir) or {evaluation.step: overall}
+    if (best := results.best_step(by_step)) != evaluation.step:
+        print(
+            f"warning: the best step is {best}, but {results.SCORES_FILE} has the "
+            f"scores of step {evaluation.step}; delete eval-{best}.txt and repeat the "
+            f"evaluation",
+            file=sys.stderr,
         )
+    data = {
+        "progress": sorted(by_step.items()),
+        "classes": diagnosis.class_curves(evaluation),
+    }
     headings = (
         *("class", "clips", "lwlrap", "average precision", "threshold", "precision"),
         *("recall", "F1"),
@@ -351,14 +200,13 @@ def make_page(
             f"Best step: {evaluation.step}. Overall lwlrap {overall:.6f} on "
             f"{len(evaluation.clips)} clips with {len(evaluation.class_names)} classes."
         ),
-        comparison=comparison,
-        progress=progress_chart(by_step or {evaluation.step: overall}),
         classes=table(headings, found),
         # "<" would end the script if a class is named "</script>".
-        curves=json.dumps(class_curves(evaluation)).replace("<", "\\u003c"),
+        data=json.dumps(data).replace("<", "\\u003c"),
+        comparison=comparison_section(evaluation, against) if against else "",
         pairs=table(
             ("class", "ranks higher", "clips", "share of its clips"),
-            confused_pairs(evaluation),
+            diagnosis.confused_pairs(evaluation),
         ),
         clips=worst_clips(evaluation, clip_dir, eval_dir),
     )
@@ -371,9 +219,9 @@ def main(argv: Sequence[str]) -> int:
     if not os.path.isdir(FLAGS.clip_dir):
         raise FileNotFoundError(f"--clip_dir: there is no folder {FLAGS.clip_dir}")
     eval_dir = argv[1]
-    evaluation = read_evaluation(eval_dir)
+    evaluation = diagnosis.read_evaluation(eval_dir)
     program.start_tensorflow()
-    found = class_results(evaluation)
+    found = diagnosis.class_results(evaluation)
     page = make_page(
         evaluation,
         found,
@@ -381,15 +229,20 @@ def main(argv: Sequence[str]) -> int:
         clip_dir=FLAGS.clip_dir,
         against=FLAGS.against,
     )
-    thresholds = [
-        (result.name, f"{result.threshold:.6f}") for result in found if result.num_clips
-    ]
-    write_csv(
-        os.path.join(eval_dir, "thresholds.csv"), [("class", "threshold"), *thresholds]
-    )
     path = os.path.join(eval_dir, "report.html")
     write_whole(pathlib.Path(path), page)
-    print(f"{path} and thresholds.csv written for step {evaluation.step}")
+    results.write_thresholds(
+        eval_dir,
+        {
+            result.name: result.threshold
+            if result.num_clips
+            else results.DEFAULT_THRESHOLD
+            for result in found
+        },
+    )
+    print(
+        f"{path} and {results.THRESHOLDS_FILE} written for step {evaluation.step}",
+    )
     return 0
 
 

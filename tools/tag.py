@@ -19,20 +19,27 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags
 
-from tagger import program, recordings, run_record
+from tagger import program, recordings, results, run_record
 from tagger.clips import read_class_map, write_csv
 from tagger.files import atomic, make_folder, write_whole
 from tagger.hparams import SAMPLE_RATE, Hparams, parse_overrides
 from tagger.progress import counted, print_result, progress_bar
+from tagger.segments import (
+    SEGMENT_HEADER,
+    Segment,
+    Tags,
+    find_segments,
+    segment_row,
+    write_label_track,
+)
 
 FLAGS = flags.FLAGS
 BLOCK_EXAMPLES = 64  # as many as inference scores at once
-SEGMENT_HEADER = ("file", "start", "end", "class", "score")
 # The flags that name results: the suffix of a file, or "" for a folder.
 RESULTS = {"audacity": "", "plot": "", "segments": ".csv", "embeddings": ".npz"}
 
@@ -41,41 +48,18 @@ RESULTS = {"audacity": "", "plot": "", "segments": ".csv", "embeddings": ".npz"}
 Scorer = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
-class Tags(NamedTuple):
-    """What was computed of a recording.
-
-    Attributes:
-      seconds: duration of the recording.
-      scores: float64 [E, C] in [0, 1], of each example.
-      embeddings: float32 [E, 1024], or None if they are not kept.
-      log_mel: float32 [T, F], the log mel spectrogram, or None if it is not kept.
-    """
-
-    seconds: float
-    scores: np.ndarray
-    embeddings: np.ndarray | None
-    log_mel: np.ndarray | None
-
-
-class Segment(NamedTuple):
-    """A part of a recording in which a class was detected.
-
-    Attributes:
-      start, end: seconds from the start of the recording.
-      class_name: the class.
-      score: the highest score of the segment's examples.
-    """
-
-    start: float
-    end: float
-    class_name: str
-    score: float
-
-
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_integer("top", 5, "Classes to print for each file.", lower_bound=1)
-    flags.DEFINE_float("threshold", 0.5, "Lowest score of a detection.", 0, 1)
+    flags.DEFINE_float(
+        "threshold", results.DEFAULT_THRESHOLD, "Lowest score of a detection.", 0, 1
+    )
+    flags.DEFINE_string(
+        "thresholds",
+        "",
+        "CSV with the threshold of each class, as tools.report writes it; instead of "
+        "--threshold.",
+    )
     flags.DEFINE_string("segments", "", "CSV to write: one row per detection.")
     flags.DEFINE_string("audacity", "", "Folder to write a label track per file to.")
     flags.DEFINE_string("plot", "", "Folder to write a picture per file to.")
@@ -121,7 +105,7 @@ def load(
     """Loads a checkpoint.
 
     Args:
-      checkpoint: `model.ckpt-N`, or a train_dir for its newest checkpoint.
+      checkpoint: see `checkpoints.find_checkpoint`.
       class_map_path: class map; empty: the classes in hparams.json.
       hparam_overrides: hyperparameters for a checkpoint without hparams.json.
       mixed_precision: see `model.define_model`.
@@ -250,40 +234,32 @@ def tag(
     )
 
 
-def find_segments(
-    tags: Tags, class_names: Sequence[str], hparams: Hparams, threshold: float
-) -> list[Segment]:
-    """Merges consecutive examples with a score of at least the threshold, per class."""
-    frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
-    hop_seconds = hparams.example_hop_frames * frame_seconds
-    window_seconds = hparams.example_window_frames * frame_seconds
-    segments = []
-    for class_name, scores in zip(class_names, tags.scores.T, strict=True):
-        above = np.pad(scores >= threshold, 1).astype(int)
-        starts, stops = np.flatnonzero(np.diff(above)).reshape(-1, 2).T
-        for first, stop in zip(starts, stops, strict=True):
-            end = min((stop - 1) * hop_seconds + window_seconds, tags.seconds)
-            score = scores[first:stop].max()
-            segments.append(Segment(first * hop_seconds, end, class_name, score))
-    return sorted(segments)
+def top_classes(
+    tags: Tags,
+    class_names: Sequence[str],
+    top: int,
+    thresholds: float | np.ndarray = np.inf,
+) -> str:
+    """Lines with the highest mean scores of a recording.
 
-
-def top_classes(tags: Tags, class_names: Sequence[str], top: int) -> str:
-    """Lines with the highest mean scores of a recording."""
+    Args:
+      tags: the scores of a recording.
+      class_names: C names.
+      top: number of lines.
+      thresholds: float64 [C], or one of all classes; means that reach it are marked.
+    """
     mean = tags.scores.mean(axis=0)
     best = np.argsort(-mean, kind="stable")[:top]
-    return "\n".join(f"  {mean[index]:.4f}  {class_names[index]}" for index in best)
+    reached = mean >= thresholds
+    return "\n".join(
+        f"{'*' if reached[index] else ' '} {mean[index]:.4f}  {class_names[index]}"
+        for index in best
+    )
 
 
 def result_path(folder: str, sound: recordings.Sound, suffix: str) -> pathlib.Path:
     """The path of a result of one file."""
     return pathlib.Path(folder) / (sound.name.replace("/", "__") + suffix)
-
-
-def write_label_track(path: pathlib.Path, segments: Sequence[Segment]) -> None:
-    """Writes segments as labels for Audacity, atomically."""
-    line = "{:.3f}\t{:.3f}\t{} {:.2f}\n"
-    write_whole(path, "".join(line.format(*segment) for segment in segments))
 
 
 def write_file_results(
@@ -303,12 +279,6 @@ def write_file_results(
             tags.log_mel, tags.scores, class_names=class_names, hparams=hparams
         )
         write_whole(result_path(FLAGS.plot, sound, ".png"), png)
-
-
-def segment_row(path: str, segment: Segment) -> tuple[str, ...]:
-    """A row of the CSV of segments."""
-    start, end, class_name, score = segment
-    return path, f"{start:.3f}", f"{end:.3f}", class_name, f"{score:.6f}"
 
 
 def write_embeddings(
@@ -332,8 +302,17 @@ def write_embeddings(
         )
 
 
-def tag_files(found: Sequence[recordings.Sound], checkpoint: str) -> int:
+def tag_files(
+    found: Sequence[recordings.Sound],
+    checkpoint: str,
+    by_class: Mapping[str, float] | None = None,
+) -> int:
     """Tags files and writes the results that the flags select.
+
+    Args:
+      found: the files.
+      checkpoint: see `load`.
+      by_class: thresholds by class, instead of --threshold.
 
     Returns:
       The number of files that could not be read, or whose results not written.
@@ -344,6 +323,11 @@ def tag_files(found: Sequence[recordings.Sound], checkpoint: str) -> int:
         hparam_overrides=parse_overrides(FLAGS.hparams),
         mixed_precision=FLAGS.mixed_precision,
     )
+    thresholds, marked_from = FLAGS.threshold, np.inf
+    if by_class is not None:
+        thresholds = marked_from = results.order_thresholds(
+            by_class, class_names, "--thresholds"
+        )
     rows, embedded, num_failed = [], [], 0
     try:
         with progress_bar(None, what="tagging", unit="s of sound") as bar:
@@ -357,9 +341,7 @@ def tag_files(found: Sequence[recordings.Sound], checkpoint: str) -> int:
                         keep_log_mel=bool(FLAGS.plot),
                         progress=lambda seconds: bar.update(round(seconds)),
                     )
-                    segments = find_segments(
-                        tags, class_names, hparams, FLAGS.threshold
-                    )
+                    segments = find_segments(tags, class_names, hparams, thresholds)
                     rows += [segment_row(sound.path, segment) for segment in segments]
                     if FLAGS.embeddings:
                         embedded.append((sound.path, tags.embeddings))
@@ -368,7 +350,7 @@ def tag_files(found: Sequence[recordings.Sound], checkpoint: str) -> int:
                     bar.write(f"error: {error}", file=sys.stderr)
                     num_failed += 1
                     continue
-                top = top_classes(tags, class_names, FLAGS.top)
+                top = top_classes(tags, class_names, FLAGS.top, marked_from)
                 print_result(f"{sound.path} ({tags.seconds:.1f} s)\n{top}")
     finally:  # The results so far are kept if this is interrupted.
         try:
@@ -385,11 +367,20 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) < 3:
         raise ValueError("expected a checkpoint and at least one file; see --help")
     parse_overrides(FLAGS.hparams)
+    by_class = None
+    if FLAGS.thresholds:
+        if FLAGS["threshold"].present:
+            raise ValueError("--thresholds replaces --threshold; give only one of them")
+        by_class = results.read_thresholds(FLAGS.thresholds, "--thresholds")
     sys.stdout.reconfigure(errors="replace")  # for file names that are not UTF-8
     found = recordings.find_files(argv[2:])
     check_results(found)
     program.start_tensorflow()
-    num_failed = tag_files(found, argv[1])
+    if FLAGS.mixed_precision:
+        from tagger import distribution
+
+        print(distribution.describe_bfloat16(), file=sys.stderr)
+    num_failed = tag_files(found, argv[1], by_class)
     if num_failed:
         print(f"{num_failed} of {counted(len(found), 'file')} failed", file=sys.stderr)
     return 1 if num_failed else 0

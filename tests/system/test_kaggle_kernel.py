@@ -117,6 +117,8 @@ def test_a_submission_of_as_many_clips_as_the_private_test_set(dataset, tmp_path
     [
         (["OUT", "--checkpoint=a"], "--owner"),
         (["OUT", "--owner=me"], "--checkpoint"),
+        (["OUT", "--owner=me", "--checkpoint=a", "--train"], "--train"),
+        (["OUT", "--owner=me", "--train", "--hparams=bn=0"], "--hparams"),
         (["--checkpoint=a", "--owner=me"], "OUT"),
         (["OUT", "b", "--checkpoint=a", "--owner=me"], "OUT"),
     ],

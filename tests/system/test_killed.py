@@ -3,6 +3,7 @@
 TAGGER_KILLS sets how often each mode is killed.
 """
 
+import io
 import itertools
 import os
 import pathlib
@@ -10,13 +11,16 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SMALL_HPARAMS
+from helpers import PROGRAM_ENVIRONMENT, SMALL_HPARAMS
 from processes import Process
 
-from tagger import checkpoints
+from tagger import checkpoints, results
 
 KILLS = int(os.environ.get("TAGGER_KILLS", 1))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -153,6 +157,45 @@ def test_two_evaluators_resume(dataset, many_checkpoints, tmp_path):
     evaluated = [evaluated_steps(process) for process in both]
     assert set.union(*evaluated) == set(range(1, CHECKPOINTS + 1)) - done
     assert markers(eval_dir) == set(range(1, CHECKPOINTS + 1))
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+import numpy
+import runner
+from tagger import program
+
+def save(file, **arrays):
+    file.write(b"half of the scores")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+numpy.savez_compressed = save
+program.run(runner.main, sys.argv)
+"""
+
+
+def test_a_kill_while_the_best_scores_are_replaced(dataset, trained, tmp_path):
+    eval_dir = tmp_path / "eval"
+    flags = dataset.eval_flags(trained, eval_dir)
+    finish(run(tmp_path, "first", flags))
+    path = eval_dir / results.SCORES_FILE
+    before = path.read_bytes()
+    best = results.best_step(results.read_results(eval_dir))
+    marker = results.marker_path(eval_dir, best)
+    marker.unlink()
+    command = [sys.executable, "-c", KILLED_WHILE_SAVING, *flags]
+    killed = subprocess.run(command, env=PROGRAM_ENVIRONMENT, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert f"step {best}, all" in killed.stdout.decode()
+    assert path.read_bytes() == before
+    assert not marker.exists()
+    again = run(tmp_path, "again", flags)
+    finish(again)
+    assert evaluated_steps(again) == {best}
+    assert marker.exists()
+    with np.load(path) as old, np.load(io.BytesIO(before)) as new:
+        assert old["step"] == new["step"] == best
 
 
 def test_inference(dataset, trained, tmp_path):

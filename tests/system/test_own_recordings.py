@@ -1,8 +1,10 @@
 """From recordings of many formats to tags.
 
 The longer test uses the kitchen sounds of a folder, and runs only if
-TAGGER_KITCHEN20_DIR names it: clips.csv (clip, label, fold) and audio/*.ogg. As a
-program, this file writes the recordings of that test to a folder:
+TAGGER_KITCHEN20_DIR names it: clips.csv (clip, label, fold) and audio/*.ogg. If
+TAGGER_YAMNET_DIR names a folder with yamnet.h5 and yamnet_class_map.csv, the training
+starts from YAMNet, otherwise from scratch. As a program, this file writes the
+recordings of that test to a folder:
 
     python tests/system/test_own_recordings.py KITCHEN20 OUT
 """
@@ -24,6 +26,7 @@ from helpers import run_program, section_of
 from processes import Process
 
 VARIABLE = "TAGGER_KITCHEN20_DIR"
+YAMNET_VARIABLE = "TAGGER_YAMNET_DIR"
 RATE = 44100
 # (suffix, rate, channels, subtype), one after the other
 FORMATS = (
@@ -219,10 +222,21 @@ def test_from_recordings_to_tags(kitchen20, tmp_path):
         "--group_by=recording",
     )
     common = (f"--class_map_path={data / 'class_map.csv'}", f"--train_dir={runs}")
+    yamnet = os.environ.get(YAMNET_VARIABLE)
+    start = ["--hparams=lr=1e-3,batch_size=32,bndecay=0.9"]
+    if yamnet:
+        names = ("yamnet.h5", "yamnet_class_map.csv")
+        files = [pathlib.Path(yamnet) / name for name in names]
+        run("tools.import_yamnet", *files, tmp_path / "yamnet")
+        start = [
+            *("--model=yamnet", f"{start[0]},warmstart=1"),
+            f"--warmstart_checkpoint={tmp_path / 'yamnet'}",
+            "--warmstart_moving_averages",
+            "--warmstart_exclude_scopes=fully_connected",
+        ]
     run(
         *("runner.py", "--mode=train", *common, f"--train_clip_dir={data / 'audio'}"),
-        f"--train_csv_path={data / 'clips_train.csv'}",
-        *("--hparams=lr=1e-3,batch_size=32,bndecay=0.9", "--max_steps=300"),
+        *(f"--train_csv_path={data / 'clips_train.csv'}", *start, "--max_steps=300"),
         *("--checkpoint_steps=300", "--seed=1"),
     )
     run(
@@ -235,10 +249,10 @@ def test_from_recordings_to_tags(kitchen20, tmp_path):
     known = compare_tags(kitchen20, runs, tmp_path, held_out=False)
     held_out = compare_tags(kitchen20, runs, tmp_path, held_out=True)
     print(f"lwlrap {lwlrap:.3f}; known clips {known}; held-out clips {held_out}")
-    assert lwlrap > 0.35  # Chance is about 0.18.
-    # 300 steps are few. Chance is 1/20.
-    assert min(known) > 0.25
-    assert min(held_out) > 0.15
+    # From scratch, 300 steps are few. Chance is 0.18 for lwlrap, 1/20 for the rest.
+    assert lwlrap > (0.7 if yamnet else 0.35)
+    assert min(known) > (0.6 if yamnet else 0.25)
+    assert min(held_out) > (0.4 if yamnet else 0.15)
 
 
 def compare_tags(

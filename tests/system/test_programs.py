@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from helpers import ROOT, SMALL_HPARAMS, run_program
+from processes import HANG_SECONDS
 
 import runner
 from tagger import signals
@@ -56,20 +58,36 @@ def test_a_program_exits_at_once_with_the_status_of_shells(tmp_path, number):
     assert done.stderr == f"stopped by {number.name}\n"
 
 
-def test_the_recipe_runs(tmp_path):
+def test_the_recipe_runs(recipe):
     """Runs a few steps of both stages on synthetic clips, and makes a submission."""
-    done = subprocess.run(
-        [ROOT / "recipes" / "published_baseline.sh", "--smoke", tmp_path],
-        env=os.environ | {"PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "83 of 83 variables restored" in done.stderr
-    submission = (tmp_path / "submission.csv").read_text().splitlines()
+    out, stderr = recipe
+    assert "83 of 83 variables restored" in stderr
+    submission = (out / "submission.csv").read_text().splitlines()
     assert len(submission) == 13
     assert len(submission[0].split(",")) == 81
+
+
+def test_the_recipe_ends_only_after_the_checkpoint_is_saved(tmp_path):
+    """As with `timeout`, which sends SIGTERM to all processes of the recipe."""
+    recipe = ROOT / "recipes" / "published_baseline.sh"
+    with subprocess.Popen(
+        ["timeout", "1h", recipe, "--smoke", tmp_path, "--checkpoint_steps=999"],
+        env=os.environ | {"PYTHON": sys.executable},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("step 1:"):
+                process.terminate()
+                break
+        status = process.wait(HANG_SECONDS)
+        saved = {path.name for path in (tmp_path / "noisy").glob("*.index")}
+        output = process.stdout.read()
+    assert status == signals.exit_status(signal.SIGTERM)
+    (step,) = re.findall(r"stopped by SIGTERM at step (\d)", output)
+    assert saved == {"model.ckpt-0.index", f"model.ckpt-{step}.index"}
+    assert not (tmp_path / "curated").exists()
 
 
 def test_the_recipe_for_own_sounds_runs(tmp_path):
@@ -89,7 +107,9 @@ def test_the_recipe_for_own_sounds_runs(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^best checkpoint: .*/model.ckpt-[02]$", done.stdout, re.M)
+    best = rf"^best of {tmp_path}/out/run/eval: step [02], overall lwlrap [01]\.\d+$"
+    assert re.search(best, done.stderr, re.M)
+    assert (tmp_path / "out" / "run" / "eval" / "report.html").exists()
     assert "sounds/Hum/0.flac (1.0 s)" in done.stdout
 
 

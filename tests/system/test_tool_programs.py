@@ -79,6 +79,8 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         ("tools.tag runs/first", "file"),
         ("tools.tag runs/first none.wav", "none.wav"),
         ("tools.tag runs/first . --threshold=2", "--threshold"),
+        ("tools.tag runs/first . --thresholds=none.csv", "--thresholds"),
+        ("tools.tag runs/first . --thresholds=t --threshold=0.5", "--threshold;"),
         ("tools.tag runs/first . --hparams=x=1", "--hparams"),
         ("tools.tag runs/first --segments a.wav b.wav", "--segments"),
         ("tools.tag runs/first --embeddings a.wav b.wav", "--embeddings"),

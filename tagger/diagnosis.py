@@ -1,0 +1,218 @@
+"""What the scores of an evaluation say about its classes and clips.
+
+Letters for shapes: N clips, C classes.
+"""
+
+import pathlib
+import zipfile
+import zlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from tagger import results
+from tagger.lwlrap import positive_class_precisions
+
+# What np.load raises for files that are cut off, damaged or of another format.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+ALL_CLASSES = "all classes"
+CONFUSED_PAIRS = 30
+CURVE_POINTS = 100
+HISTOGRAM_BINS = 20
+BOOTSTRAP_SAMPLES = 2000
+INTERVAL_PERCENT = (2.5, 97.5)
+
+
+class Evaluation(NamedTuple):
+    """The scores of the best step of an evaluation.
+
+    Attributes:
+      step: the step.
+      class_names: C names.
+      clips: N names of clips, relative to the folder of the clips.
+      labels: float32 [N, C], 1 for each label.
+      scores: float64 [N, C] in [0, 1].
+      precisions: float64 [N, C], the precision at each label (see lwlrap.py), else 0.
+    """
+
+    step: int
+    class_names: list[str]
+    clips: list[str]
+    labels: np.ndarray
+    scores: np.ndarray
+    precisions: np.ndarray
+
+
+class ClassResult(NamedTuple):
+    """The results of a class; NaN if it has no clips."""
+
+    name: str
+    num_clips: int
+    lwlrap: float
+    average_precision: float
+    threshold: float
+    precision: float
+    recall: float
+    f1: float
+
+
+class Difference(NamedTuple):
+    """The lwlrap of two evaluations of the same clips.
+
+    Attributes:
+      name: the class, or ALL_CLASSES.
+      num_clips: number of its clips.
+      first, second: lwlrap of both evaluations.
+      difference: first minus second.
+      low, high: the ends of a 95 % interval of the difference.
+    """
+
+    name: str
+    num_clips: int
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+
+
+def read_evaluation(eval_dir: str) -> Evaluation:
+    """Reads the scores of the best step.
+
+    Raises:
+      ValueError: there are none, or they cannot be read; the message names the file.
+    """
+    path = pathlib.Path(eval_dir) / results.SCORES_FILE
+    try:
+        with np.load(path) as arrays:
+            labels, scores = arrays["labels"], arrays["scores"]
+            step, names = int(arrays["step"]), arrays["class_names"].tolist()
+            clips = arrays["clips"].tolist()
+    except FileNotFoundError:
+        raise ValueError(
+            f"there is no {path}; runner.py --mode eval writes it"
+        ) from None
+    except UNREADABLE as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    precisions = np.zeros(labels.shape)
+    for row, (score, label) in enumerate(zip(scores, labels, strict=True)):
+        classes, values = positive_class_precisions(score[None], label[None])
+        precisions[row, classes] = values
+    return Evaluation(step, names, clips, labels, scores, precisions)
+
+
+def class_results(evaluation: Evaluation) -> list[ClassResult]:
+    """The results of each class, in the order of the class map."""
+    found = []
+    for index, name in enumerate(evaluation.class_names):
+        labels, scores = evaluation.labels[:, index], evaluation.scores[:, index]
+        count = int(labels.sum())
+        if not count:
+            found.append(ClassResult(name, 0, *[np.nan] * 6))
+            continue
+        precision, recall, thresholds = precision_recall_curve(labels, scores)
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        best = int(f1[:-1].argmax())  # The last point has no threshold.
+        found.append(
+            ClassResult(
+                name,
+                count,
+                evaluation.precisions[:, index].sum() / count,
+                average_precision_score(labels, scores),
+                thresholds[best],
+                precision[best],
+                recall[best],
+                f1[best],
+            )
+        )
+    return found
+
+
+def confused_pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
+    """The pairs of a class and a class that its clips wrongly rank higher.
+
+    Returns:
+      Both names, the number of such clips, and their share of the clips of the first
+      class; the most frequent pairs first.
+    """
+    pairs = []
+    for index, name in enumerate(evaluation.class_names):
+        rows = evaluation.labels[:, index] > 0
+        scores = evaluation.scores[rows]
+        wrong = (scores > scores[:, [index]]) & (evaluation.labels[rows] == 0)
+        for other, count in enumerate(wrong.sum(axis=0)):
+            if count:
+                share = count / rows.sum()
+                pairs.append((name, evaluation.class_names[other], int(count), share))
+    return sorted(pairs, key=lambda pair: (-pair[2], -pair[3]))[:CONFUSED_PAIRS]
+
+
+def class_curves(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Points of the precision-recall curve and histograms of each class with clips.
+
+    Returns:
+      For each class its `name`; `precision` and `recall`, at most CURVE_POINTS values;
+      `positives` and `negatives`, the shares of the clips with and without the class
+      whose scores are in each of HISTOGRAM_BINS equal parts of [0, 1].
+    """
+    curves = []
+    for index, name in enumerate(evaluation.class_names):
+        labels, scores = evaluation.labels[:, index], evaluation.scores[:, index]
+        if not labels.any():
+            continue
+        precision, recall, _ = precision_recall_curve(labels, scores)
+        points = np.linspace(0, len(recall) - 1, CURVE_POINTS).round().astype(int)
+        points = np.unique(points)
+        histograms = {}
+        for kind, selected in (("positives", labels > 0), ("negatives", labels == 0)):
+            counts, _ = np.histogram(scores[selected], HISTOGRAM_BINS, (0, 1))
+            histograms[kind] = (counts / max(1, counts.sum())).round(4).tolist()
+        curves.append(
+            {
+                "name": name,
+                "precision": precision[points].round(4).tolist(),
+                "recall": recall[points].round(4).tolist(),
+                **histograms,
+            }
+        )
+    return curves
+
+
+def compare(first: Evaluation, second: Evaluation) -> list[Difference]:
+    """Compares the lwlrap of two evaluations, overall and of each class with clips.
+
+    The intervals are from a bootstrap over clips (Efron 1979). In a sample without
+    clips of a class, its difference counts as 0. So the interval of a class with up to
+    three clips, which a sample often lacks, contains 0.
+
+    Raises:
+      ValueError: the evaluations have other clips, labels or classes.
+    """
+    order = {name: row for row, name in enumerate(second.clips)}
+    if first.class_names != second.class_names or order.keys() != set(first.clips):
+        raise ValueError("--against: the evaluations have other clips or classes")
+    rows = [order[name] for name in first.clips]
+    if not np.array_equal(first.labels, second.labels[rows]):
+        raise ValueError("--against: the evaluations have other labels")
+    num_clips = len(first.clips)
+    draws = np.random.default_rng(0).multinomial(
+        num_clips, np.full(num_clips, 1 / num_clips), BOOTSTRAP_SAMPLES
+    )
+    weights = np.vstack([np.ones(num_clips), draws])  # The first row is no draw.
+    counts = weights @ first.labels
+    sums = [weights @ first.precisions, weights @ second.precisions[rows]]
+    selections = [(ALL_CLASSES, slice(None))]
+    for index in np.flatnonzero(first.labels.any(axis=0)):
+        selections.append((first.class_names[index], slice(index, index + 1)))
+    found = []
+    for name, selected in selections:
+        total = np.maximum(counts[:, selected].sum(axis=1), 1)
+        ours, theirs = (values[:, selected].sum(axis=1) / total for values in sums)
+        difference = ours - theirs
+        low, high = np.percentile(difference[1:], INTERVAL_PERCENT)
+        count = int(first.labels[:, selected].any(axis=1).sum())
+        found.append(
+            Difference(name, count, ours[0], theirs[0], difference[0], low, high)
+        )
+    return found

@@ -1,0 +1,90 @@
+"""The tags of a recording, and the parts of it in which a class was detected.
+
+Letters for shapes: E examples, T frames, F mel bands, C classes.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tagger.files import write_whole
+from tagger.hparams import SAMPLE_RATE, Hparams
+
+SEGMENT_HEADER = ("file", "start", "end", "class", "score")
+
+
+class Tags(NamedTuple):
+    """What was computed of a recording.
+
+    Attributes:
+      seconds: duration of the recording.
+      scores: float64 [E, C] in [0, 1], of each example.
+      embeddings: float32 [E, 1024], or None if they are not kept.
+      log_mel: float32 [T, F], the log mel spectrogram, or None if it is not kept.
+    """
+
+    seconds: float
+    scores: np.ndarray
+    embeddings: np.ndarray | None
+    log_mel: np.ndarray | None
+
+
+class Segment(NamedTuple):
+    """A part of a recording in which a class was detected.
+
+    Attributes:
+      start, end: seconds from the start of the recording.
+      class_name: the class.
+      score: the highest score of the segment's examples.
+    """
+
+    start: float
+    end: float
+    class_name: str
+    score: float
+
+
+def find_segments(
+    tags: Tags,
+    class_names: Sequence[str],
+    hparams: Hparams,
+    thresholds: float | np.ndarray,
+) -> list[Segment]:
+    """Merges consecutive examples with a score of at least the threshold, per class.
+
+    Args:
+      tags: the scores of a recording.
+      class_names: C names.
+      hparams: hyperparameters of the features, for the times.
+      thresholds: of all classes, or float64 [C], of each.
+
+    Returns:
+      The segments, sorted by their start.
+    """
+    frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
+    hop_seconds = hparams.example_hop_frames * frame_seconds
+    window_seconds = hparams.example_window_frames * frame_seconds
+    segments = []
+    detected = np.pad(tags.scores >= thresholds, ((1, 1), (0, 0))).astype(np.int8)
+    changes = np.diff(detected, axis=0)
+    for index, class_name in enumerate(class_names):
+        starts, stops = np.flatnonzero(changes[:, index]).reshape(-1, 2).T
+        for first, stop in zip(starts, stops, strict=True):
+            end = min((stop - 1) * hop_seconds + window_seconds, tags.seconds)
+            score = tags.scores[first:stop, index].max()
+            segments.append(Segment(first * hop_seconds, end, class_name, score))
+    return sorted(segments)
+
+
+def segment_row(path: str, segment: Segment) -> tuple[str, ...]:
+    """A row of the CSV of segments."""
+    start, end, class_name, score = segment
+    return path, f"{start:.3f}", f"{end:.3f}", class_name, f"{score:.6f}"
+
+
+def write_label_track(path: pathlib.Path, segments: Sequence[Segment]) -> None:
+    """Writes segments as labels for Audacity, atomically."""
+    line = "{:.3f}\t{:.3f}\t{} {:.2f}\n"
+    write_whole(path, "".join(line.format(*segment) for segment in segments))

@@ -1,0 +1,166 @@
+"""The notebooks, executed on the demo's data with a few steps."""
+
+import os
+import pathlib
+import shutil
+import wave
+
+import nbclient
+import nbformat
+import pytest
+from helpers import ROOT, run_program
+from processes import HANG_SECONDS
+
+FAKE_COLAB = """
+class files:
+    @staticmethod
+    def upload():
+        return [uploads.pop(0)]
+
+uploads = {uploads}
+"""
+
+
+def read_notebook(name: str, **parameters) -> nbformat.NotebookNode:
+    """Reads a notebook of the repository, and changes its parameters."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    tags = [cell.metadata.get("tags") for cell in notebook.cells]
+    position = tags.index(["parameters"])
+    lines = [f"{key} = {value!r}" for key, value in parameters.items()]
+    for key in parameters:
+        assert f"\n{key} = " in f"\n{notebook.cells[position].source}"
+    cell = nbformat.v4.new_code_cell("\n".join(lines))
+    notebook.cells.insert(position + 1, cell)
+    return notebook
+
+
+def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path, **variables) -> str:
+    """Executes a notebook in a folder; returns the text of its outputs.
+
+    Args:
+      notebook: gets the outputs.
+      folder: the working directory.
+      variables: environment variables.
+
+    Raises:
+      nbclient.exceptions.CellExecutionError: a cell failed.
+    """
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=HANG_SECONDS,
+        resources={"metadata": {"path": str(folder)}},
+        coalesce_streams=True,
+    )
+    client.execute(env=os.environ | variables)
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    return "".join(out.get("text", "") for out in outputs)
+
+
+def copy_code(folder: pathlib.Path) -> None:
+    """Copies the part of the repository that the notebook for Colab uses."""
+    for name in ("tagger", "tools"):
+        shutil.copytree(ROOT / name, folder / name)
+    for path in [*ROOT.glob("*.py"), ROOT / "requirements.txt"]:
+        shutil.copy(path, folder)
+
+
+def test_colab_with_the_demo_data(tmp_path):
+    """In a copy of the repository. TensorBoard ends with the notebook."""
+    copy_code(tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    notebook = read_notebook("colab", STEPS=2)
+    output = execute(notebook, tmp_path / "notebooks", TMPDIR=str(tmp_path))
+    assert "done at step 2" in output
+    assert "Overall lwlrap = " in output
+    data = [
+        out.data
+        for cell in notebook.cells
+        for out in cell.get("outputs", [])
+        if "data" in out
+    ]
+    assert sum("tensorboard-frame" in kinds.get("text/html", "") for kinds in data) == 1
+    assert sum("image/png" in kinds for kinds in data) == 3
+
+
+def test_colab_with_uploads(tmp_path):
+    """The files of the project, and recordings in a folder in a zip file."""
+    copy_code(tmp_path / "zipped" / "tagger-main")
+    sounds = tmp_path / "sounds"
+    for label in ("Dog", "Rain"):
+        (sounds / "mine" / label).mkdir(parents=True)
+        for number in range(5):
+            with wave.open(str(sounds / "mine" / label / f"{number} b.wav"), "wb") as f:
+                f.setparams((1, 2, 8000, 0, "NONE", ""))
+                f.writeframes(bytes(range(1, 200)) * 50)
+    (sounds / "__MACOSX").mkdir()
+    (sounds / "__MACOSX" / "._mine").touch()
+    uploads = [
+        shutil.make_archive(str(tmp_path / "code"), "zip", tmp_path / "zipped"),
+        shutil.make_archive(str(tmp_path / "mine"), "zip", sounds),
+    ]
+    colab = tmp_path / "modules" / "google" / "colab"
+    colab.mkdir(parents=True)
+    (colab / "__init__.py").write_text(FAKE_COLAB.format(uploads=uploads))
+    content = tmp_path / "content"
+    content.mkdir()
+    notebook = read_notebook("colab", SOUNDS="upload")
+    sources = [cell.source for cell in notebook.cells]
+    (training,) = (i for i, text in enumerate(sources) if text.startswith("## Train"))
+    del notebook.cells[training:]
+    output = execute(notebook, content, PYTHONPATH=str(colab.parent.parent))
+    assert "10 recordings added" in output
+    work = content / "tagger" / "tagger-main" / "runs" / "upload"
+    assert (work / "data" / "class_map.csv").read_text() == "0,Dog\n1,Rain\n"
+
+
+@pytest.fixture
+def inputs(recipe, tmp_path) -> pathlib.Path:
+    """The inputs of the notebook for Kaggle, in Kaggle's layout."""
+    packed, folder = tmp_path / "packed", tmp_path / "input"
+    command = ["kaggle/pack.py", packed, "--owner=me", "--train"]
+    assert run_program(*command).returncode == 0
+    (folder / "datasets" / "me").mkdir(parents=True)
+    (packed / "dataset").rename(folder / "datasets" / "me" / "code")
+    shutil.copytree(recipe[0] / "data", folder / "competitions" / "tagging")
+    return folder
+
+
+def test_training_on_kaggle_resumes_from_the_output_of_the_previous_version(
+    recipe, inputs, tmp_path
+):
+    for stage in ("noisy", "curated"):
+        output = inputs / "notebooks" / "me" / "train" / "published_baseline"
+        shutil.copytree(recipe[0] / stage, output / stage)
+    notebook = read_notebook(
+        "train_on_kaggle",
+        INPUT_DIR=str(inputs),
+        FLAGS=["--max_steps=5", "--keep_checkpoints=1"],
+        PRINT_STEPS=5,
+    )
+    output = execute(notebook, tmp_path)
+    for stage in ("noisy", "curated"):
+        folder = f"published_baseline/{stage}"
+        assert f"resuming from {folder}/model.ckpt-4\n" in output
+        assert f"checkpoint model.ckpt-5 is in {folder}\n" in output
+        (checkpoint,) = (tmp_path / folder).glob("*.index")
+        assert checkpoint.name == "model.ckpt-5.index"
+    assert output.count("\nstep 5: loss ") == 2
+    submission = tmp_path / "published_baseline" / "submission.csv"
+    assert len(submission.read_text().splitlines()) == 13
+
+
+def test_training_on_kaggle_stops_in_time(inputs, tmp_path):
+    parameters = {"INPUT_DIR": str(inputs), "HOURS": 0.1 / 3600}
+    output = execute(read_notebook("train_on_kaggle", **parameters), tmp_path)
+    assert output.splitlines()[-1].startswith("The time is over.")
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("train_noisy.csv", "inputs"), ("train_curated.csv", "exit status 1")],
+)
+def test_training_on_kaggle_reports_errors(inputs, tmp_path, missing, message):
+    (inputs / "competitions" / "tagging" / missing).unlink()
+    notebook = read_notebook("train_on_kaggle", INPUT_DIR=str(inputs))
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match=message):
+        execute(notebook, tmp_path)

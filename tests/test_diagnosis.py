@@ -1,0 +1,90 @@
+"""What an evaluation says about its classes: values, pairs, comparison."""
+
+import numpy as np
+import pytest
+from helpers import CLASS_NAMES, write_evaluation
+from sklearn.metrics import average_precision_score, f1_score
+
+from tagger import diagnosis, results
+
+
+def test_the_values_of_a_class(tmp_path):
+    labels, scores, lwlrap = write_evaluation(tmp_path / "eval", 1)
+    found = diagnosis.class_results(diagnosis.read_evaluation(str(tmp_path / "eval")))
+    for index in range(3):
+        result = found[index]
+        truth, score = labels[:, index], scores[:, index]
+        assert result.name == CLASS_NAMES[index]
+        assert result.num_clips == truth.sum()
+        assert result.lwlrap == pytest.approx(lwlrap.per_class_lwlrap()[index])
+        expected = average_precision_score(truth, score)
+        assert result.average_precision == pytest.approx(expected)
+        by_threshold = {t: f1_score(truth, score >= t) for t in score}
+        assert result.f1 == pytest.approx(max(by_threshold.values()))
+        assert by_threshold[result.threshold] == pytest.approx(result.f1)
+    assert found[3].num_clips == 0
+    assert np.isnan(found[3].average_precision)
+
+
+def test_confused_pairs():
+    labels = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 1]], np.float32)
+    scores = np.array([[0.5, 0.9, 0.1], [0.5, 0.6, 0.7], [0.1, 0.2, 0.3]])
+    evaluation = diagnosis.Evaluation(1, ["A", "B", "C"], [], labels, scores, labels)
+    assert diagnosis.confused_pairs(evaluation) == [
+        ("A", "B", 2, 1.0),
+        ("A", "C", 1, 0.5),
+    ]
+
+
+def test_two_evaluations_are_compared(tmp_path):
+    *_, first = write_evaluation(tmp_path / "a", 1)
+    *_, second = write_evaluation(tmp_path / "b", 2)
+    differences = diagnosis.compare(
+        *(diagnosis.read_evaluation(str(tmp_path / name)) for name in "ab")
+    )
+    names = [row.name for row in differences]
+    assert names == [diagnosis.ALL_CLASSES, *CLASS_NAMES[:3]]
+    assert [row.num_clips for row in differences] == [40, 19, 13, 13]
+    for values, lwlrap in (("first", first), ("second", second)):
+        found = [getattr(row, values) for row in differences]
+        expected = [lwlrap.overall_lwlrap(), *lwlrap.per_class_lwlrap()[:3]]
+        assert found == pytest.approx(expected)
+    for row in differences:
+        assert row.difference == pytest.approx(row.first - row.second)
+        assert row.low <= row.difference <= row.high
+    write_evaluation(tmp_path / "c", 1, num_clips=39)
+    with pytest.raises(ValueError, match="--against"):
+        diagnosis.compare(*(diagnosis.read_evaluation(str(tmp_path / n)) for n in "ac"))
+
+
+def test_missing_results_are_named(tmp_path):
+    with pytest.raises(ValueError, match="scores-best.npz"):
+        diagnosis.read_evaluation(str(tmp_path))
+    write_evaluation(tmp_path / "eval", 1)
+    path = tmp_path / "eval" / results.SCORES_FILE
+    whole = path.read_bytes()
+    for damaged in (
+        b"",
+        b"x",
+        whole[: len(whole) // 2],
+        whole.replace(b"\0" * 9, b"?"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{path} cannot be read"):
+            diagnosis.read_evaluation(str(tmp_path / "eval"))
+
+
+def test_the_interval_of_a_bootstrap():
+    """For equal numbers of labels, it is that of the mean of a normal sample."""
+    num_clips = 2000
+    gains = np.random.default_rng(1).uniform(0, 1, [num_clips, 1])
+    labels = np.ones([num_clips, 1], np.float32)
+    names = [str(number) for number in range(num_clips)]
+    first, second = (
+        diagnosis.Evaluation(0, ["A"], names, labels, labels, precisions)
+        for precisions in (gains, np.zeros_like(gains))
+    )
+    row = diagnosis.compare(first, second)[1]
+    half = 1.96 * gains.std() / np.sqrt(num_clips)
+    assert row.low == pytest.approx(gains.mean() - half, abs=half / 10)
+    assert row.high == pytest.approx(gains.mean() + half, abs=half / 10)
