@@ -133,6 +133,7 @@ def train(options: Options) -> int:
                 trainer.variables,
                 steps=range(trainer.steps_done, plan.max_steps),
                 checkpoint_steps=options.checkpoint_steps,
+                keep=options.keep_checkpoints,
             )
             run_record.write_hparams(
                 options.train_dir,

@@ -53,7 +53,7 @@ def read_record(directory: str) -> RunRecord | None:
     path = pathlib.Path(directory) / HPARAMS_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        # A file of an earlier version may lack hyperparameters.
+        # A file of an earlier version has fewer hyperparameters.
         hparams = model_hparams(values["model"], values["hparams"])
         class_names = list(values["class_names"])
         return RunRecord(values["model"], hparams, class_names, values.get("run", ""))
