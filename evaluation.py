@@ -78,6 +78,7 @@ def evaluate(options: Options) -> None:
         evaluator = _Evaluator(options, clips, class_names)
         try:
             for prefix in _new_checkpoints(options):
+                _check_same_run(options, clips, class_names)
                 try:
                     evaluator.evaluate(prefix)
                 except checkpoints.UnreadableError as error:
@@ -105,7 +106,8 @@ def _report_empty_classes(clips: Clips, class_names: Sequence[str]) -> None:
 def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) -> None:
     """Checks that eval_dir has no results for other checkpoints, clips or labels.
 
-    The first evaluator writes what it evaluates to `evaluated.json`.
+    The first evaluator writes what it evaluates to `evaluated.json`, as soon as there
+    is a checkpoint.
 
     Raises:
       ValueError: it has.
@@ -115,10 +117,11 @@ def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) 
         options.eval_dir, options.train_dir, clips.checksum(class_names)
     )
     if not path.exists():
-        write_whole(path, text)
+        if checkpoints.list_checkpoints(options.train_dir):
+            write_whole(path, text)
     elif path.read_text(encoding="utf-8", errors="replace") != text:
         raise ValueError(
-            f"--eval_dir: {options.eval_dir} has results for other checkpoints, clips, "
+            f"--eval_dir: {options.eval_dir} has results for another run, clips, "
             f"labels or classes; choose another folder (or delete {path} if "
             f"--train_dir was only moved)"
         )

@@ -20,7 +20,8 @@ from tagger.clips import (
     write_csv,
 )
 from tagger.files import make_folder
-from tagger.progress import counted, progress_bar
+from tagger.progress import counted, print_result, progress_bar
+from tagger.run_record import read_record
 from tagger.wav import SOUND_EXTENSIONS, read_wav_headers
 
 
@@ -79,12 +80,16 @@ def predict(options: Options) -> list[str]:
     rows = [scores.get(path, zeros) for path in paths]
     mark = None
     if num_parts > 1:
-        models = [checkpoints.fingerprint(prefix) for prefix in prefixes]
+        models = [
+            (checkpoints.fingerprint(prefix), read_record(os.path.dirname(prefix)))
+            for prefix in prefixes
+        ]
         facts = (models, dict(options.hparams), class_names, all_names, num_parts)
-        mark = f"{zlib.crc32(repr(facts).encode(errors='surrogateescape')):08x}"
+        crc32 = zlib.crc32(repr(facts).encode(errors="surrogateescape"))
+        mark = f"{crc32:08x}-{len(all_names)}"
     _write_predictions(csv_path, names, class_names, rows, mark)
     num_scored = len(names) - len(problems)
-    print(f"{num_scored} of {len(names)} clips scored in {csv_path}")
+    print_result(f"{num_scored} of {len(names)} clips scored in {csv_path}")
     return [problems[path] for path in sorted(problems)]
 
 
@@ -183,7 +188,8 @@ def _write_predictions(
     """Writes N rows of C scores, with enough digits to restore their exact values.
 
     A part also has a column with its fingerprint: only parts with equal fingerprints
-    have scores from the same checkpoints for the same clips and classes.
+    have scores from the same checkpoints for the same clips and classes. After a "-",
+    it has the number of clips of all parts.
     """
     last = [] if fingerprint is None else [fingerprint]
     rows = (

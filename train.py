@@ -135,12 +135,14 @@ def train(options: Options) -> int:
                 trainer.variables,
                 steps=range(trainer.steps_done, plan.max_steps),
                 checkpoint_steps=options.checkpoint_steps,
+                keep=options.keep_checkpoints,
             )
             run_record.write_hparams(
                 options.train_dir,
                 model_name=plan.model_name,
                 hparams=plan.hparams,
                 class_names=class_names,
+                resumed=bool(checkpoints.list_checkpoints(options.train_dir)),
             )
         return _loop(trainer, plan, workers, seed)
 

@@ -269,6 +269,7 @@ def check_space(
     *,
     steps: range,
     checkpoint_steps: int,
+    keep: int = 0,
 ) -> None:
     """Prints the disk space that the checkpoints of a run need.
 
@@ -277,12 +278,15 @@ def check_space(
       variables: the variables of a checkpoint.
       steps: the steps of the run.
       checkpoint_steps: steps between checkpoints.
+      keep: see `save`.
 
     Raises:
       OSError: the first MIN_FREE checkpoints do not fit on the disk.
     """
     number = steps.stop // checkpoint_steps - steps.start // checkpoint_steps
     number += (steps.start == 0) + (steps.stop % checkpoint_steps > 0)
+    if keep:
+        number = min(number, keep + 1)  # The oldest is deleted after saving.
     size = sum(variable.numpy().nbytes for variable in variables.values())
     free = shutil.disk_usage(directory).free
     print(

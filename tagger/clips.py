@@ -150,6 +150,9 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
     if FILE_COLUMN not in header or label_column is None:
         got = ",".join(header)
         return header, [], [f"{path}:1: expected a header fname,labels but got {got}"]
+    for name in (FILE_COLUMN, label_column):
+        if header.count(name) > 1:
+            return header, [], [f"{path}:1: the column {name} appears twice"]
     rows, problems, first_lines = [], [], {}
     for line, fields in records[1:]:
         where = f"{path}:{line}"
@@ -168,7 +171,7 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
                 f"{fname!r}"
             )
             continue
-        first_line = first_lines.setdefault(fname, line)
+        first_line = first_lines.setdefault(os.path.normpath(fname), line)
         if first_line != line:
             problems.append(f"{where}: clip {fname} is also in line {first_line}")
         if not labels:

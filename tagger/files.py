@@ -46,11 +46,13 @@ def write_whole(path: pathlib.Path, contents: str | bytes) -> None:
 def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Yields a temporary file, which replaces the path at the end of the block.
 
+    If the path is a symbolic link, the file that it points to is replaced.
+
     Raises:
       OSError: it cannot be written; the message names the file.
     """
-    path = pathlib.Path(path)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    target = pathlib.Path(os.path.realpath(path))
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         # Unlike tempfile, this gives the file the permissions that the umask allows.
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -58,7 +60,7 @@ def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from None
     finally:

@@ -201,6 +201,10 @@ MODEL_HPARAMS = tuple(name for name in FIELDS if name not in TRAINING_HPARAMS)
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:
     text, is_allowed = field.metadata["allowed"]
+    if field.type is int and not isinstance(value, int):
+        raise ValueError(
+            f"hyperparameter {field.name} must be a whole number, but got {value}"
+        )
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"hyperparameter {field.name} must be finite, but got {value}")
     if not is_allowed(value):

@@ -52,6 +52,10 @@ def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
     if not flags.FLAGS["verbosity"].present:
         # The default of absl is INFO, which logs every detail of what is saved.
         logging.set_verbosity(logging.WARNING)
+    if sys.stdout is None:  # The caller has closed it.
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    # Names of files and classes may have letters that the terminal does not know.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with signals.handler(signals.exit_now, [signal.SIGTERM]):
             return main(argv)

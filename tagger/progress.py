@@ -1,8 +1,11 @@
 """Terminal output: a progress bar on stderr, results on stdout."""
 
+import concurrent.futures
 import os
 import shutil
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tqdm
 
@@ -34,6 +37,41 @@ def progress_bar(
         nrows=size.lines,
         disable=None,  # disabled if stderr is not a terminal
     )
+
+
+def in_parallel(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    *,
+    what: str,
+    unit: str,
+    threads: int | None = None,
+) -> list[Any]:
+    """Calls a function for each item in threads, with a bar; see `progress_bar`.
+
+    Args:
+      threads: number of threads; None: one per core.
+
+    Returns:
+      What the function returns, or the ValueError that it raises, in order.
+    """
+
+    def call(item: Any) -> Any:
+        """Runs in a thread."""
+        try:
+            return function(item)
+        except ValueError as error:
+            return error
+
+    results = []
+    with (
+        concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool,
+        progress_bar(len(items), what=what, unit=unit) as bar,
+    ):
+        for result in pool.map(call, items):
+            results.append(result)
+            bar.update()
+    return results
 
 
 def print_result(text: str) -> None:

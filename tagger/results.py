@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tagger import run_record
 from tagger.clips import InputProblems, composed, read_records, write_csv
 from tagger.progress import counted
 
@@ -59,7 +60,8 @@ def describe_run(eval_dir: str, train_dir: str, clips_crc32: int) -> str:
       clips_crc32: `Clips.checksum` of the evaluated clips.
     """
     relative = os.path.relpath(os.path.realpath(train_dir), os.path.realpath(eval_dir))
-    contents = {"train_dir": relative, "clips_crc32": clips_crc32}
+    run = run_record.run_of(train_dir)
+    contents = {"train_dir": relative, "run": run, "clips_crc32": clips_crc32}
     return json.dumps(contents, indent=2) + "\n"
 
 
@@ -67,14 +69,19 @@ def train_dir_of(eval_dir: str) -> str:
     """The folder of the evaluated checkpoints.
 
     Raises:
-      ValueError: CONTENTS_FILE is missing or damaged.
+      ValueError: CONTENTS_FILE is missing or damaged, or the folder has another run.
     """
     path = pathlib.Path(eval_dir) / CONTENTS_FILE
     try:
-        relative = json.loads(path.read_text(encoding="utf-8"))["train_dir"]
-        return os.path.normpath(os.path.join(os.path.realpath(eval_dir), relative))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+        train_dir = os.path.join(os.path.realpath(eval_dir), contents["train_dir"])
+        run = contents.get("run", "")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from None
+    train_dir = os.path.normpath(train_dir)
+    if run != run_record.run_of(train_dir):
+        raise ValueError(f"{path} is about another run than the one in {train_dir}")
+    return train_dir
 
 
 def write_thresholds(eval_dir: str, thresholds: Mapping[str, float]) -> None:

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,18 +21,25 @@ LAST_LAYER = "fully_connected"  # has a column per class
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """The contents of `hparams.json`."""
+    """The contents of `hparams.json`. Each run that starts anew has another `run`."""
 
     model: str
     hparams: Hparams
     class_names: list[str]
+    run: str = ""
 
 
 def write_hparams(
-    directory: str, *, model_name: str, hparams: Hparams, class_names: Sequence[str]
+    directory: str,
+    *,
+    model_name: str,
+    hparams: Hparams,
+    class_names: Sequence[str],
+    resumed: bool = False,
 ) -> None:
     """Writes the record of a training run to `hparams.json`, atomically."""
-    record = RunRecord(model_name, hparams, list(class_names))
+    run = run_of(directory) if resumed else uuid.uuid4().hex
+    record = RunRecord(model_name, hparams, list(class_names), run)
     text = json.dumps(dataclasses.asdict(record), indent=2)
     write_whole(pathlib.Path(directory) / HPARAMS_FILE, text + "\n")
 
@@ -45,12 +53,20 @@ def read_record(directory: str) -> RunRecord | None:
     path = pathlib.Path(directory) / HPARAMS_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        hparams = Hparams(**values["hparams"])
-        return RunRecord(values["model"], hparams, values["class_names"])
+        # A file of an earlier version has fewer hyperparameters.
+        hparams = model_hparams(values["model"], values["hparams"])
+        class_names = list(values["class_names"])
+        return RunRecord(values["model"], hparams, class_names, values.get("run", ""))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def run_of(directory: str) -> str:
+    """What distinguishes the run in a folder from others; "" if that is not known."""
+    record = read_record(directory)
+    return record.run if record else ""
 
 
 def trained_model(

@@ -1,13 +1,12 @@
 """Reads the headers of WAV files: the offset and the number of the samples."""
 
-import concurrent.futures
 import os
 import stat
 import struct
 from collections.abc import Sequence
 
 from tagger.hparams import SAMPLE_RATE
-from tagger.progress import progress_bar
+from tagger.progress import in_parallel
 
 BYTES_PER_SAMPLE = 2  # 16-bit PCM
 HEADER_THREADS = 16  # more than cores, because reading headers waits for the disk
@@ -39,22 +38,13 @@ EXPECTED_WAV = (
 
 def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | ValueError]:
     """Reads headers in parallel; the result has a ValueError for an unusable file."""
-
-    def read_one(path: str) -> tuple[int, int] | ValueError:
-        try:
-            return read_wav_header(path)
-        except ValueError as error:
-            return error
-
-    headers = []
-    with (
-        concurrent.futures.ThreadPoolExecutor(HEADER_THREADS) as pool,
-        progress_bar(len(paths), what="checking WAV headers", unit="clip") as bar,
-    ):
-        for header in pool.map(read_one, paths):
-            headers.append(header)
-            bar.update()
-    return headers
+    return in_parallel(
+        read_wav_header,
+        paths,
+        what="checking WAV headers",
+        unit="clip",
+        threads=HEADER_THREADS,
+    )
 
 
 def read_wav_header(path: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -361,3 +362,24 @@ def test_the_first_variable_that_is_not_finite_is_named():
     for name, value in (("c", np.inf), ("b", np.nan)):
         variables[name].assign([0.0, value])
         assert checkpoints.first_not_finite(variables) == name
+
+
+@pytest.mark.parametrize(
+    ("steps", "keep", "number"),
+    [(range(100), 0, 13), (range(5, 95), 0, 11), (range(100), 3, 4), (range(9), 0, 2)],
+)
+def test_the_space_of_the_checkpoints_of_a_run(
+    tmp_path, capsys, monkeypatch, steps, keep, number
+):
+    variables = {"x": keras.Variable(np.zeros(2 * 10**6, "f4"))}
+    options = dict(steps=steps, checkpoint_steps=9, keep=keep)
+    for free in (1e9, min(number, 10) * 8e6, min(number, 10) * 8e6 - 1):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
+        if free % 8e6 == 0:
+            checkpoints.check_space(str(tmp_path), variables, **options)
+        else:
+            with pytest.raises(OSError, match="--train_dir: .* too little"):
+                checkpoints.check_space(str(tmp_path), variables, **options)
+        monkeypatch.undo()
+        assert f"{number} checkpoints of 8 MB" in capsys.readouterr().err

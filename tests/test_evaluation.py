@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import run_main
+from helpers import SMALL_HPARAMS, run_main
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -241,6 +241,37 @@ def test_results_for_other_clips_are_an_error(
 def test_results_for_another_train_dir_are_an_error(dataset, run, eval_dir, capsys):
     assert run_eval(dataset, run, eval_dir) == 1
     assert "--eval_dir" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_results_for_an_earlier_run_in_the_same_folder_are_an_error(
+    dataset, run, tmp_path, capsys
+):
+    eval_dir = tmp_path / "eval"
+    assert run_eval(dataset, run, eval_dir) == 0
+    earlier = run.rename(tmp_path / "earlier")
+    flags = dict(hparams=SMALL_HPARAMS, max_steps=2)
+    assert run_main(dataset.train_flags(run, **flags)) == 0
+    assert run_eval(dataset, run, eval_dir) == 1
+    assert "--eval_dir" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(checkpoints.CheckpointError, match="another run"):
+        checkpoints.find_checkpoint(f"best:{eval_dir}", "--checkpoint")
+    shutil.rmtree(run)
+    earlier.rename(run)
+    flags = dict(hparams=SMALL_HPARAMS, max_steps=6)
+    assert run_main(dataset.train_flags(run, **flags)) == 0  # resumes
+    assert run_eval(dataset, run, eval_dir) == 0
+    assert evaluated_steps(eval_dir) == [*STEPS, 6]
+
+
+def test_a_run_that_starts_after_the_evaluator_is_known(dataset, run, tmp_path):
+    eval_dir = tmp_path / "eval"
+    other = run.rename(tmp_path / "other")
+    run.mkdir()
+    assert run_eval(dataset, run, eval_dir) == 1
+    run.rmdir()
+    other.rename(run)
+    assert run_eval(dataset, run, eval_dir) == 0
+    assert evaluated_steps(eval_dir) == STEPS
 
 
 def test_a_deleted_clip_is_named(dataset, trained, tmp_path, capsys, monkeypatch):

@@ -187,11 +187,45 @@ def test_another_model_is_an_error(run_dir):
         _read(run_dir, {})
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"hparams": {"x": 1}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", '{"hparams": {"x": 1}}'),
+        '{"model": "yamnet", "hparams": {"x": 1}, "class_names": []}',
+        '{"model": "yamnet", "hparams": {"bn": "1"}, "class_names": []}',
+        '{"model": "yamnet", "hparams": {"mel_bands": 64.5}, "class_names": []}',
+        '{"model": "yamnet", "hparams": {"lr": NaN}, "class_names": []}',
+        '{"model": "yamnet", "hparams": {}, "class_names": null}',
+    ],
+)
 def test_a_damaged_file_is_an_error(tmp_path, text):
     (tmp_path / "hparams.json").write_text(text)
     with pytest.raises(ValueError, match="is damaged"):
         _read(tmp_path, {})
+
+
+def test_values_that_are_not_in_the_file_are_those_of_the_model(tmp_path):
+    text = '{"model": "yamnet", "hparams": {"lr": 0.5}, "class_names": []}'
+    (tmp_path / "hparams.json").write_text(text)
+    expected = hparams.model_hparams("yamnet", {"lr": 0.5})
+    assert run_record.read_record(tmp_path).hparams == expected
+
+
+def test_a_run_that_starts_anew_is_another_run(run_dir):
+    first = run_record.run_of(run_dir)
+    values = dict(model_name="yamnet", hparams=Hparams(), class_names=["A"])
+    run_record.write_hparams(run_dir, **values, resumed=True)
+    assert run_record.run_of(run_dir) == first != ""
+    run_record.write_hparams(run_dir, **values)
+    assert run_record.run_of(run_dir) != first
+
+
+def test_write_whole_replaces_the_file_that_a_link_points_to(tmp_path):
+    path, link = tmp_path / "x.csv", tmp_path / "link.csv"
+    link.symlink_to(path)
+    files.write_whole(link, "new\n")
+    assert path.read_text() == "new\n"
+    assert link.is_symlink()
 
 
 def test_write_whole_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):

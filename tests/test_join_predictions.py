@@ -56,7 +56,7 @@ def test_parts_of_different_checkpoints_do_not_fit(dataset, trained, tmp_path):
 def parts(tmp_path):
     """A folder with three parts of the clips a to g."""
     for shard in range(3):
-        rows = "".join(f"{name}.wav,0.5,0.1,ab12\n" for name in "abcdefg"[shard::3])
+        rows = "".join(f"{name}.wav,0.5,0.1,ab12-7\n" for name in "abcdefg"[shard::3])
         (tmp_path / f"s-{shard}-of-3.csv").write_text(HEADER + rows)
     return tmp_path
 
@@ -78,14 +78,19 @@ def test_rows_are_joined_unchanged(parts, capsys):
         ("s-2-of-3.csv", "fname,Bark,Meow\nc.wav,1,0\n", "is not a part"),
         (
             "s-2-of-3.csv",
-            HEADER.replace("Meow", "Moo") + "c.wav,1,0,ab12\n",
+            HEADER.replace("Meow", "Moo") + "c.wav,1,0,ab12-7\n",
             "s-2-of-3.csv has other",
         ),
-        ("s-1-of-3.csv", HEADER + "b.wav,1,0,cd34\n", "s-1-of-3.csv has other"),
-        ("s-1-of-3.csv", HEADER + "b.wav,1,ab12\n", "s-1-of-3.csv has other"),
-        ("s-1-of-3.csv", HEADER + "b.wav,nan,0,ab12\n", "of b.wav is not from 0 to 1"),
-        ("s-1-of-3.csv", HEADER + "b.wav,1.1,0,ab12\n", "of b.wav is not from 0"),
-        ("s-1-of-3.csv", HEADER + "b.wav,hello,0,ab12\n", "of b.wav is not from 0"),
+        ("s-1-of-3.csv", HEADER + "b.wav,1,0,cd34-7\n", "s-1-of-3.csv has other"),
+        ("s-1-of-3.csv", HEADER + "b.wav,1,ab12-7\n", "s-1-of-3.csv has other"),
+        ("s-1-of-3.csv", HEADER + "b.wav,1,0,ab12-7\n", "6 rows, but 7"),
+        (
+            "s-1-of-3.csv",
+            HEADER + "b.wav,nan,0,ab12-7\n",
+            "of b.wav is not from 0 to 1",
+        ),
+        ("s-1-of-3.csv", HEADER + "b.wav,1.1,0,ab12-7\n", "of b.wav is not from 0"),
+        ("s-1-of-3.csv", HEADER + "b.wav,hello,0,ab12-7\n", "of b.wav is not from 0"),
     ],
 )
 def test_parts_that_do_not_fit_are_an_error(parts, part, text, message):

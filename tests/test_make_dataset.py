@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tagger import files
 from tagger.clips import InputProblems, read_class_map, read_clips, read_rows
 from tools import make_dataset
 
@@ -261,5 +262,50 @@ def test_a_recording_that_the_csv_names_is_missing(sounds, tmp_path):
 def test_a_csv_that_names_a_recording_twice(sounds, tmp_path):
     csv = tmp_path / "labels.csv"
     csv.write_text("fname,labels\na/b.wav,Wet\na/./b.wav,Dry\n")
-    with pytest.raises(InputProblems, match=r"labels.csv:3: a/./b.wav .* line 2"):
+    with pytest.raises(InputProblems, match=r"labels.csv:3: .*a/./b.wav .* line 2"):
         make(sounds, tmp_path / "out", csv)
+
+
+def test_changed_labels_are_an_error(sounds, tmp_path):
+    csv = tmp_path / "labels.csv"
+    csv.write_text('fname,labels\n"Dog, Rain/a b.flac","Wet,Dog"\n')
+    make(sounds, tmp_path / "out", csv)
+    csv.write_text('fname,labels\n"Dog, Rain/a b.flac","Dog,Wet"\n')
+    assert make(sounds, tmp_path / "out", csv) == []
+    csv.write_text('fname,labels\n"Dog, Rain/a b.flac",Cat\n')
+    with pytest.raises(InputProblems, match="its labels are Cat, but Wet,Dog"):
+        make(sounds, tmp_path / "out", csv)
+
+
+def test_recordings_that_are_no_longer_there_are_noted(sounds, tmp_path, capsys):
+    make(sounds, tmp_path / "out")
+    (sounds / 'Bär "x"' / "1.wav").rename(sounds / "Dog, Rain" / "1.wav")
+    make(sounds, tmp_path / "out")
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: 1 recording")
+    assert 'Bär "x"/1.wav' in note
+
+
+def test_a_folder_with_other_files_is_an_error(sounds, tmp_path):
+    with pytest.raises(ValueError, match="OUT must be new"):
+        make(sounds, tmp_path)
+
+
+def test_two_processes_do_not_write_at_once(sounds, tmp_path, monkeypatch):
+    audio = tmp_path / "out" / "audio"
+    audio.mkdir(parents=True)
+    with (tmp_path / "out" / ".lock").open("w") as file:
+        files.lock(file)
+        with pytest.raises(ValueError, match="OUT: another process"):
+            make(sounds, tmp_path / "out")
+    assert list(audio.iterdir()) == []
+
+    def check(*arguments, check=make_dataset.check_recordings, **options):
+        monkeypatch.undo()
+        make(sounds, tmp_path / "out")  # Another process is faster.
+        return check(*arguments, **options)
+
+    monkeypatch.setattr(make_dataset, "check_recordings", check)
+    with pytest.raises(ValueError, match="OUT: another process"):
+        make(sounds, tmp_path / "out")
+    assert len(fields_of(tmp_path / "out")) == 3

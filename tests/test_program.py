@@ -1,5 +1,6 @@
 """How programs report errors."""
 
+import io
 import sys
 
 import pytest
@@ -45,6 +46,17 @@ def test_errors_are_lines_on_stderr(error, printed, capsys):
         program.run(main, ["program"])
     assert exit.value.code == 1
     assert capsys.readouterr().err == printed
+
+
+@pytest.mark.parametrize("encoding", [None, "ascii"])
+def test_any_text_can_be_printed(monkeypatch, encoding):
+    contents = io.BytesIO()
+    stdout = encoding and io.TextIOWrapper(contents, encoding)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with pytest.raises(SystemExit) as exit:
+        program.run(lambda argv: print("\u00fc \udcff", flush=True), ["program"])
+    assert not exit.value.code
+    assert contents.getvalue() == (b"\\xfc \\udcff\n" if encoding else b"")
 
 
 def test_a_flagfile_that_is_not_text_is_named(tmp_path, capsys):

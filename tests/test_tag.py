@@ -142,6 +142,9 @@ def test_results_that_cannot_be_written(tmp_path, monkeypatch):
     for name in ("segments", "embeddings"):
         set_flags(monkeypatch, **{name: str(tmp_path / "new" / "a")})
         tag.check_results(sounds)  # These have no result for each file.
+        set_flags(monkeypatch, **{name: str(tmp_path)})
+        with pytest.raises(OSError, match=f"--{name}: .* is a folder"):
+            tag.check_results(sounds)
 
 
 def test_each_class_has_its_threshold(tmp_path, monkeypatch, capsys):

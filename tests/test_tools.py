@@ -133,6 +133,35 @@ def test_groups_are_not_divided(tmp_path):
         split(source, tmp_path, group_by="speaker")
 
 
+def test_clips_of_one_recording_in_both_parts_are_noted(tmp_path, capsys):
+    source = tmp_path / "clips.csv"
+    rows = [f"{clip}.wav,Bark,{clip // 2}.mp3\n" for clip in range(40)]
+    source.write_text("fname,labels,recording\n" + "".join(rows))
+    split(source, tmp_path)
+    assert "--group_by recording" in capsys.readouterr().err
+    split(source, tmp_path, group_by="recording")
+    source.write_text("fname,labels,recording\n" + "".join(rows[::2]))
+    split(source, tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "at least one CSV"),
+        (["a.csv", "b/a.csv"], "names of the CSVs must differ"),
+        (["a.csv", "a_train.csv"], "a_train.csv would be replaced"),
+        (["a_fold2_validation.csv", "a.csv"], "a_fold2_validation.csv would be"),
+    ],
+)
+def test_sources_that_cannot_be_split_together(tmp_path, names, message):
+    sources = [str(tmp_path / name) for name in names]
+    with pytest.raises(ValueError, match=message):
+        make_validation_split.check_sources(sources, str(tmp_path))
+    if "replaced" in message:
+        make_validation_split.check_sources(sources, str(tmp_path / "splits"))
+
+
 def test_the_seed_decides_the_split(multi_label_csv, tmp_path):
     outputs = []
     for number, seed in enumerate((1, 1, 2)):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from tagger import program
 from tagger.clips import FINGERPRINT_COLUMN, write_csv
+from tagger.progress import print_result
 
 
 def find_parts(path: pathlib.Path) -> list[pathlib.Path]:
@@ -43,7 +44,8 @@ def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
 
     Raises:
       ValueError: the parts have different fingerprints, so they have other classes,
-        clips or checkpoints; or a score is not a number from 0 to 1.
+        clips or checkpoints; or a row is missing, or a score is not a number from 0 to
+        1.
     """
     joined, first = [], None
     for part in parts:
@@ -60,6 +62,11 @@ def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
             if not all(map(_is_score, scores)):
                 raise ValueError(f"{part}: a score of {name} is not from 0 to 1")
             joined.append([name, *scores])
+    expected = first[1].rpartition("-")[2] if first else ""
+    if str(len(joined)) != expected:
+        raise ValueError(
+            f"the parts have {len(joined)} rows, but {expected or 'some'} are expected"
+        )
     return [header[:-1], *sorted(joined, key=lambda row: row[0])]
 
 
@@ -79,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     parts = find_parts(path)
     table = join(parts)
     write_csv(path, table)
-    print(f"{len(table) - 1} clips of {len(parts)} parts joined into {path}")
+    print_result(f"{len(table) - 1} clips of {len(parts)} parts joined into {path}")
     return 0
 
 

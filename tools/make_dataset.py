@@ -14,7 +14,6 @@ are in OUT/clips.csv already, by their paths below SOUNDS, are skipped, so that 
 ones can be added.
 """
 
-import concurrent.futures
 import itertools
 import os
 import pathlib
@@ -22,20 +21,21 @@ import posixpath
 import sys
 import unicodedata
 import wave
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
 from tagger import program, recordings
 from tagger.clips import InputProblems, parse_labels, read_rows, write_csv
-from tagger.files import atomic, make_folder
+from tagger.files import atomic, locked, make_folder
 from tagger.hparams import SAMPLE_RATE
-from tagger.progress import counted, progress_bar
+from tagger.progress import counted, in_parallel
 
 FLAGS = flags.FLAGS
 HEADER = ("fname", "labels", "recording")
+LOCK_FILE = ".lock"
 FULL_SCALE = 2**15  # as in inputs.py: 16-bit samples are multiples of 1 / FULL_SCALE
 MAX_INT16 = FULL_SCALE - 1
 SILENCE = 0.5 / FULL_SCALE  # A peak up to this is rounded to zeros.
@@ -121,18 +121,13 @@ def find_recordings(sounds: str, csv_path: str = "") -> list[Recording]:
 
 def _recordings_of_csv(sounds: str, csv_path: str) -> list[Recording]:
     """The recordings that a CSV names."""
-    found, problems, first_lines = [], [], {}
-    for row in read_rows(csv_path)[1]:
-        name = posixpath.normpath(row.fname)
-        first_line = first_lines.setdefault(name, row.line)
-        if first_line != row.line:
-            problems.append(
-                f"{csv_path}:{row.line}: {row.fname} is also in line {first_line}"
-            )
-        found.append(Recording(os.path.join(sounds, name), name, row.labels))
-    if problems:
-        raise InputProblems(problems)
-    return found
+    names = {
+        posixpath.normpath(row.fname): row.labels for row in read_rows(csv_path)[1]
+    }
+    return [
+        Recording(os.path.join(sounds, name), name, labels)
+        for name, labels in names.items()
+    ]
 
 
 def name_problems(recording: Recording) -> list[str]:
@@ -200,7 +195,7 @@ def check_recordings(
       The recordings that can be used, and the problems of the others.
     """
     usable, problems, owners = [], [], dict(owners)
-    levels = in_parallel(measure, found, what="checking recordings")
+    levels = in_parallel(measure, found, what="checking recordings", unit="recording")
     for recording, level in zip(found, levels, strict=True):
         wrong = name_problems(recording)
         if isinstance(level, ValueError):
@@ -256,31 +251,6 @@ def _block_sizes(num_samples: int) -> list[int]:
     return [recordings.BLOCK_SAMPLES] * whole + [rest] * bool(rest)
 
 
-def in_parallel(function: Callable, items: Sequence[Any], *, what: str) -> list[Any]:
-    """Calls a function for each recording, on all cores.
-
-    Returns:
-      What it returns, or the ValueError that it raises, in order.
-    """
-
-    def call(item: Any) -> Any:
-        try:
-            return function(item)
-        except ValueError as error:
-            return error
-
-    results = []
-    # Threads suffice, because decoding and resampling do not hold Python's lock.
-    with (
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        progress_bar(len(items), what=what, unit="recording") as bar,
-    ):
-        for result in pool.map(call, items):
-            results.append(result)
-            bar.update()
-    return results
-
-
 def make_dataset(
     found: Sequence[Recording], out: pathlib.Path, *, clip_seconds: float, skip: bool
 ) -> list[str]:
@@ -300,15 +270,57 @@ def make_dataset(
         used; lists all.
       ValueError, OSError: the data set cannot be read or written.
     """
-    rows = read_dataset(out / "clips.csv")
-    known = {row[2] for row in rows}
+    rows = read_dataset(out)
+    known = {row[2]: row[1] for row in rows}
     new = [recording for recording in found if recording.name not in known]
     owners = {row[0]: row[2] for row in rows}
     usable, problems = check_recordings(new, owners, clip_seconds=clip_seconds)
+    problems += known_problems(found, known, out)
     if problems and not (skip and (usable or rows)):
         raise InputProblems(problems)
+    make_folder(str(out / "audio"), "OUT")
+    error = ValueError(f"OUT: another process writes to {out}; run this again later")
+    with locked(str(out / LOCK_FILE), error):
+        if read_dataset(out) != rows:
+            raise error
+        problems += add_recordings(usable, out, rows, len(found) - len(new))
+    return problems
+
+
+def known_problems(
+    found: Sequence[Recording], known: dict[str, str], out: pathlib.Path
+) -> list[str]:
+    """The recordings whose labels differ from those in the data set.
+
+    Recordings of the data set that were not found are reported on stderr.
+
+    Args:
+      found: the recordings.
+      known: the labels of the recordings in the data set, by name.
+      out: the folder of the data set.
+    """
+    if missing := sorted(known.keys() - {recording.name for recording in found}):
+        print(
+            f"note: {counted(len(missing), 'recording')} of {out} not found, such as "
+            f"{missing[0]}; their clips remain",
+            file=sys.stderr,
+        )
+    return [
+        f"{path}: its labels are {','.join(labels)}, but {known[name]} in {out}; make "
+        f"a new data set"
+        for path, name, labels in found
+        if name in known and set(parse_labels(known[name])) != set(labels)
+    ]
+
+
+def add_recordings(
+    usable: Sequence[Usable],
+    out: pathlib.Path,
+    rows: list[tuple[str, ...]],
+    num_known: int,
+) -> list[str]:
+    """Writes the clips of recordings, and all rows; returns the problems."""
     audio = out / "audio"
-    make_folder(str(audio), "OUT")
     for path in audio.glob(".*.tmp"):  # of a run that was killed
         path.unlink(missing_ok=True)
     written = {}
@@ -317,31 +329,34 @@ def make_dataset(
         written[item.recording.name] = write_clips(item, audio)
 
     try:
-        results = in_parallel(write, usable, what="writing clips")
-        problems += [str(error) for error in results if error]
+        results = in_parallel(write, usable, what="writing clips", unit="recording")
+        return [str(error) for error in results if error]
     finally:  # Clips of finished recordings are kept if this is interrupted.
         for recording, *_ in usable:
             rows += written.get(recording.name, [])
         num_classes = write_tables(out, rows) if rows else 0
-    num_clips = sum(len(names) for item, _, names in usable if item.name in written)
-    if silent := num_clips - sum(map(len, written.values())):
-        print(f"{counted(silent, 'silent clip')} left out", file=sys.stderr)
-    num_known = len(found) - len(new)
-    print(
-        f"{counted(len(written), 'recording')} added; {num_known} "
-        f"{'was' if num_known == 1 else 'were'} already there; {out} has "
-        f"{counted(len(rows), 'clip')} of {counted(num_classes, 'class')}"
-    )
-    return problems
+        num_clips = sum(len(names) for item, _, names in usable if item.name in written)
+        if silent := num_clips - sum(map(len, written.values())):
+            print(f"{counted(silent, 'silent clip')} left out", file=sys.stderr)
+        print(
+            f"{counted(len(written), 'recording')} added; {num_known} "
+            f"{'was' if num_known == 1 else 'were'} already there; {out} has "
+            f"{counted(len(rows), 'clip')} of {counted(num_classes, 'class')}"
+        )
 
 
-def read_dataset(csv_path: pathlib.Path) -> list[tuple[str, ...]]:
+def read_dataset(out: pathlib.Path) -> list[tuple[str, ...]]:
     """The rows of clips.csv, if it exists.
 
     Raises:
-      ValueError, OSError: it cannot be read, or has other columns.
+      ValueError, OSError: it cannot be read, or has other columns, or there are other
+        files instead.
     """
+    csv_path = out / "clips.csv"
     if not csv_path.exists():
+        others = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        if others - {"audio", "class_map.csv", LOCK_FILE}:
+            raise ValueError(f"OUT must be new or a data set, but {out} has files")
         return []
     header, rows = read_rows(str(csv_path))
     if tuple(header) != HEADER:

@@ -14,6 +14,7 @@ Multi-Label Data"), by the package iterative-stratification.
 """
 
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -28,8 +29,10 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from tagger import program
 from tagger.clips import read_rows, write_csv
 from tagger.files import make_folder
+from tagger.progress import print_result
 
 FLAGS = flags.FLAGS
+RECORDING = "recording"  # the column with the recording of a clip, of make_dataset
 
 
 def define_flags() -> None:
@@ -127,9 +130,17 @@ def write_split(
             f"--group_by: {source} has the columns {', '.join(header)}, but not "
             f"{group_by}"
         )
-    groups = None
-    if group_by:
-        groups = [row.fields[header.index(group_by)] for row in rows]
+    column, groups = group_by or RECORDING, None
+    if column in header:
+        groups = [row.fields[header.index(column)] for row in rows]
+    if groups and not group_by:
+        if len(set(groups)) < len(groups):
+            print(
+                f"note: {source}: clips of one recording can be in both parts, and "
+                f"the lwlrap then too high; --group_by {RECORDING} avoids this",
+                file=sys.stderr,
+            )
+        groups = None
     binarizer = MultiLabelBinarizer()
     labels = binarizer.fit_transform([row.labels for row in rows])
     try:
@@ -141,7 +152,7 @@ def write_split(
         for part, positions in (("train", training), ("validation", validation)):
             path = pathlib.Path(out_dir) / f"{stem}_{part}.csv"
             write_csv(path, [header, *(rows[index].fields for index in positions)])
-            print(f"{path}: {len(positions)} clips")
+            print_result(f"{path}: {len(positions)} clips")
         missing = binarizer.classes_[~labels[validation].any(axis=0)]
         if missing.size:
             print(
@@ -150,14 +161,28 @@ def write_split(
             )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the program; returns the exit status."""
-    sources = argv[1:]
+def check_sources(sources: Sequence[str], out_dir: str) -> None:
+    """Checks that the parts of the CSVs can all be written.
+
+    Raises:
+      ValueError: there are no CSVs, two have one name, or a part would replace one.
+    """
     stems = {pathlib.Path(source).stem for source in sources}
     if not sources:
         raise ValueError("expected at least one CSV of clips; see --help")
     if len(stems) < len(sources):
         raise ValueError("the names of the CSVs must differ; parts are named by them")
+    for path in map(pathlib.Path, sources):
+        in_folder = path.resolve().parent == pathlib.Path(out_dir).resolve()
+        stem = re.sub(r"(_fold\d+)?_(train|validation)$", "", path.stem)
+        if in_folder and stem in stems - {path.stem}:
+            raise ValueError(f"{path} would be replaced; choose another --out_dir")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the program; returns the exit status."""
+    sources = argv[1:]
+    check_sources(sources, FLAGS.out_dir)
     if FLAGS.folds and FLAGS["fraction"].present:
         raise ValueError("--folds and --fraction exclude each other")
     make_folder(FLAGS.out_dir, "--out_dir")

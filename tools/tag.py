@@ -85,6 +85,8 @@ def check_results(found: Sequence[recordings.Sound]) -> None:
     for name, suffix in RESULTS.items():
         if path := FLAGS[name].value:
             make_folder(os.path.dirname(path) or "." if suffix else path, f"--{name}")
+            if suffix and os.path.isdir(path):
+                raise IsADirectoryError(f"--{name}: {path} is a folder")
     first = {}
     for sound in found if FLAGS.audacity or FLAGS.plot else []:
         other = first.setdefault(result_path("", sound, ""), sound)
@@ -373,7 +375,6 @@ def main(argv: Sequence[str]) -> int:
         if FLAGS["threshold"].present:
             raise ValueError("--thresholds replaces --threshold; give only one of them")
         by_class = results.read_thresholds(FLAGS.thresholds, "--thresholds")
-    sys.stdout.reconfigure(errors="replace")  # for file names that are not UTF-8
     found = recordings.find_files(argv[2:])
     check_results(found)
     program.start_tensorflow()
