@@ -149,6 +149,7 @@ with open(f"{work}/data/clips_validation.csv", encoding="utf-8", newline="") as 
 recordings = shlex.join(f"{work}/data/audio/{name}" for name in names)
 run(f"python -m tools.tag best:{work}/train/eval {recordings} --plot {work}/tags")
 for name in names:
+    print(name)
     display(Image(f"{work}/tags/{name}.png"))
 
 # %% [markdown]
