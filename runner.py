@@ -71,6 +71,7 @@ flags.DEFINE_integer(
     0,
     "Batches per epoch, for lrdecay; 0: computed from the WAV headers.",
     lower_bound=0,
+    upper_bound=2**31,
 )
 flags.DEFINE_string(
     "warmstart_checkpoint",

@@ -199,12 +199,26 @@ def test_waits_for_new_and_changed_checkpoints(run, tmp_path, monkeypatch):
     assert clock[0] == 70  # one minute after the last
 
 
-def test_an_unreadable_checkpoint_is_skipped(dataset, run, tmp_path, capsys):
-    with open(run / "model.ckpt-2.data-00000-of-00001", "r+b") as file:
-        file.truncate(100)
+def test_unreadable_checkpoints_are_skipped_until_the_next_start(
+    dataset, trained, run, tmp_path, capsys, monkeypatch
+):
+    (run / "model.ckpt-2.data-00000-of-00001").write_bytes(b"damaged")
+
+    def restore(prefix, variables, restore=checkpoints.restore):
+        if prefix.endswith("-4"):
+            (run / "model.ckpt-4.data-00000-of-00001").unlink()
+        restore(prefix, variables)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "restore", restore)
+        assert run_eval(dataset, run, tmp_path) == 0
+    assert evaluated_steps(tmp_path) == [0, 5]
+    errors = capsys.readouterr().err
+    assert errors.count("model.ckpt-2 ") == errors.count("model.ckpt-4 ") == 1
+    for path in trained.glob("model.ckpt-*"):
+        shutil.copy(path, run)
     assert run_eval(dataset, run, tmp_path) == 0
-    assert evaluated_steps(tmp_path) == [0, 4, 5]
-    assert capsys.readouterr().err.count("model.ckpt-2 ") == 1
+    assert evaluated_steps(tmp_path) == STEPS
 
 
 def test_train_dir_may_be_eval_dir_while_training_runs(dataset, run):

@@ -47,6 +47,7 @@ OPTIONS = {
         (TRAIN + "--max_steps=-1", "--max_steps=-1"),
         (TRAIN + "--seed=2147483648", "--seed=2147483648"),
         (TRAIN + "--checkpoint_steps=0", "--checkpoint_steps=0"),
+        (TRAIN + f"--epoch_num_batches={10**20}", f"--epoch_num_batches={10**20}"),
         (TRAIN + "--model=resnet", "--model=resnet"),
         (TRAIN + "--hparams=lr=-1", "lr must be 0 or more, but got -1.0"),
         (TRAIN + "--hparams=lr=1 --hparams=bn=0", "--hparams=bn=0"),

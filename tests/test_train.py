@@ -207,16 +207,21 @@ def test_impossible_warm_starts_are_reported_in_one_line(
     assert not checkpoints.list_checkpoints(run)
 
 
-def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
-    dataset, tmp_path, capsys
+@pytest.mark.parametrize(
+    ("rate", "max_steps", "message"),
+    [
+        ("1e30,bn=0", 50, r"step \d+: the loss is"),
+        ("1e39", 1, r"step 1: \S+ is not finite"),
+    ],
+)
+def test_a_loss_or_weight_that_is_not_finite_keeps_the_last_good_checkpoint(
+    dataset, tmp_path, capsys, rate, max_steps, message
 ):
     run = tmp_path / "run"
-    flags = dataset.train_flags(
-        run, hparams=SMALL_HPARAMS.replace("lr=1e-3", "lr=1e30,opt=sgd"), max_steps=50
-    )
+    hparams = SMALL_HPARAMS.replace("lr=1e-3", f"lr={rate},opt=sgd")
+    flags = dataset.train_flags(run, hparams=hparams, max_steps=max_steps)
     assert run_main(flags) == 1
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert re.match(r"error: step \d+: .*", message)
+    assert re.match(f"error: {message}", capsys.readouterr().err.splitlines()[-1])
     assert [os.path.basename(p) for p in checkpoints.list_checkpoints(run)] == [
         "model.ckpt-0"
     ]

@@ -167,7 +167,10 @@ def export(
         prefix, class_names, hparam_overrides=hparam_overrides
     )
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+        # A process that is killed leaves the folder.
+        with tempfile.TemporaryDirectory(
+            prefix=f".{target.name}.", dir=target.parent
+        ) as temporary:
             folder = pathlib.Path(temporary) / target.name
             write_models(folder, network, hparams, class_names)
             folder.rename(target)
