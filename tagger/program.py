@@ -55,7 +55,8 @@ def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
     if sys.stdout is None:  # The caller has closed it.
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     # Names of files and classes may have letters that the terminal does not know.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with signals.handler(signals.exit_now, [signal.SIGTERM]):
             return main(argv)
