@@ -26,6 +26,7 @@ import csv
 import glob
 import os
 import pathlib
+import re
 import shlex
 import sys
 import zipfile
@@ -79,7 +80,7 @@ evaluation.
 """
 
 # %%
-work = "runs/notebook"  # the folder of all results
+work = "runs/" + re.sub(r"\W+", "_", sounds.name)  # the folder of all results
 if SOUNDS == "demo":
     run(f"python -m tools.make_demo_data {work}/demo")
     source = f"{work}/demo/train_curated --csv {work}/demo/train_curated.csv"

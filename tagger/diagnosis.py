@@ -48,8 +48,7 @@ class Evaluation(NamedTuple):
 class ClassResult(NamedTuple):
     """The results of a class.
 
-    All values are from 0 to 1. Without clips, the threshold is 0.5, and the others are
-    NaN.
+    All values are from 0 to 1. They are NaN if there are no clips of the class.
     """
 
     name: str
