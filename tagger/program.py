@@ -56,7 +56,7 @@ def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     # Names of files and classes may have letters that the terminal does not know.
     if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.reconfigure(errors="replace")
     try:
         with signals.handler(signals.exit_now, [signal.SIGTERM]):
             return main(argv)

@@ -65,7 +65,8 @@ def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
     expected = first[1].rpartition("-")[2] if first else ""
     if str(len(joined)) != expected:
         raise ValueError(
-            f"the parts have {len(joined)} rows, but {expected or 'some'} are expected"
+            f"the parts have {len(joined)} rows, but a fingerprint that ends with "
+            f"'{expected}'; are rows missing?"
         )
     return [header[:-1], *sorted(joined, key=lambda row: row[0])]
 

@@ -126,7 +126,7 @@ def test_the_programs_work_together(tmp_path, monkeypatch):
         for part in ("train", "validation")
     ]
     for shard, name in enumerate("ab"):
-        text = f"fname,Bark,fingerprint\n{name}.wav,1.0,ab12\n"
+        text = f"fname,Bark,fingerprint\n{name}.wav,1.0,ab12-2\n"
         (tmp_path / f"s-{shard}-of-2.csv").write_text(text)
     run("tools.join_predictions", "s.csv")
     assert (tmp_path / "s.csv").read_text() == "fname,Bark\na.wav,1.0\nb.wav,1.0\n"
