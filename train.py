@@ -20,13 +20,12 @@ import tqdm
 
 import inputs
 import model
-from tagger import checkpoints, files, run_record, signals, summaries
+from tagger import checkpoints, files, platform, run_record, signals, summaries
 from tagger import hparams as hparams_lib
 from tagger.clips import Clips, read_clips
 from tagger.data_service import check_reachable, served_batches
 from tagger.distribution import Distribution
 from tagger.hparams import Hparams
-from tagger.platform import describe_platform
 from tagger.progress import print_result, progress_bar
 from tagger.trainer import Trainer
 
@@ -174,7 +173,7 @@ def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
     changed = hparams_lib.non_defaults(hparams).items()
     changed = ", ".join(f"{name}={value}" for name, value in changed) or "defaults"
     print(
-        describe_platform(mixed_precision=options.mixed_precision),
+        platform.describe_platform(mixed_precision=options.mixed_precision),
         f"{clips}, {num_examples} examples; {plan.epoch_num_batches} batches of "
         f"{hparams.batch_size} per epoch; training to step {plan.max_steps}",
         f"{model_name}, hyperparameters: {changed}",
@@ -324,8 +323,7 @@ def _loop(trainer: Trainer, plan: Plan, workers: Distribution, seed: int) -> int
             plan.max_steps, what="training", unit="step", done=step, keep=True
         ) as bar,
     ):
-        if workers.is_chief:
-            summaries.write_hparams(plan.hparams, options.train_dir)
+        summaries.write_hparams(plan.hparams, options.train_dir)
         timed_step, timed_at = step, time.monotonic()
         last = False
         while not last:

@@ -38,13 +38,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_integer("clips", 200, "Number of clips.", lower_bound=1)
-    flags.DEFINE_integer("rounds", 10, "Timed runs of each contender.", lower_bound=1)
-    flags.DEFINE_enum(
-        "contender",
-        None,
-        ["ours", "original"],
-        "Be a contender: compute all features for each line of stdin.",
-    )
+    measure.define_flags(10, ["ours", "original"])
     flags.DEFINE_string("folder", "", "Folder of the clips of a contender.")
 
 

@@ -37,13 +37,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this program."""
-    flags.DEFINE_integer("rounds", 15, "Timed runs of each contender.", lower_bound=1)
-    flags.DEFINE_enum(
-        "contender",
-        None,
-        ["ours", "ours_bfloat16", "onnx"],
-        "Be a contender: score the batch for each line of stdin.",
-    )
+    measure.define_flags(15, ["ours", "ours_bfloat16", "onnx"])
     flags.DEFINE_string("onnx", "", "File of the ONNX graph.")
 
 

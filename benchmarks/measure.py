@@ -16,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from absl import flags
+
 BATCH, CLASSES = 64, 10
 # glibc's allocator otherwise returns the memory of every large tensor to the system,
 # which clears it before the next use. PyTorch's tuning guide recommends another one
@@ -52,6 +54,19 @@ class Contender:
 
     command: Sequence[object]
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def define_flags(rounds: int, contenders: Sequence[str]) -> None:
+    """Defines the flags of a program that times contenders and can be one of them."""
+    flags.DEFINE_integer(
+        "rounds", rounds, "Timed runs of each contender.", lower_bound=1
+    )
+    flags.DEFINE_enum(
+        "contender",
+        None,
+        contenders,
+        "Be a contender: run the task once for each line of stdin.",
+    )
 
 
 def serve(run: Callable[[], object], warm_ups: int = 2) -> None:
@@ -169,15 +184,17 @@ def report(
 def machine(*packages: str) -> str:
     """The processor, its cores, the versions and the date, in one line."""
     processor = platform.processor() or platform.machine()
-    flags: set[str] = set()
+    instructions: set[str] = set()
     if sys.platform == "linux":
         for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 processor = value.strip()
             if key.strip() == "flags":
-                flags = set(value.split())
-    vectors = [name for name in ("avx2", "avx512f", "avx512_bf16") if name in flags]
+                instructions = set(value.split())
+    vectors = [
+        name for name in ("avx2", "avx512f", "avx512_bf16") if name in instructions
+    ]
     versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     return (
         f"{processor} ({', '.join(vectors)}), {os.cpu_count()} cores; "

@@ -31,13 +31,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this program."""
-    flags.DEFINE_integer("rounds", 5, "Timed runs of each contender.", lower_bound=1)
-    flags.DEFINE_enum(
-        "contender",
-        None,
-        ["ours", "ours_bfloat16", "plain_keras"],
-        "Be a contender: run a step for each line of stdin.",
-    )
+    measure.define_flags(5, ["ours", "ours_bfloat16", "plain_keras"])
 
 
 def ours(features: np.ndarray, labels: np.ndarray, mixed_precision: bool):

@@ -111,7 +111,7 @@ def pack_code(
     """Writes the code, the notebook and the metadata, and prints what to do next.
 
     Args:
-      out: the folder to write to; it has none of these.
+      out: the folder to write to, without code and notebook.
       owner, name, class_map_path: see `define_flags`.
       notebook: the kernel; a script of the same name is copied, too.
       more: further files of the repository for the data set.

@@ -11,9 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tagger import signals
-from tagger.distribution import CONNECT_SECONDS, POLL_SECONDS, host_and_port
+from tagger.distribution import (
+    CONNECT_SECONDS,
+    NOTE_SECONDS,
+    POLL_SECONDS,
+    host_and_port,
+)
 
-NOTE_SECONDS = 20  # between two notes while no batch comes
 GIVE_UP_SECONDS = 600  # to wait for a batch, except for the first
 
 

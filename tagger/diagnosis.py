@@ -17,11 +17,12 @@ from tagger.lwlrap import positive_class_precisions
 # What np.load raises for files that are cut off, damaged or of another format.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 ALL_CLASSES = "all classes"
-CONFUSED_PAIRS = 30  # as many as a reader looks through
-# More points and bins than these do not change what the curves show.
-CURVE_POINTS = 100
+CONFUSED_PAIRS = 30  # of the page
+CURVE_POINTS = 100  # of a curve that is some hundred pixels wide
 HISTOGRAM_BINS = 20
-BOOTSTRAP_SAMPLES = 2000  # The ends of the interval then have errors below 5 % of it.
+# The standard error of an end of the interval is then 1.5 % of its length, if the
+# differences are normally distributed.
+BOOTSTRAP_SAMPLES = 2000
 INTERVAL_PERCENT = (2.5, 97.5)
 
 

@@ -30,8 +30,8 @@ CLUSTER_EXAMPLE = (
 CLUSTER_JOBS = ("chief", "worker")
 CONNECT_SECONDS = 10  # to wait for a connection
 MAX_PORT = 65535  # of TCP
-NOTE_SECONDS = 20  # between two notes about workers that do not listen yet
-POLL_SECONDS = 0.5  # between two attempts to connect
+NOTE_SECONDS = 20  # between two notes about what is waited for
+POLL_SECONDS = 0.5  # between two looks at it
 
 
 def read_cluster() -> tuple[int, list[tuple[str, int]]]:

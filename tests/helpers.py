@@ -195,3 +195,24 @@ class Dataset:
             f"--predictions_csv_path={csv_path}",
             *[f"--{name}={value}" for name, value in flags.items()],
         ]
+
+
+def values_of(prefix: str) -> dict[str, np.ndarray]:
+    """The values of a checkpoint by name."""
+    import tensorflow as tf
+
+    from tagger import checkpoints
+
+    reader = tf.train.load_checkpoint(prefix)
+    return {name: reader.get_tensor(name) for name in checkpoints.shapes(prefix)}
+
+
+def save_without_finite_scores(prefix: str, folder: pathlib.Path) -> None:
+    """Saves a checkpoint of two classes to a folder, with a bias that is NaN."""
+    import tensorflow as tf
+
+    from tagger import checkpoints
+
+    values = {name: tf.Variable(value) for name, value in values_of(prefix).items()}
+    values["fully_connected/biases"].assign([np.nan, 0])
+    checkpoints.save(folder, values, checkpoints.checkpoint_step(prefix))

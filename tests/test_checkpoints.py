@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import values_of
 
 import model
 from tagger import checkpoints, files, results
@@ -108,11 +109,6 @@ def test_a_checkpoint_without_the_optimizers_state(tmp_path):
     assert len(missing) == 2 * 83
     assert "Conv/weights/Adam_1" in missing
     assert adam.iterations.numpy() == 3
-
-
-def values_of(prefix: str) -> dict[str, np.ndarray]:
-    reader = tf.train.load_checkpoint(prefix)
-    return {name: reader.get_tensor(name) for name in checkpoints.shapes(prefix)}
 
 
 def test_complete_checkpoints_are_listed_by_number(tmp_path):

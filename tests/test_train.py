@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SMALL_HPARAMS, run_main
+from helpers import SMALL_HPARAMS, run_main, values_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import model
@@ -23,11 +23,6 @@ from tagger.trainer import Trainer
 def losses_of(text: str) -> dict[int, float]:
     found = re.findall(r"^step (\d+): loss (\S+?)(?:,|$)", text, re.MULTILINE)
     return {int(step): float(loss) for step, loss in found}
-
-
-def values_of(prefix: str) -> dict[str, np.ndarray]:
-    reader = tf.train.load_checkpoint(prefix)
-    return {name: reader.get_tensor(name) for name in checkpoints.shapes(prefix)}
 
 
 def new_trainer(text: str = SMALL_HPARAMS) -> Trainer:
