@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 import inputs
 import model
@@ -26,7 +25,7 @@ from tagger.clips import Clips, read_clips
 from tagger.data_service import check_reachable, served_batches
 from tagger.distribution import Distribution
 from tagger.hparams import Hparams
-from tagger.progress import print_result, progress_bar
+from tagger.progress import print_step, progress_bar
 from tagger.trainer import Trainer
 
 DEFAULT_PASSES = 1000  # passes over the data, if --max_steps is 0
@@ -341,7 +340,7 @@ def _loop(trainer: Trainer, plan: Plan, workers: Distribution, seed: int) -> int
                 rate = (step - timed_step) * plan.hparams.batch_size / seconds
                 timed_step, timed_at = step, timed_at + seconds
                 summaries.write_step(result, rate, step)
-            _print_step(bar, step, loss, rate)
+            print_step(bar, step, loss, rate)
             # All workers stop if one of them is asked to stop.
             last = step == plan.max_steps or float(result.stop_requests) > 0
             if last or step % options.checkpoint_steps == 0:
@@ -353,15 +352,6 @@ def _loop(trainer: Trainer, plan: Plan, workers: Distribution, seed: int) -> int
                     _save(trainer, plan, workers)
     workers.wait_for_all()  # No worker exits before the checkpoint is complete.
     return _finish(plan, step, received)
-
-
-def _print_step(bar: tqdm.tqdm, step: int, loss: float, rate: float | None) -> None:
-    """Shows a step in the bar. On a terminal, only lines with the rate are printed."""
-    bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-    bar.update()
-    if rate is not None or not sys.stdout.isatty():
-        speed = "" if rate is None else f", {rate:.1f} examples/s"
-        print_result(f"step {step}: loss {loss:.6f}{speed}")
 
 
 def _save(trainer: Trainer, plan: Plan, workers: Distribution) -> None:

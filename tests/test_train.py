@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import model
 import train
-from tagger import checkpoints
+from tagger import checkpoints, progress
 from tagger.hparams import parse_hparams
 from tagger.trainer import Trainer
 
@@ -266,14 +266,14 @@ def test_a_signal_saves_a_checkpoint_and_stops(
     dataset, tmp_path, capsys, monkeypatch, number
 ):
     run = tmp_path / "run"
-    printed = train.print_result
+    printed = progress.print_result
 
     def print_and_signal(line: str) -> None:
         printed(line)
         if line.startswith("step 3:"):
             signal.raise_signal(number)
 
-    monkeypatch.setattr(train, "print_result", print_and_signal)
+    monkeypatch.setattr(progress, "print_result", print_and_signal)
     flags = dataset.train_flags(run, hparams=SMALL_HPARAMS, checkpoint_steps=10**6)
     assert run_main(flags) == 128 + number
     output = capsys.readouterr()
