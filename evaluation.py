@@ -244,7 +244,8 @@ class _Evaluator:
     def _load(self, prefix: str) -> None:
         """Restores a checkpoint. The first one also builds network and features."""
         if self._network is not None:
-            checkpoints.restore(prefix, checkpoints.network_variables(self._network))
+            variables = checkpoints.network_variables(self._network)
+            checkpoints.restore_averages(prefix, variables)
             return
         self._network, hparams = model.load_network(
             prefix,

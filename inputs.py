@@ -15,10 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from tagger import program
+from tagger.augmentation import augment_batches
 from tagger.clips import Clips
 from tagger.hparams import Hparams
 from tagger.platform import num_cpu_cores
-from tagger.spectrogram import mel_matrix, windowed_frames
+from tagger.spectrogram import mel_matrix, pcen, windowed_frames
 from tagger.wav import BYTES_PER_SAMPLE, read_wav_header
 
 INT16_SCALE = 1 / 32768  # int16 samples to [-1, 1), as tf.audio.decode_wav does.
@@ -116,6 +117,8 @@ def waveform_to_log_mel_spectrogram(
     )
     # mel has shape [T, F].
     mel = tf.matmul(magnitude, mel_matrix(hparams))
+    if hparams.frontend == "pcen":
+        return pcen(mel, hparams)
     return tf.math.log(mel + hparams.mel_log_offset)
 
 
@@ -275,6 +278,7 @@ def train_input(
     if data_service is None:
         dataset = dataset.repeat()
     dataset = dataset.batch(hparams.batch_size, drop_remainder=True)
+    dataset = augment_batches(dataset, hparams, seed=(seed, shard))
     return dataset.prefetch(PREFETCH_BATCHES)
 
 

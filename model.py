@@ -21,6 +21,7 @@ from tagger import checkpoints
 from tagger.hparams import MODEL_NAMES, Hparams
 from tagger.hparams import parse_hparams as parse_hparams  # As in the original.
 from tagger.layers import Convolution, FullyConnected
+from tagger.losses import define_example_loss, mean_without_highest
 from tagger.run_record import LAST_LAYER, trained_model
 from tagger.warm_start import matching
 
@@ -43,6 +44,8 @@ MOBILENET_V1 = (
 )
 # YAMNet (Plakal & Ellis 2019) differs from it only in the first row.
 YAMNET_FIRST_ROW = ("C", 32, 2)
+# Variables without weight decay; the paper advises little or none for depthwise ones.
+NOT_DECAYED = ("depthwise_weights", "biases", "beta", "gamma")
 
 
 def define_model(
@@ -148,6 +151,13 @@ def freeze(network: keras.Model, train_scopes: Sequence[str]) -> None:
                 part.trainable = any(v.path in trained for v in part.weights)
 
 
+def ramp_up(network: keras.Model, num_updates: Callable[[], tf.Tensor]) -> None:
+    """Makes the moving averages of all batch norms follow faster at first."""
+    for layer in network.layers:
+        if getattr(layer, "batch_norm", None):
+            layer.batch_norm.num_updates = num_updates
+
+
 def load_network(
     prefix: str,
     class_names: Sequence[str],
@@ -186,7 +196,7 @@ def load_network(
         hparams=hparams,
         mixed_precision=mixed_precision,
     )
-    checkpoints.restore(prefix, checkpoints.network_variables(network))
+    checkpoints.restore_averages(prefix, checkpoints.network_variables(network))
     return network, hparams
 
 
@@ -242,24 +252,33 @@ def clip_scores(
         yield current, total / count
 
 
-def define_loss(hparams: Hparams) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def define_loss(
+    hparams: Hparams,
+    *,
+    epoch_num_batches: int = 1,
+    step: Callable[[], tf.Tensor] = lambda: 0,
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """The loss: sigmoid cross-entropy, averaged over examples and classes.
-
-    Labels y are smoothed towards 0.5 (Szegedy et al. 2016): y(1-lsmooth) + 0.5 lsmooth.
 
     Returns:
       A function of labels, float32 [E, C] in {0, 1}, and logits, float32 [E, C], that
       gives a float32 scalar.
     """
-    # In some versions, Keras's own mean is divided by the number of replicas.
-    per_example = keras.losses.BinaryCrossentropy(
-        from_logits=True, label_smoothing=hparams.lsmooth, reduction=None
-    )
-    return lambda labels, logits: tf.reduce_mean(per_example(labels, logits))
+    per_example = define_example_loss(hparams)
+    if not hparams.drop_losses:
+        return lambda labels, logits: tf.reduce_mean(per_example(labels, logits))
+    first_step = int(epoch_num_batches * hparams.drop_losses_epochs)
+
+    def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        losses = per_example(labels, logits)
+        few = mean_without_highest(losses, hparams.drop_losses)
+        return tf.where(step() < first_step, tf.reduce_mean(losses), few)
+
+    return loss
 
 
 def define_optimizer(
-    hparams: Hparams, *, epoch_num_batches: int
+    hparams: Hparams, *, epoch_num_batches: int, max_steps: int = 0
 ) -> keras.optimizers.Optimizer:
     """The optimizer: Adam (Kingma & Ba 2015), or plain SGD if opt is sgd.
 
@@ -278,6 +297,26 @@ def define_optimizer(
             decay_rate=hparams.lrdecay,
             staircase=True,
         )
+    if hparams.cosine:
+        if (warmup := hparams.warmup_steps) >= max_steps:
+            raise ValueError(
+                f"hyperparameter warmup_steps must be below the last step, "
+                f"{max_steps}, but got {warmup}"
+            )
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else hparams.lr,
+            decay_steps=max_steps - warmup,
+            warmup_target=hparams.lr if warmup else None,
+            warmup_steps=warmup,
+        )
+    options = {
+        "weight_decay": hparams.weight_decay or None,
+        "use_ema": hparams.ema_decay > 0,
+        "ema_momentum": hparams.ema_decay,
+    }
     if hparams.opt == "sgd":
-        return keras.optimizers.SGD(rate)
-    return keras.optimizers.Adam(rate, epsilon=hparams.adam_eps)
+        optimizer = keras.optimizers.SGD(rate, **options)
+    else:
+        optimizer = keras.optimizers.Adam(rate, epsilon=hparams.adam_eps, **options)
+    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    return optimizer

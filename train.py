@@ -120,6 +120,7 @@ def train(options: Options) -> int:
             hparams=plan.hparams,
             train_scopes=options.train_scopes,
             epoch_num_batches=plan.epoch_num_batches,
+            max_steps=plan.max_steps,
             mixed_precision=options.mixed_precision,
             strategy=workers.strategy,
         )
@@ -207,6 +208,7 @@ def define_trainer(
     hparams: Hparams,
     epoch_num_batches: int,
     model_name: str = hparams_lib.MODEL_NAMES[0],
+    max_steps: int = 0,
     train_scopes: Sequence[str] = (),
     mixed_precision: bool = False,
     strategy: tf.distribute.Strategy | None = None,
@@ -231,8 +233,15 @@ def define_trainer(
             mixed_precision=mixed_precision,
         )
         model.freeze(network, train_scopes)
-        optimizer = model.define_optimizer(hparams, epoch_num_batches=epoch_num_batches)
-    return Trainer(network, optimizer, model.define_loss(hparams), strategy)
+        optimizer = model.define_optimizer(
+            hparams, epoch_num_batches=epoch_num_batches, max_steps=max_steps
+        )
+    if hparams.bn_ramp:
+        model.ramp_up(network, lambda: optimizer.iterations)
+    loss = model.define_loss(
+        hparams, epoch_num_batches=epoch_num_batches, step=lambda: optimizer.iterations
+    )
+    return Trainer(network, optimizer, loss, strategy)
 
 
 def _start(trainer: Trainer, plan: Plan, workers: Distribution) -> None:
@@ -362,7 +371,7 @@ def _save(trainer: Trainer, plan: Plan, workers: Distribution) -> None:
     """
     if workers.num_replicas > 1:
         trainer.sync_averages()
-    if name := checkpoints.first_not_finite(trainer.variables):
+    if name := trainer.first_not_finite():
         raise FloatingPointError(
             f"step {trainer.steps_done}: {name} is not finite; {ADVICE}"
         )

@@ -38,6 +38,7 @@ GLOBAL_STEP = "global_step"
 # Names of Adam's state in the original (a variable X has X/Adam and X/Adam_1) and in
 # Keras.
 ADAM_MOMENTS = {"Adam": "momentum", "Adam_1": "velocity"}
+AVERAGE = "ExponentialMovingAverage"
 ADAM_POWERS = {"beta1_power": "beta_1", "beta2_power": "beta_2"}
 
 # As in the original: the newest 10,000 are kept, and of the others one per 15 minutes.
@@ -169,16 +170,27 @@ def optimizer_variables(
 
     The powers of Adam's betas are not included: Keras computes them from the step.
     """
-    if not isinstance(optimizer, keras.optimizers.Adam):
-        return {}
+    state_names = {AVERAGE: "average"} if optimizer.use_ema else {}
+    if isinstance(optimizer, keras.optimizers.Adam):
+        state_names |= ADAM_MOMENTS
     state = {variable.path: variable for variable in optimizer.variables}
     return {
         f"{variable.path}/{name}": state[
             f"{optimizer.name}/{variable.path.replace('/', '_')}_{keras_name}"
         ]
         for variable in network.trainable_weights
-        for name, keras_name in ADAM_MOMENTS.items()
+        for name, keras_name in state_names.items()
     }
+
+
+def restore_averages(prefix: str, variables: Mapping[str, keras.Variable]) -> None:
+    """Like `restore`, but restores the averages of weights that have an average."""
+    stored = shapes(prefix)
+    selected = {}
+    for name, variable in variables.items():
+        average = f"{name}/{AVERAGE}"
+        selected[average if average in stored else name] = variable
+    restore(prefix, selected)
 
 
 def save_training(
@@ -299,14 +311,6 @@ def check_space(
             f"--train_dir: the disk of {directory} has {free / 1e6:.0f} MB free, too "
             f"little for {counted(min(number, MIN_FREE), 'checkpoint')}"
         )
-
-
-def first_not_finite(variables: Mapping[str, keras.Variable]) -> str:
-    """The name of the first variable with a value that is not finite; else ""."""
-    for name, variable in variables.items():
-        if not np.isfinite(variable.numpy()).all():
-            return name
-    return ""
 
 
 def _write_state(directory: str) -> None:

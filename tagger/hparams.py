@@ -6,7 +6,7 @@ in its model.py). This module needs no TensorFlow.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,16 @@ Allowed = tuple[str, Callable[[Any], bool]]
 POSITIVE: Allowed = ("above 0", lambda value: value > 0)
 NOT_NEGATIVE: Allowed = ("0 or more", lambda value: value >= 0)
 FRACTION: Allowed = ("from 0 to 1", lambda value: 0 <= value <= 1)
+BELOW_1: Allowed = ("from 0 to below 1", lambda value: 0 <= value < 1)
 SWITCH: Allowed = ("0 or 1", lambda value: value in (0, 1))
 
 
 def _up_to(high: float) -> Allowed:
     return f"above 0, at most {high:g}", lambda value: 0 < value <= high
+
+
+def _from_0_to(high: float) -> Allowed:
+    return f"from 0 to {high:g}", lambda value: 0 <= value <= high
 
 
 def _one_of(*names: str) -> Allowed:
@@ -133,6 +138,74 @@ class Hparams:
         _up_to(100000),
         "Epochs between two decays of the learning rate",
     )
+    bn_ramp: int = _hparam(
+        0,
+        "",
+        SWITCH,
+        "1: at step t, the decay of batch norm's moving averages is at most "
+        "(1+t)/(10+t), so that early checkpoints can be evaluated",
+    )
+    cosine: int = _hparam(
+        0, "", SWITCH, "1: the learning rate falls to 0 along half a cosine"
+    )
+    warmup_steps: int = _hparam(
+        0,
+        "steps",
+        NOT_NEGATIVE,
+        "With cosine, the learning rate first grows linearly from 0 for these steps",
+    )
+    weight_decay: float = _hparam(
+        0.0,
+        "",
+        NOT_NEGATIVE,
+        "Each step subtracts lr * weight_decay times the weights of convolutions and "
+        "last layer; 0: none",
+    )
+    ema_decay: float = _hparam(
+        0.0,
+        "per step",
+        BELOW_1,
+        "Decay of the average of the weights, which evaluation and inference use; 0: "
+        "they use the weights",
+    )
+    mixup: float = _hparam(
+        0.0, "", NOT_NEGATIVE, "Mixes examples, with shares from Beta(mixup, mixup)"
+    )
+    gain_db: float = _hparam(
+        0.0, "dB", _from_0_to(60), "Largest random gain or attenuation of an example"
+    )
+    freq_masks: int = _hparam(
+        0, "", _from_0_to(10), "Number of masks over random bands of an example"
+    )
+    freq_mask_bands: int = _hparam(
+        12, "bands", _from_0_to(1024), "Largest width of such a mask"
+    )
+    time_masks: int = _hparam(
+        0, "", _from_0_to(10), "Number of masks over random frames of an example"
+    )
+    time_mask_frames: int = _hparam(
+        20, "frames", _from_0_to(6000), "Largest width of such a mask"
+    )
+    loss: str = _hparam("ce", "", _one_of("ce", "lq", "lsep"), "Loss")
+    lq_q: float = _hparam(0.7, "", _up_to(1), "q of loss=lq")
+    drop_losses: float = _hparam(
+        0.0, "", BELOW_1, "Fraction of a batch, those with the highest losses, left out"
+    )
+    drop_losses_epochs: float = _hparam(
+        5.0, "epochs", NOT_NEGATIVE, "Epochs before drop_losses begins"
+    )
+    frontend: str = _hparam(
+        "log", "", _one_of("log", "pcen"), "What the mel spectrogram is turned into"
+    )
+    pcen_alpha: float = _hparam(
+        0.98, "", FRACTION, "PCEN: strength of the gain control"
+    )
+    pcen_delta: float = _hparam(2.0, "", NOT_NEGATIVE, "PCEN: offset")
+    pcen_r: float = _hparam(0.5, "", _up_to(1), "PCEN: exponent")
+    pcen_eps: float = _hparam(
+        1e-6, "magnitude", POSITIVE, "PCEN: floor of the division"
+    )
+    pcen_seconds: float = _hparam(0.4, "s", _up_to(60), "PCEN: time constant")
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -142,6 +215,8 @@ class Hparams:
                 f"hyperparameter mel_min_hz must be below mel_max_hz, but "
                 f"{self.mel_min_hz:g} Hz is not below {self.mel_max_hz:g} Hz"
             )
+        for message in self._contradictions():
+            raise ValueError(f"hyperparameter {message}")
         for name in (
             "stft_window_samples",
             "stft_hop_samples",
@@ -154,6 +229,22 @@ class Hparams:
                     f"hyperparameter {seconds} must give {name} of at least 1, but got "
                     f"{getattr(self, seconds):g}"
                 )
+
+    def _contradictions(self) -> Iterator[str]:
+        """Yields a message for each value that cannot be used with another one."""
+        if self.cosine and self.lrdecay:
+            yield "cosine=1 and lrdecay are two schedules; set one of them"
+        if self.warmup_steps and not self.cosine:
+            yield "warmup_steps needs cosine=1"
+        if self.loss == "lsep" and (self.mixup or self.lsmooth):
+            yield "loss=lsep needs labels of 0 and 1, without mixup and lsmooth"
+        if self.frontend == "pcen" and self.gain_db:
+            yield "gain_db needs frontend=log; PCEN removes gains"
+        if self.freq_masks and self.freq_mask_bands > self.mel_bands:
+            yield f"freq_mask_bands must be at most mel_bands, {self.mel_bands}"
+        if self.time_masks and self.time_mask_frames > self.example_window_frames:
+            frames = self.example_window_frames
+            yield f"time_mask_frames must be at most the {frames} frames of an example"
 
     @property
     def stft_window_samples(self) -> int:
@@ -194,7 +285,10 @@ FIELDS = {field.name: field for field in dataclasses.fields(Hparams)}
 # These matter only in training. The others determine what a network computes.
 TRAINING_HPARAMS = (
     *("batch_size", "dropout", "lsmooth", "weights_init_stddev", "bndecay"),
-    *("warmstart", "opt", "lr", "adam_eps", "lrdecay", "decay_epochs"),
+    *("warmstart", "opt", "lr", "adam_eps", "lrdecay", "decay_epochs", "bn_ramp"),
+    *("cosine", "warmup_steps", "weight_decay", "ema_decay", "mixup", "gain_db"),
+    *("freq_masks", "freq_mask_bands", "time_masks", "time_mask_frames"),
+    *("loss", "lq_q", "drop_losses", "drop_losses_epochs"),
 )
 MODEL_HPARAMS = tuple(name for name in FIELDS if name not in TRAINING_HPARAMS)
 

@@ -195,6 +195,7 @@ class BatchNorm(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.decay = decay
         self.epsilon = epsilon
+        self.num_updates: Callable[[], tf.Tensor] | None = None
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Creates the variables for activations [E, T, F, channels]."""
@@ -220,8 +221,12 @@ class BatchNorm(keras.layers.Layer):
             is_training=True,
         )
         averages = (self.moving_mean, self.moving_variance)
+        decay = self.decay
+        if self.num_updates:
+            step = tf.cast(self.num_updates(), tf.float32)
+            decay = tf.minimum(decay, (1 + step) / (10 + step))
         for moving, value in zip(averages, (mean, variance), strict=True):
-            moving.assign_sub((moving - value) * (1 - self.decay))
+            moving.assign_sub((moving - value) * (1 - decay))
         return outputs
 
     def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,8 +1,15 @@
-"""The parts of a spectrogram: frames and mel bands."""
+"""The parts of a spectrogram: frames, mel bands, and PCEN.
+
+Letters for shapes: S samples, T frames, F mel bands.
+"""
+
+import math
 
 import tensorflow as tf
 
 from tagger.hparams import SAMPLE_RATE, Hparams
+
+BLOCK_FRAMES = 256
 
 
 def windowed_frames(waveform: tf.Tensor, hparams: Hparams) -> tf.Tensor:
@@ -40,3 +47,58 @@ def mel_matrix(hparams: Hparams) -> tf.Tensor:
             lower_edge_hertz=hparams.mel_min_hz,
             upper_edge_hertz=hparams.mel_max_hz,
         )
+
+
+def pcen(mel: tf.Tensor, hparams: Hparams) -> tf.Tensor:
+    """Divides each band by a power of its smoothed value, then compresses it.
+
+    With the smoothed M of `smooth`: (E / (eps + M)^alpha + delta)^r - delta^r.
+
+    Args:
+      mel: mel spectrogram E of a whole clip, float32 [T, F], 0 or more.
+      hparams: pcen_alpha, pcen_delta, pcen_r, pcen_eps, pcen_seconds.
+
+    Returns:
+      float32 [T, F], 0 or more; 0 for silence.
+    """
+    frames = hparams.pcen_seconds / hparams.stft_hop_seconds
+    # As in librosa.pcen, from the time constant in frames.
+    rate = (math.sqrt(1 + 4 * frames**2) - 1) / (2 * frames**2)
+    smoothed = smooth(mel, rate)
+    normalised = mel / (hparams.pcen_eps + smoothed) ** hparams.pcen_alpha
+    delta, power = hparams.pcen_delta, hparams.pcen_r
+    return (normalised + delta) ** power - delta**power
+
+
+def smooth(values: tf.Tensor, rate: float) -> tf.Tensor:
+    """Exponential smoothing: M[0] = E[0], M[t] = (1-rate) M[t-1] + rate E[t].
+
+    A product with a triangular matrix smooths a block of frames, and another product
+    carries the last values of the blocks over to the next ones.
+
+    Args:
+      values: E, float32 [T, F]; T of at least 1.
+      rate: above 0, below 1.
+
+    Returns:
+      M, float32 [T, F].
+    """
+    frames, bands = tf.shape(values)[0], values.shape[1]
+    blocks = -(-frames // BLOCK_FRAMES)
+    padded = tf.pad(values, [[0, blocks * BLOCK_FRAMES - frames], [0, 0]])
+    padded = tf.reshape(padded, [blocks, BLOCK_FRAMES, bands])
+    within = rate * tf.einsum("ts,bsf->btf", _decays(BLOCK_FRAMES, 1 - rate), padded)
+    # The state before block b: M[-1] = E[0], and what the blocks before b add.
+    decay = (1 - rate) ** BLOCK_FRAMES
+    states = tf.concat([values[tf.newaxis, 0], within[:-1, -1]], axis=0)
+    states = tf.matmul(_decays(blocks, decay), states)
+    fade = (1 - rate) ** tf.range(1, BLOCK_FRAMES + 1, dtype=tf.float32)
+    smoothed = within + fade[:, tf.newaxis] * states[:, tf.newaxis]
+    return tf.reshape(smoothed, [-1, bands])[:frames]
+
+
+def _decays(size: tf.Tensor | int, decay: float) -> tf.Tensor:
+    """The lower triangular matrix [size, size] of decay^(row - column)."""
+    numbers = tf.range(size, dtype=tf.float32)
+    distance = numbers[:, tf.newaxis] - numbers
+    return tf.where(distance >= 0, decay ** tf.maximum(distance, 0.0), 0.0)

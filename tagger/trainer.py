@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tagger import checkpoints
@@ -59,6 +60,7 @@ class Trainer:
         self._loss = loss
         with strategy.scope():
             optimizer.build(network.trainable_weights)
+            self.start_averages()
         self.train_step = tf.function(
             self._train_step, reduce_retracing=True, autograph=False
         )
@@ -81,6 +83,21 @@ class Trainer:
         """The CRC-32 of each variable. Workers with equal variables have equal ones."""
         return [zlib.crc32(v.numpy().tobytes()) for v in self.variables.values()]
 
+    def first_not_finite(self) -> str:
+        """The name of the first variable with a value that is not finite; else ""."""
+        for name, variable in self.variables.items():
+            if not np.isfinite(variable.numpy()).all():
+                return name
+        return ""
+
+    def start_averages(self) -> None:
+        """Sets the averages of the weights to the weights, if the optimizer has any."""
+        variables = self.variables
+        for weights in self.network.trainable_weights:
+            average = variables.get(f"{weights.path}/{checkpoints.AVERAGE}")
+            if average is not None:
+                average.assign(weights)
+
     def resume(self, train_dir: str) -> str:
         """Restores the newest checkpoint that can be read; returns its prefix.
 
@@ -100,10 +117,12 @@ class Trainer:
                     raise
                 print(f"warning: {error}; trying the previous one", file=sys.stderr)
                 continue
+            if any(name.endswith(checkpoints.AVERAGE) for name in missing):
+                self.start_averages()
             if missing:
                 print(
                     f"warning: {prefix} lacks {len(missing)} variables of the "
-                    f"optimizer, which start at 0; the first steps may be too large",
+                    f"optimizer, which start anew; the first steps may be too large",
                     file=sys.stderr,
                 )
             return prefix
@@ -142,7 +161,10 @@ class Trainer:
             include_scopes=include_scopes,
             exclude_scopes=exclude_scopes,
         )
-        checkpoints.restore(prefix, {name: variables[name] for name in plan.restored})
+        checkpoints.restore_averages(
+            prefix, {name: variables[name] for name in plan.restored}
+        )
+        self.start_averages()
         return plan
 
     def _train_step(

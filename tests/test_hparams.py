@@ -10,7 +10,7 @@ from tagger.hparams import Hparams
 
 
 def test_defaults_equal_those_of_the_baseline():
-    assert dataclasses.asdict(Hparams()) == {
+    expected = {
         "stft_window_seconds": 0.025,
         "stft_hop_seconds": 0.010,
         "mel_bands": 96,
@@ -35,6 +35,14 @@ def test_defaults_equal_those_of_the_baseline():
         "lrdecay": 0.0,
         "decay_epochs": 2.5,
     }
+    actual = dataclasses.asdict(Hparams())
+    assert actual == actual | expected
+
+
+def test_options_beyond_the_baseline_are_off_by_default():
+    hparams_values = dataclasses.asdict(Hparams())
+    for name in ("bn_ramp", "cosine", "weight_decay", "ema_decay", "mixup", "gain_db"):
+        assert hparams_values[name] == 0
 
 
 def test_derived_sizes():
@@ -102,6 +110,14 @@ def test_overrides_have_their_types():
         ("stft_hop_seconds=2e-311", "stft_hop_seconds"),
         ("example_hop_seconds=0.001", "example_hop_frames of at least 1"),
         ("example_window_seconds=1e9", "at most 60"),
+        ("cosine=1,lrdecay=0.5", "cosine=1 and lrdecay"),
+        ("warmup_steps=10", "warmup_steps needs cosine=1"),
+        ("loss=lsep,mixup=0.2", "loss=lsep .* mixup"),
+        ("loss=lsep,lsmooth=0.1", "loss=lsep .* lsmooth"),
+        ("frontend=pcen,gain_db=3", "gain_db needs frontend=log"),
+        ("freq_masks=1,freq_mask_bands=97", "freq_mask_bands .* at most mel_bands, 96"),
+        ("time_masks=1,time_mask_frames=101", "time_mask_frames .* the 100 frames"),
+        ("ema_decay=1", "ema_decay must be from 0 to below 1"),
     ],
 )
 def test_bad_hparams_are_named(text, message):

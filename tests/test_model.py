@@ -264,6 +264,18 @@ def test_batch_norm_moves_its_averages_by_the_unbiased_variance():
     np.testing.assert_allclose(norm.moving_variance, 0.75 + 0.25 * variance, rtol=1e-4)
 
 
+def test_the_averages_of_batch_norm_can_ramp_up():
+    network = network_of("bndecay=0.75", num_classes=2)
+    step = tf.Variable(0)
+    model.ramp_up(network, lambda: step)
+    norm = network.get_layer("Conv").batch_norm
+    for number, decay in ((0, 1 / 10), (2, 3 / 12), (100, 0.75)):
+        step.assign(number)
+        norm.moving_mean.assign(tf.ones(16))
+        norm(tf.zeros([2, 3, 4, 16]))
+        np.testing.assert_allclose(norm.moving_mean.numpy(), decay, rtol=1e-6)
+
+
 def test_dropout_is_a_keep_probability():
     network = network_of("dropout=0.6", num_classes=2)
     dropped = network.get_layer("dropout")(np.ones([9, 1024], "f4"), training=True)
@@ -286,6 +298,57 @@ def test_loss_is_cross_entropy_on_smoothed_labels(lsmooth):
     )
     loss = model.define_loss(Hparams(lsmooth=lsmooth))(labels, logits)
     assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("step", "kept"), [(5, 4), (6, 3), (7, 3)])
+def test_the_highest_losses_are_left_out_after_some_epochs(step, kept):
+    hparams = parse_hparams("drop_losses=0.3,drop_losses_epochs=2")
+    loss = model.define_loss(hparams, epoch_num_batches=3, step=lambda: step)
+    logits = np.arange(4, dtype=np.float32)[:, np.newaxis]
+    values = np.log1p(np.exp(logits))  # The losses of labels of 0 grow with the logit.
+    actual = loss(np.zeros_like(logits), logits)
+    assert float(actual) == pytest.approx(values[:kept].mean())
+
+
+def test_weight_decay_leaves_out_depthwise_weights_biases_and_batch_norm():
+    optimizer = model.define_optimizer(
+        parse_hparams("lr=0.1,weight_decay=0.5"), epoch_num_batches=1
+    )
+    network = network_of("", num_classes=2)
+    before = [variable.numpy() for variable in network.trainable_weights]
+    zeros = [tf.zeros(variable.shape) for variable in network.trainable_weights]
+    optimizer.apply(zeros, network.trainable_weights)
+    for variable, value in zip(network.trainable_weights, before):
+        factor = 0.95 if variable.path.endswith("/weights") else 1
+        np.testing.assert_allclose(
+            variable.numpy(), factor * value, rtol=1e-6, err_msg=variable.path
+        )
+
+
+@pytest.mark.parametrize(
+    ("step", "text", "expected"),
+    [
+        (0, "lr=1,cosine=1", 1),
+        (25, "lr=1,cosine=1", 0.5 * (1 + np.cos(np.pi / 4))),
+        (100, "lr=1,cosine=1", 0),
+        (5, "lr=1,cosine=1,warmup_steps=20", 0.25),
+        (20, "lr=1,cosine=1,warmup_steps=20", 1),
+        (60, "lr=1,cosine=1,warmup_steps=20", 0.5),
+    ],
+)
+def test_cosine_schedule(step, text, expected):
+    optimizer = model.define_optimizer(
+        parse_hparams(text), epoch_num_batches=1, max_steps=100
+    )
+    optimizer.build([])
+    optimizer.iterations.assign(step)
+    assert float(optimizer.learning_rate) == pytest.approx(expected, abs=1e-6)
+
+
+def test_warmup_ends_before_the_last_step():
+    hparams = parse_hparams("cosine=1,warmup_steps=100")
+    with pytest.raises(ValueError, match="warmup_steps"):
+        model.define_optimizer(hparams, epoch_num_batches=1, max_steps=100)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
-"""The parts of a spectrogram against TensorFlow's formulas."""
+"""The parts of a spectrogram against TensorFlow's and librosa's formulas."""
 
 import numpy as np
 import pytest
+import scipy.signal
 import tensorflow as tf
 
 from tagger.hparams import Hparams
-from tagger.spectrogram import windowed_frames
+from tagger.spectrogram import BLOCK_FRAMES, pcen, windowed_frames
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,22 @@ def test_frames_equal_those_of_tf_signal(window, hop, size):
     expected = np.pad(frames, [(0, 0), (0, padding)])
     actual = windowed_frames(waveform, hparams)
     np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    "frames", [1, 2, BLOCK_FRAMES, BLOCK_FRAMES + 1, 3 * BLOCK_FRAMES + 17]
+)
+@pytest.mark.parametrize("seconds", [0.4, 3.0])
+def test_pcen(frames, seconds):
+    hparams = Hparams(pcen_seconds=seconds, pcen_alpha=0.9, pcen_delta=1.5, pcen_r=0.4)
+    mel = np.random.default_rng(0).gamma(0.3, size=[frames, 5]).astype(np.float32)
+    length = seconds / hparams.stft_hop_seconds
+    rate = (np.sqrt(1 + 4 * length**2) - 1) / (2 * length**2)
+    state = (1 - rate) * mel[:1].astype(float)  # M[0] = E[0]
+    smoothed, _ = scipy.signal.lfilter([rate], [1, rate - 1], mel, axis=0, zi=state)
+    expected = (mel / (1e-6 + smoothed) ** 0.9 + 1.5) ** 0.4 - 1.5**0.4
+    np.testing.assert_allclose(pcen(mel, hparams), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_silence_is_zero():
+    np.testing.assert_array_equal(pcen(np.zeros([300, 4], np.float32), Hparams()), 0.0)

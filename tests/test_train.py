@@ -34,8 +34,13 @@ def new_trainer(text: str = SMALL_HPARAMS) -> Trainer:
     )
 
 
-def test_resumed_steps_equal_uninterrupted_steps(tmp_path):
-    text = SMALL_HPARAMS + ",lrdecay=0.5,decay_epochs=2"
+# Each option with a state or a step.
+RESUMED_OPTIONS = "weight_decay=0.1,ema_decay=0.9,bn_ramp=1,drop_losses=0.3"
+
+
+@pytest.mark.parametrize("options", ["", RESUMED_OPTIONS])
+def test_resumed_steps_equal_uninterrupted_steps(tmp_path, options):
+    text = f"{SMALL_HPARAMS},lrdecay=0.5,decay_epochs=2,{options}"
     rng = np.random.default_rng(0)
     batches = [
         (

@@ -1,0 +1,153 @@
+"""Measures what each option of training gains in lwlrap, on clean and on noisy labels.
+
+    python benchmarks/learning.py OUT --data kitchen20 [--model yamnet]
+
+The folder in --data has audio/, class_map.csv, and for the folds K from 1 to 4
+trainK.csv, trainK_noisy.csv and valK.csv. A run trains on a fold K, with K as its seed,
+and evaluates its checkpoints on valK.csv. All runs have the same number of steps. Their
+results are appended to OUT/learning.csv, and those that are there are not repeated, so
+the program can be stopped, and several can run at the same time, with different flags.
+At the end it prints a table: for each option the best lwlrap over the steps, averaged
+over folds, and the paired difference to the default.
+"""
+
+import contextlib
+import csv
+import fcntl
+import itertools
+import pathlib
+from collections.abc import Sequence
+
+import learning_runs
+from absl import flags
+
+from tagger import hparams as hparams_lib
+from tagger import program
+
+FLAGS = flags.FLAGS
+HEADER = ("labels", "model", "steps", "option", "fold", "step", "lwlrap")
+DEFAULT = "default"
+# The same in all runs. With the default bndecay, short runs cannot be evaluated.
+COMMON = {"lr": 1e-3, "batch_size": 32, "bndecay": 0.9}
+OPTIONS = {
+    DEFAULT: "",
+    "mixup": "mixup=0.4",
+    "masks": "freq_masks=2,time_masks=2",
+    "gain": "gain_db=6",
+    "pcen": "frontend=pcen",
+    "lq": "loss=lq",
+    "lsep": "loss=lsep",
+    "drop_losses": "drop_losses=0.1",
+    "weight_decay": "weight_decay=0.05",
+    "ema": "ema_decay=0.99",
+    "cosine": "cosine=1,warmup_steps=100",
+}
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_string("data", None, "Folder of the data set.")
+    flags.DEFINE_list("labels", ["clean", "noisy"], "clean, noisy or both.")
+    flags.DEFINE_enum("model", "yamnet", hparams_lib.MODEL_NAMES, "Network.")
+    flags.DEFINE_list("folds", ["1", "2", "3", "4"], "Folds, each also a seed.")
+    flags.DEFINE_list(
+        "options",
+        list(OPTIONS),
+        "Names of options, or hyperparameters in the form 'name=value name=value'.",
+    )
+    flags.DEFINE_integer("steps", 2000, "Training steps.", lower_bound=1)
+    flags.DEFINE_integer("evaluate_every", 250, "Steps.", lower_bound=1)
+    flags.DEFINE_bool("mixed_precision", True, "See runner.py.")
+    flags.mark_flag_as_required("data")
+
+
+def read_results(path: pathlib.Path) -> dict[tuple, dict[int, float]]:
+    """The lwlrap by step, by (labels, model, steps, option, fold)."""
+    results = {}
+    for row in csv.DictReader(path.open()):
+        key = tuple(row[name] for name in HEADER[:5])
+        results.setdefault(key, {})[int(row["step"])] = float(row["lwlrap"])
+    return results
+
+
+def run(out: pathlib.Path, key: tuple) -> dict[int, float]:
+    """Trains and evaluates once; returns the lwlrap by step."""
+    labels, model_name, steps, option, fold = key
+    data = pathlib.Path(FLAGS.data)
+    suffix = "_noisy" if labels == "noisy" else ""
+    hparams = OPTIONS.get(option, option.replace(" ", ","))
+    return learning_runs.train_and_evaluate(
+        out / "-".join(["run", *key]),
+        data,
+        train_csv=data / f"train{fold}{suffix}.csv",
+        fold=int(fold),
+        steps=int(steps),
+        checkpoint_steps=FLAGS.evaluate_every,
+        hparams=COMMON | hparams_lib.parse_overrides(hparams),
+        mixed_precision=FLAGS.mixed_precision,
+        model=model_name,
+    )
+
+
+def append(path: pathlib.Path, key: tuple, found: dict[int, float]) -> None:
+    """Appends the results of a run, all at once."""
+    with path.open("a", newline="") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([*key, step, lwlrap] for step, lwlrap in found.items())
+
+
+def print_table(results: dict[tuple, dict[int, float]]) -> None:
+    """Prints means and standard errors over folds."""
+    print("\n| labels | model | steps | option | folds | best lwlrap | - default |")
+    print("|---|---|---|---|---|---|---|")
+    groups = dict.fromkeys(key[:4] for key in results)
+    for group in groups:
+        best = {
+            key[4]: max(found.values())
+            for key, found in results.items()
+            if key[:4] == group
+        }
+        differences = [
+            value - max(results[(*group[:3], DEFAULT, fold)].values())
+            for fold, value in best.items()
+            if (*group[:3], DEFAULT, fold) in results
+        ]
+        print(
+            f"| {' | '.join(group)} | {len(best)} | "
+            f"{learning_runs.mean_and_error(list(best.values()))} | "
+            f"{learning_runs.mean_and_error(differences)} |"
+        )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the benchmark."""
+    if len(argv) != 2:
+        raise ValueError("expected one argument, the folder OUT; see --help")
+    program.start_tensorflow()
+    out = pathlib.Path(argv[1])
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "learning.csv"
+    if not path.exists():
+        path.write_text(",".join(HEADER) + "\n")
+    for fold, labels, option in itertools.product(
+        FLAGS.folds, FLAGS.labels, FLAGS.options
+    ):
+        key = (labels, FLAGS.model, str(FLAGS.steps), option, fold)
+        if key in read_results(path):
+            continue
+        with (
+            (out / f"{labels}.log").open("a") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            found = run(out, key)
+        append(path, key, found)
+        print(*key, f"{max(found.values()):.3f}", flush=True)
+    print_table(read_results(path))
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    program.run(main)
