@@ -15,11 +15,9 @@ import csv
 import itertools
 import pathlib
 import random
-import re
-import shutil
 from collections.abc import Sequence
 
-import measure  # noqa: F401 (first, because it finds the project)
+import learning_runs
 import numpy as np
 from absl import flags
 
@@ -63,17 +61,9 @@ def draw_clips(source: pathlib.Path, target: pathlib.Path, number: int, seed: in
         csv.writer(file).writerows([header, *selected])
 
 
-def run(data: pathlib.Path, number: int, start: str, draw: int, folder) -> float:
+def run(out: pathlib.Path, data: pathlib.Path, number: int, start: str, draw: int):
     """Trains and evaluates once; returns the lwlrap."""
-    import keras
-
-    import evaluation
-    import train
-
-    keras.backend.clear_session()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    draw_clips(data / f"train{draw}.csv", folder / "clips.csv", number, draw)
+    draw_clips(data / f"train{draw}.csv", out / "clips.csv", number, draw)
     hparams = {"lr": 1e-3, "batch_size": 32, "bndecay": 0.9}
     options = {}
     if start != "from scratch":
@@ -84,33 +74,18 @@ def run(data: pathlib.Path, number: int, start: str, draw: int, folder) -> float
             "warmstart_moving_averages": True,
             "train_scopes": STARTS[start] or (),
         }
-    train.train(
-        train.Options(
-            model="yamnet",
-            class_map_path=str(data / "class_map.csv"),
-            train_clip_dir=str(data / "audio"),
-            train_csv_path=str(folder / "clips.csv"),
-            train_dir=str(folder),
-            hparams=hparams,
-            max_steps=FLAGS.steps,
-            checkpoint_steps=FLAGS.steps,
-            seed=draw,
-            **options,
-        )
+    found = learning_runs.train_and_evaluate(
+        out / "run",
+        data,
+        train_csv=out / "clips.csv",
+        fold=draw,
+        steps=FLAGS.steps,
+        checkpoint_steps=FLAGS.steps,
+        hparams=hparams,
+        model="yamnet",
+        **options,
     )
-    evaluation.evaluate(
-        evaluation.Options(
-            class_map_path=str(data / "class_map.csv"),
-            eval_clip_dir=str(data / "audio"),
-            eval_csv_path=str(data / f"val{draw}.csv"),
-            train_dir=str(folder),
-            eval_dir=str(folder / "eval"),
-            eval_shard=(1, 2),  # not the checkpoint of step 0
-            eval_timeout_secs=0,
-        )
-    )
-    text = (folder / "eval" / f"eval-{FLAGS.steps}.txt").read_text()
-    return float(re.search(r"Overall lwlrap = (\S+)", text)[1])
+    return found[FLAGS.steps]
 
 
 def read_results(path: pathlib.Path) -> dict[tuple[str, str, str], dict[str, float]]:
@@ -132,11 +107,7 @@ def print_tables(results) -> None:
             cells = []
             for start in STARTS:
                 values = list(results.get((data, number, start), {}).values())
-                error = (
-                    np.std(values, ddof=1) / np.sqrt(len(values)) if values[1:] else 0
-                )
-                mean = f"{np.mean(values):.3f} +- {error:.3f}" if values else ""
-                cells.append(f" {mean} |")
+                cells.append(f" {learning_runs.mean_and_error(values)} |")
             print(f"| {'all' if number == '0' else number} |" + "".join(cells))
 
 
@@ -188,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
             contextlib.redirect_stdout(log),
             contextlib.redirect_stderr(log),
         ):
-            lwlrap = run(data, number, start, draw, out / "run")
+            lwlrap = run(out, data, number, start, draw)
         with path.open("a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerow([*key, draw, lwlrap])
         print(*key, draw, f"{lwlrap:.3f}", flush=True)
