@@ -19,7 +19,6 @@ import os
 import pathlib
 import posixpath
 import sys
-import unicodedata
 import wave
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,19 +30,16 @@ from tagger import program, recordings
 from tagger.clips import InputProblems, parse_labels, read_rows, write_csv
 from tagger.files import atomic, locked, make_folder
 from tagger.hparams import SAMPLE_RATE
-from tagger.progress import counted, in_parallel
+from tagger.progress import counted, in_parallel, printable
 
 FLAGS = flags.FLAGS
 HEADER = ("fname", "labels", "recording")
 LOCK_FILE = ".lock"
 FULL_SCALE = 2**15  # as in inputs.py: 16-bit samples are multiples of 1 / FULL_SCALE
 MAX_INT16 = FULL_SCALE - 1
-SILENCE = 0.5 / FULL_SCALE  # A peak up to this is rounded to zeros.
 MAX_CLIP_SECONDS = 12 * 3600  # A WAV file has at most 4 GB.
 # File systems allow 255. The number of a clip and a temporary suffix are added.
 MAX_STEM_BYTES = 220
-# Controls, bytes that are not UTF-8, and separators of lines and paragraphs.
-UNUSABLE_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
 
 
 class Recording(NamedTuple):
@@ -138,7 +134,7 @@ def name_problems(recording: Recording) -> list[str]:
         problems.append(
             f"{path}: is not in a sub-folder of SOUNDS that has its label as name"
         )
-    if any(unicodedata.category(letter) in UNUSABLE_CATEGORIES for letter in name):
+    if name != printable(name):
         problems.append(f"{path!r}: has unprintable characters in its name")
     size = len(os.fsencode(clip_stem(name)))
     if size > MAX_STEM_BYTES:
@@ -176,7 +172,7 @@ def measure(recording: Recording) -> Level:
         peak = max(peak, highest * FULL_SCALE / MAX_INT16, -lowest)
     if not num_samples:
         raise ValueError(f"{recording.path}: has no samples")
-    if peak <= SILENCE:
+    if peak <= recordings.SILENCE:
         raise ValueError(f"{recording.path}: is silent")
     return Level(num_samples, peak)
 

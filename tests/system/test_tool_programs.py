@@ -79,6 +79,7 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         ("tools.tag runs/first", "file"),
         ("tools.tag runs/first none.wav", "none.wav"),
         ("tools.tag runs/first . --threshold=2", "--threshold"),
+        ("tools.tag runs/first . --threshold=nan", "--threshold"),
         ("tools.tag runs/first . --thresholds=none.csv", "--thresholds"),
         ("tools.tag runs/first . --thresholds=t --threshold=0.5", "--threshold;"),
         ("tools.tag runs/first . --hparams=x=1", "--hparams"),
