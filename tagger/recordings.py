@@ -24,6 +24,7 @@ BLOCK_SAMPLES = 2**17  # about 3 s
 RATES = range(1000, 768001)  # Hz; a header with another rate is probably damaged
 # The header of a compressed file may only estimate the length.
 MIN_COMPLETE = 0.99
+LOUDEST = 2.0  # A peak beyond this is not from compression or resampling.
 SILENCE = 0.5 / 2**15  # A peak up to this is rounded to zeros of 16 bits.
 MAX_FRAMES = 2**62  # libsndfile reports more if the header has no length.
 # libsndfile corrects sizes beyond the end of a WAV or AIFF file, and logs this.
@@ -197,10 +198,12 @@ def describe_doubt(num_samples: int, peak: float, window_samples: int) -> str:
       window_samples: samples of an STFT window.
     """
     if peak <= SILENCE:
-        return "is silent; its scores mean nothing"
+        return "is silent, so its scores mean nothing"
+    if peak > LOUDEST:
+        return f"has samples up to {peak:.3g} times full scale; its scores can be wrong"
     if num_samples < window_samples:
-        seconds, window = num_samples / SAMPLE_RATE, window_samples / SAMPLE_RATE
-        return f"has {seconds:.4f} s, less than one STFT window of {window:.4f} s"
+        number = counted(num_samples, "sample")
+        return f"has {number} at 44.1 kHz, but an STFT window has {window_samples}"
     return ""
 
 

@@ -30,7 +30,7 @@ from tagger import program, recordings
 from tagger.clips import InputProblems, parse_labels, read_rows, write_csv
 from tagger.files import atomic, locked, make_folder
 from tagger.hparams import SAMPLE_RATE
-from tagger.progress import counted, in_parallel, printable
+from tagger.progress import counted, in_parallel, print_result, printable
 
 FLAGS = flags.FLAGS
 HEADER = ("fname", "labels", "recording")
@@ -127,7 +127,7 @@ def _recordings_of_csv(sounds: str, csv_path: str) -> list[Recording]:
 
 
 def name_problems(recording: Recording) -> list[str]:
-    """The problems of a recording without labels or with an unusable name."""
+    """The problems of a recording without labels, or with unusable names."""
     path, name, labels = recording
     problems = []
     if not labels:
@@ -136,6 +136,8 @@ def name_problems(recording: Recording) -> list[str]:
         )
     if name != printable(name):
         problems.append(f"{path!r}: has unprintable characters in its name")
+    if labels != tuple(map(printable, labels)) and not problems:
+        problems.append(f"{path}: has unprintable characters in its labels, {labels}")
     size = len(os.fsencode(clip_stem(name)))
     if size > MAX_STEM_BYTES:
         problems.append(
@@ -334,7 +336,7 @@ def add_recordings(
         num_clips = sum(len(names) for item, _, names in usable if item.name in written)
         if silent := num_clips - sum(map(len, written.values())):
             print(f"{counted(silent, 'silent clip')} left out", file=sys.stderr)
-        print(
+        print_result(
             f"{counted(len(written), 'recording')} added; {num_known} "
             f"{'was' if num_known == 1 else 'were'} already there; {out} has "
             f"{counted(len(rows), 'clip')} of {counted(num_classes, 'class')}"
@@ -373,8 +375,11 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 3:
         raise ValueError("expected two arguments, SOUNDS and OUT; see --help")
     _, sounds, out = argv
-    if pathlib.Path(out).resolve().is_relative_to(pathlib.Path(sounds).resolve()):
+    source, target = (pathlib.Path(path).resolve() for path in (sounds, out))
+    if target.is_relative_to(source):
         raise ValueError(f"OUT must be outside of SOUNDS, but got {out}")
+    if source.is_relative_to(target / "audio"):
+        raise ValueError(f"SOUNDS must be outside of OUT/audio, but got {sounds}")
     problems = make_dataset(
         find_recordings(sounds, FLAGS.csv),
         pathlib.Path(out),
