@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from tagger import program, run_record  # noqa: E402
 from tagger.clips import read_class_map  # noqa: E402
 from tagger.hparams import parse_overrides  # noqa: E402
+from tagger.progress import print_result  # noqa: E402
 
 LICENSE = "other"  # Kaggle requires one; the data set is private.
 NAME = "freesound-audio-tagger"
@@ -129,7 +130,7 @@ def pack_code(
     write_metadata(
         out, owner=owner, name=name, code_file=notebook.name, sources=sources
     )
-    print(
+    print_result(
         f"to upload both, run:\n"
         f"  kaggle datasets create -p {dataset} --dir-mode zip\n"
         f"  kaggle kernels push -p {kernel}"
@@ -179,7 +180,7 @@ def pack(
             hparams=values,
             class_names=class_names,
         )
-        print(f"{folder.name}: {prefix}")
+        print_result(f"{folder.name}: {prefix}")
     pack_code(
         out, owner=owner, name=name, class_map_path=class_map_path, notebook=KERNEL
     )

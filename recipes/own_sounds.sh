@@ -7,6 +7,9 @@
 # SOUNDS has one sub-folder per class; see docs/own-recordings.md. OUT is a new folder.
 # DIR is a folder that tools.import_yamnet has written. With it, training starts from
 # YAMNet's weights, which is better for few recordings.
+#
+# Environment variables: STEPS, the number of training steps; FRACTION, the share of the
+# recordings for validation (0.1; with less than about 100 recordings, use 0.2).
 set -euo pipefail
 
 if [[ $# -ne 2 && ! ($# -eq 4 && $3 == --yamnet) ]]; then
@@ -15,11 +18,11 @@ if [[ $# -ne 2 && ! ($# -eq 4 && $3 == --yamnet) ]]; then
 fi
 sounds=$(realpath "$1")
 out=$(realpath "$2")
-start=(--hparams lr=1e-3,batch_size=32,bndecay=0.9)
+start=(--hparams lr=1e-3,batch_size=32,bndecay=0.9 --max_steps 1000)
 if [[ $# -eq 4 ]]; then
   yamnet=$(realpath "$4")
   start=(--model yamnet
-    --hparams lr=1e-3,batch_size=32,bndecay=0.99,warmstart=1
+    --hparams lr=1e-3,batch_size=32,bndecay=0.9,warmstart=1 --max_steps 100
     --warmstart_checkpoint "$yamnet" --warmstart_moving_averages
     --warmstart_exclude_scopes fully_connected)
 fi
@@ -28,10 +31,10 @@ python=${PYTHON:-$PWD/.venv/bin/python}
 
 "$python" -m tools.make_dataset "$sounds" "$out/data" --clip_seconds 10
 "$python" -m tools.make_validation_split "$out/data/clips.csv" --out_dir "$out/data" \
-  --group_by recording --fraction 0.2
+  --group_by recording --fraction "${FRACTION:-0.1}"
 "$python" runner.py --mode train --class_map_path "$out/data/class_map.csv" \
   --train_clip_dir "$out/data/audio" --train_csv_path "$out/data/clips_train.csv" \
-  --train_dir "$out/run" --max_steps "${STEPS:-300}" --checkpoint_steps 50 "${start[@]}"
+  --train_dir "$out/run" "${start[@]}" ${STEPS:+--max_steps "$STEPS"}
 "$python" runner.py --mode eval --class_map_path "$out/data/class_map.csv" \
   --eval_clip_dir "$out/data/audio" --eval_csv_path "$out/data/clips_validation.csv" \
   --train_dir "$out/run" --eval_dir "$out/run/eval" --eval_timeout_secs 0

@@ -5,6 +5,7 @@ Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
 
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,11 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from tagger.hparams import SAMPLE_RATE, Hparams
+from tagger.progress import counted
+from tagger.segments import Tags
 
 FIGURE_INCHES = (12, 7)
 DOTS_PER_INCH = 100
 MAX_COLUMNS = 4000  # of the spectrogram; more would only take time
-MAX_CLASSES = 12
+MAX_CLASSES = 20  # as many as have legible names
+NAME_POINTS = 8
 TICKS_HZ = (50, 200, 500, 1000, 2000, 5000, 10000, 20000)
 # The HTK mel scale, as in tf.signal.linear_to_mel_weight_matrix.
 MEL_BREAK_HZ = 700.0
@@ -25,47 +29,81 @@ MEL_HIGH_Q = 1127.0
 
 
 def tags_picture(
-    log_mel: np.ndarray,
-    scores: np.ndarray,
-    *,
+    tags: Tags,
     class_names: Sequence[str],
     hparams: Hparams,
+    thresholds: float | np.ndarray,
 ) -> bytes:
-    """Draws a spectrogram, and below it the scores of the highest classes over time.
+    """Draws the figure of `tags_figure`; returns a PNG file."""
+    png = io.BytesIO()
+    tags_figure(tags, class_names, hparams, thresholds).savefig(png, format="png")
+    return png.getvalue()
+
+
+def tags_figure(
+    tags: Tags,
+    class_names: Sequence[str],
+    hparams: Hparams,
+    thresholds: float | np.ndarray,
+) -> Figure:
+    """A spectrogram, and below it the scores of classes over time.
+
+    It has at most MAX_CLASSES classes: the detected ones, then those with the highest
+    scores. Its title says how many were detected, and how many are shown.
 
     Args:
-      log_mel: float32 [T, F], natural logarithm of magnitude plus mel_log_offset.
-      scores: float64 [E, C] in [0, 1], of each example.
+      tags: the scores of a recording, with log_mel.
       class_names: C names.
       hparams: hyperparameters of the features, for the axes.
-
-    Returns:
-      A PNG file.
+      thresholds: the lowest scores of a detection, as in `segments.find_segments`.
     """
     figure = Figure(figsize=FIGURE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    image = _draw_spectrogram(above, log_mel, hparams)
+    image = _draw_spectrogram(above, tags.log_mel, hparams)
     figure.colorbar(image, ax=above, label="log mel magnitude", pad=0.01)
-    best = np.argsort(-scores.max(axis=0), kind="stable")[:MAX_CLASSES]
-    # A column starts where its example starts.
-    frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
-    hop = hparams.example_hop_frames * frame_seconds
+    detected = (tags.scores >= thresholds).any(axis=0)
+    order = np.lexsort([-tags.scores.max(axis=0), ~detected])  # the last key is first
+    shown = order[:MAX_CLASSES]
+    columns, column_seconds = score_columns(tags.scores[:, shown], hparams)
     image = below.imshow(
-        scores[:, best].T,
+        columns.T,
         aspect="auto",
         interpolation="nearest",
-        extent=(0, len(scores) * hop, len(best), 0),
+        extent=(0, len(columns) * column_seconds, len(shown), 0),
         vmin=0,
         vmax=1,
     )
-    below.set_yticks(np.arange(len(best)) + 0.5)
-    below.set_yticklabels([class_names[index] for index in best], parse_math=False)
+    below.set_title(
+        f"{counted(int(detected.sum()), 'class')} detected; {len(shown)} of "
+        f"{counted(len(class_names), 'class')} shown"
+    )
+    below.set_yticks(np.arange(len(shown)) + 0.5)
+    names = [class_names[index] for index in shown]
+    below.set_yticklabels(names, parse_math=False, fontsize=NAME_POINTS)
     below.set_xlabel("s")
     figure.colorbar(image, ax=below, label="score", pad=0.01)
-    above.set_xlim(0, max(len(log_mel) * frame_seconds, hop))
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    return png.getvalue()
+    above.set_xlim(0, tags.seconds)
+    return figure
+
+
+def score_columns(scores: np.ndarray, hparams: Hparams) -> tuple[np.ndarray, float]:
+    """The highest score of the examples that cover a time, as detections do.
+
+    Args:
+      scores: float64 [E, C] in [0, 1], of each example.
+      hparams: hyperparameters of the features.
+
+    Returns:
+      float64 [columns, C], 0 where there is no example, and the seconds of a column.
+    """
+    window, hop = hparams.example_window_frames, hparams.example_hop_frames
+    column_frames = math.gcd(window, hop)
+    window, hop = window // column_frames, hop // column_frames
+    columns = np.zeros([(len(scores) - 1) * hop + window, scores.shape[1]])
+    for offset in range(window):
+        covered = columns[offset::hop][: len(scores)]
+        np.maximum(covered, scores, out=covered)
+    return columns, column_frames * hparams.stft_hop_samples / SAMPLE_RATE
 
 
 def _draw_spectrogram(axes: Axes, log_mel: np.ndarray, hparams: Hparams) -> AxesImage:

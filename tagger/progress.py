@@ -4,12 +4,15 @@ import concurrent.futures
 import os
 import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tqdm
 
 DELAY_SECONDS = 1  # Work that takes less time shows no bar.
+# Controls, bytes that are not UTF-8, and separators of lines and paragraphs.
+UNPRINTABLE_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
 
 
 def progress_bar(
@@ -85,6 +88,14 @@ def print_result(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def printable(text: str) -> str:
+    """The text on one line, in valid UTF-8: other characters become "?"."""
+    return "".join(
+        "?" if unicodedata.category(letter) in UNPRINTABLE_CATEGORIES else letter
+        for letter in text
+    )
 
 
 def counted(number: int, noun: str) -> str:

@@ -24,6 +24,8 @@ BLOCK_SAMPLES = 2**17  # about 3 s
 RATES = range(1000, 768001)  # Hz; a header with another rate is probably damaged
 # The header of a compressed file may only estimate the length.
 MIN_COMPLETE = 0.99
+LOUDEST = 2.0  # A peak beyond this is not from compression or resampling.
+SILENCE = 0.5 / 2**15  # A peak up to this is rounded to zeros of 16 bits.
 MAX_FRAMES = 2**62  # libsndfile reports more if the header has no length.
 # libsndfile corrects sizes beyond the end of a WAV or AIFF file, and logs this.
 CORRECTED_SIZE = re.compile(r"(?:data|SSND)\s*: (\d+) \(should be (\d+)\)")
@@ -105,6 +107,8 @@ def find_files(arguments: Sequence[str]) -> list[Sound]:
                 if num_others:
                     others = counted(num_others, "other file")
                     print(f"{path}: {others} ignored", file=sys.stderr)
+                if not sounds:
+                    print(f"note: {path}: has no sound files", file=sys.stderr)
             for sound in sounds:
                 found.setdefault(os.path.abspath(sound.path), sound)
     if not any(map(os.path.exists, found)):
@@ -183,6 +187,24 @@ def _resampled(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
     for block in blocks:
         yield stream.resample_chunk(block)
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def describe_doubt(num_samples: int, peak: float, window_samples: int) -> str:
+    """Why the scores of a recording mean little; empty if there is no reason.
+
+    Args:
+      num_samples: samples of the recording at 44.1 kHz.
+      peak: highest magnitude of its samples; 1.0 is full scale.
+      window_samples: samples of an STFT window.
+    """
+    if peak <= SILENCE:
+        return "is silent, so its scores mean nothing"
+    if peak > LOUDEST:
+        return f"has samples up to {peak:.3g} times full scale; its scores can be wrong"
+    if num_samples < window_samples:
+        number = counted(num_samples, "sample")
+        return f"has {number} at 44.1 kHz, but an STFT window has {window_samples}"
+    return ""
 
 
 def read_chunks(path: str, sizes: Iterable[int]) -> Iterator[np.ndarray]:

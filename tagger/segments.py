@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tagger.files import write_whole
+from tagger.files import atomic, write_whole
 from tagger.hparams import SAMPLE_RATE, Hparams
+from tagger.progress import printable
 
 SEGMENT_HEADER = ("file", "start", "end", "class", "score")
 
@@ -22,13 +23,16 @@ class Tags(NamedTuple):
       seconds: duration of the recording.
       scores: float64 [E, C] in [0, 1], of each example.
       embeddings: float32 [E, 1024], or None if they are not kept.
-      log_mel: float32 [T, F], the log mel spectrogram, or None if it is not kept.
+      log_mel: float32 [T, F], natural logarithm of magnitude plus mel_log_offset, or
+        None if it is not kept.
+      doubt: why the scores mean little; empty if there is no reason.
     """
 
     seconds: float
     scores: np.ndarray
     embeddings: np.ndarray | None
     log_mel: np.ndarray | None
+    doubt: str = ""
 
 
 class Segment(NamedTuple):
@@ -79,12 +83,36 @@ def find_segments(
 
 
 def segment_row(path: str, segment: Segment) -> tuple[str, ...]:
-    """A row of the CSV of segments."""
+    """A row of the CSV of segments, in valid UTF-8."""
     start, end, class_name, score = segment
-    return path, f"{start:.3f}", f"{end:.3f}", class_name, f"{score:.6f}"
+    return printable(path), f"{start:.3f}", f"{end:.3f}", class_name, f"{score:.6f}"
 
 
 def write_label_track(path: pathlib.Path, segments: Sequence[Segment]) -> None:
     """Writes segments as labels for Audacity, atomically."""
-    line = "{:.3f}\t{:.3f}\t{} {:.2f}\n"
-    write_whole(path, "".join(line.format(*segment) for segment in segments))
+    lines = [
+        f"{start:.3f}\t{end:.3f}\t{printable(class_name)} {score:.2f}\n"
+        for start, end, class_name, score in segments
+    ]
+    write_whole(path, "".join(lines))
+
+
+def write_embeddings(
+    path: str | pathlib.Path, found: Sequence[tuple[str, np.ndarray]], hparams: Hparams
+) -> None:
+    """Writes the embeddings of all files to an NPZ file, atomically.
+
+    Its arrays are `embeddings`, float32 [E, 1024], of the examples of all files; for
+    each of them `start`, in seconds, and `file_index`, a position in `files`.
+    """
+    hop_seconds = hparams.example_hop_frames * hparams.stft_hop_samples / SAMPLE_RATE
+    paths, embeddings = zip(*found, strict=True)
+    lengths = list(map(len, embeddings))
+    with atomic(pathlib.Path(path)) as file:
+        np.savez(
+            file,
+            files=np.array(paths),
+            file_index=np.repeat(np.arange(len(found)), lengths),
+            start=np.concatenate([hop_seconds * np.arange(n) for n in lengths]),
+            embeddings=np.concatenate(embeddings),
+        )

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+MAX_NAMES = 8  # of skipped scopes or variables, per reason
+
 
 class WarmStart(NamedTuple):
     """The variables that a warm start restores, and those that it skips.
@@ -17,16 +19,31 @@ class WarmStart(NamedTuple):
     skipped: dict[str, list[str]]
 
     def report(self, prefix: str) -> str:
-        """Lines with the variables that are restored or skipped, and the reasons."""
-        total = len(self.restored) + sum(map(len, self.skipped.values()))
+        """Lines with the number of restored variables, and what is skipped, and why.
+
+        A scope that is skipped as a whole is listed instead of its variables.
+        """
+        everything = sum(self.skipped.values(), list(self.restored))
         lines = [
-            f"warm start from {prefix}: {len(self.restored)} of {total} variables "
-            f"restored; all other state is reset",
-            f"  restored: {', '.join(self.restored) if self.skipped else 'all'}",
+            f"warm start from {prefix}: {len(self.restored)} of {len(everything)} "
+            f"variables restored; all other state is reset"
         ]
         for reason, names in self.skipped.items():
-            lines.append(f"  skipped, {reason}: {', '.join(names)}")
+            others = {scope_of(name) for name in set(everything).difference(names)}
+            shown = {
+                name if scope_of(name) in others else scope_of(name): None
+                for name in names
+            }
+            listed = [*shown][:MAX_NAMES]
+            if len(shown) > MAX_NAMES:
+                listed.append(f"and {len(shown) - MAX_NAMES} more")
+            lines.append(f"  skipped, {reason}: {', '.join(listed)}")
         return "\n".join(lines)
+
+
+def scope_of(name: str) -> str:
+    """The first scope of a variable, such as "Conv_1/"."""
+    return name.split("/")[0] + "/"
 
 
 def plan_warm_start(
@@ -62,7 +79,7 @@ def plan_warm_start(
         elif name not in checkpoint_shapes:
             skipped.setdefault("not in the checkpoint", []).append(name)
         elif checkpoint_shapes[name] != shape:
-            scopes = [*exclude_scopes, name.split("/")[0] + "/"]
+            scopes = [*exclude_scopes, scope_of(name)]
             raise ValueError(
                 f"warm start: {name} has shape {list(checkpoint_shapes[name])} in the "
                 f"checkpoint, but {list(shape)} in the network; skip it with "

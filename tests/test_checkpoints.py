@@ -347,13 +347,29 @@ def test_the_report_lists_skipped_variables_and_reasons():
     first, *lines = report.splitlines()
     assert first.startswith("warm start from run/model.ckpt-9: 4 of 7 variables")
     assert lines == [
-        "  restored: Conv/weights, Conv_10/weights, fully_connected/weights, "
-        "fully_connected/biases",
         "  skipped, not in the checkpoint: Conv/BatchNorm/gamma",
-        "  skipped, in --warmstart_exclude_scopes: Conv_1/weights",
-        "  skipped, not in --warmstart_include_scopes: "
-        "SeparableConv2d_1/depthwise_weights",
+        "  skipped, in --warmstart_exclude_scopes: Conv_1/",
+        "  skipped, not in --warmstart_include_scopes: SeparableConv2d_1/",
     ]
+
+
+def test_the_report_of_a_warm_start_is_short():
+    shapes = {f"Conv_{n}/{kind}": (1,) for n in range(100) for kind in ("a", "b")}
+    (line,) = (
+        plan_warm_start(shapes, shapes, include_scopes=[], exclude_scopes=[])
+        .report("run/model.ckpt-9")
+        .splitlines()
+    )
+    assert "200 of 200 variables" in line
+    _, line = (
+        plan_warm_start(shapes, shapes, include_scopes=["Conv_0/a"], exclude_scopes=[])
+        .report("run/model.ckpt-9")
+        .splitlines()
+    )
+    assert line.endswith(
+        ": Conv_0/b, Conv_1/, Conv_2/, Conv_3/, Conv_4/, Conv_5/, "
+        "Conv_6/, Conv_7/, and 92 more"
+    )
 
 
 def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, capsys):

@@ -1,10 +1,10 @@
-"""The Python code in README.md and docs/usage.md runs unchanged."""
+"""The code in README.md and docs/usage.md runs; a recipe is as its page says."""
 
 import re
 
 import numpy as np
 import pytest
-from helpers import section_of
+from helpers import ROOT, section_of
 
 import model
 from tagger import checkpoints
@@ -36,3 +36,12 @@ def test_the_python_examples(dataset, tmp_path, monkeypatch, capsys):
     assert names["scores"].shape == (2,)
     for loaded, saved in zip(names["network"].get_weights(), network.get_weights()):
         np.testing.assert_array_equal(loaded, saved)
+
+
+def test_the_recipe_for_own_sounds_has_the_values_of_its_page():
+    found = [
+        re.findall(r"--hparams (\S+) --max_steps (\d+)", (ROOT / path).read_text())
+        for path in ("docs/own-recordings.md", "recipes/own_sounds.sh")
+    ]
+    assert len(found[0]) == 2
+    assert found[0] == found[1]

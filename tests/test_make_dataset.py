@@ -252,6 +252,13 @@ def test_labels_from_a_csv(sounds, tmp_path):
     assert [labels for _, labels, _ in fields_of(tmp_path / "out")] == ["Wet", "é,f"]
 
 
+def test_unprintable_labels_are_an_error(sounds, tmp_path):
+    csv = tmp_path / "labels.csv"
+    csv.write_bytes(b'fname,labels\n"Dog, Rain/a b.flac","Wet\rDog"\n')
+    with pytest.raises(InputProblems, match=r"a b.flac: .*Wet\\rDog"):
+        make(sounds, tmp_path / "out", csv)
+
+
 def test_a_recording_that_the_csv_names_is_missing(sounds, tmp_path):
     csv = tmp_path / "labels.csv"
     csv.write_text("fname,labels\nnone.wav,Wet\n")

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -201,7 +202,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         recordings.find_sounds(str(tmp_path))
 
 
-def test_files_folders_and_patterns(tmp_path, monkeypatch):
+def test_files_folders_and_patterns(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("d/a.wav", "d/e/b.mp3", "[1].wav", "c.flac", "f/b.mp3"):
         path = pathlib.Path(name)
@@ -221,6 +222,12 @@ def test_files_folders_and_patterns(tmp_path, monkeypatch):
     assert found("**/b.mp3") == [("d/e/b.mp3", "b.mp3"), ("f/b.mp3", "b.mp3")]
     # What is missing is reported when it is read.
     assert found("none.wav", "c.flac")[0] == ("none.wav", "none.wav")
-    for nothing in ("none.wav", "*.xyz"):
+    pathlib.Path("empty").mkdir()
+    pathlib.Path("empty/notes.txt").touch()
+    capsys.readouterr()
+    assert found("empty", "c.flac") == found("c.flac")
+    *_, note = capsys.readouterr().err.splitlines()
+    assert re.match("note: empty: ", note)
+    for nothing in ("none.wav", "*.xyz", "empty"):
         with pytest.raises(ValueError, match="no sound file"):
             found(nothing)

@@ -1,4 +1,4 @@
-"""The page about an evaluation: escaping, size."""
+"""The page about an evaluation: escaping, size, missing scores."""
 
 import html
 import json
@@ -7,7 +7,8 @@ import re
 import urllib.parse
 
 import numpy as np
-from helpers import CLASS_NAMES, CLIP_NAME, write_evaluation, write_wav
+import pytest
+from helpers import CLASS_NAMES, CLIP_NAME, run_main, write_evaluation, write_wav
 
 from tagger import diagnosis, results
 from tools import report
@@ -50,12 +51,37 @@ def test_the_page_escapes_names_and_needs_nothing_else(tmp_path, capsys):
     assert re.search(r"^warning: --clip_dir: 29 clips .*clips$", err, re.MULTILINE)
 
 
-def test_scores_of_another_step_than_the_best(tmp_path, capsys):
-    write_evaluation(tmp_path / "eval", 1)
-    marker = results.marker_path(str(tmp_path / "eval"), 10)
-    marker.write_text("Overall lwlrap = 1.000000\n")
-    page_of(tmp_path / "eval", tmp_path)
-    assert "delete eval-10.txt" in capsys.readouterr().err
+@pytest.mark.parametrize("killed", [False, True])
+def test_scores_of_another_step_than_the_best(
+    dataset, trained, tmp_path, capsys, killed
+):
+    """The printed remedy works."""
+    eval_dir = tmp_path / "eval"
+    flags = dataset.eval_flags(trained, eval_dir)
+
+    def warning_after_evaluation() -> str:
+        assert run_main(flags) == 0
+        capsys.readouterr()
+        page_of(eval_dir, dataset.clip_dir)
+        return capsys.readouterr().err
+
+    assert warning_after_evaluation() == ""
+    best = results.best_step(results.read_results(str(eval_dir)))
+    if killed:  # before eval-N.txt was written
+        results.marker_path(str(eval_dir), best).unlink()
+    else:  # Two evaluators ended at the same time.
+        with np.load(eval_dir / results.SCORES_FILE) as arrays:
+            other = dict(arrays) | {"step": 4 if best != 4 else 2}
+        np.savez(eval_dir / results.SCORES_FILE, **other)
+    page_of(eval_dir, dataset.clip_dir)
+    err = capsys.readouterr().err
+    assert "evaluation again" in err
+    named = re.findall(r"delete (eval-\d+\.txt)", err)
+    assert named == [] if killed else [f"eval-{best}.txt"]
+    for name in named:
+        assert warning_after_evaluation() != ""
+        (eval_dir / name).unlink()
+    assert warning_after_evaluation() == ""
 
 
 def test_a_large_evaluation_is_a_small_page(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 import types
 import weakref
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import tensorflow as tf
-from helpers import SMALL_HPARAMS, run_main
+from helpers import ALT_HPARAMS, SMALL_HPARAMS, run_main
 
 import inputs
 from tagger import plots, recordings, segments
@@ -106,17 +107,6 @@ def test_a_list_of_top_classes():
     assert tag.top_classes(tags, "ABC", 2, thresholds) == "  0.3000  B\n* 0.2000  C"
 
 
-def test_embeddings_of_several_files(tmp_path):
-    path = tmp_path / "e.npz"
-    found = [("a\udcff", np.ones([3, 4])), ("b", np.ones([1, 4]))]
-    tag.write_embeddings(str(path), found, Hparams())
-    arrays = np.load(path)
-    assert arrays["files"].tolist() == ["a\udcff", "b"]  # a name that is not UTF-8
-    assert arrays["file_index"].tolist() == [0, 0, 0, 1]
-    assert arrays["start"].tolist() == [0, 0.5, 1, 0]
-    assert arrays["embeddings"].shape == (4, 4)
-
-
 def set_flags(monkeypatch, **flags: object) -> None:
     """Sets the flags of the program; the flags of runner.py have the same names."""
     defaults = {
@@ -157,7 +147,9 @@ def test_each_class_has_its_threshold(tmp_path, monkeypatch, capsys):
     set_flags(monkeypatch, segments=str(tmp_path / "s.csv"))
     files = [recordings.Sound("a", "a")]
     assert tag.tag_files(files, "", {"B": 0.7, "A": 0.2}) == 0
-    assert capsys.readouterr().out == "a (1.0 s)\n  0.6000  B\n* 0.2000  A\n"
+    out, err = capsys.readouterr()
+    assert out == "a (1.0 s)\n  0.6000  B\n* 0.2000  A\n"
+    assert "note" not in err
     _, row = csv.reader((tmp_path / "s.csv").open())
     assert row[3:] == ["A", "0.200000"]
     for by_class, named in (({"A": 0.2}, "B"), ({"A": 1, "B": 1, "C": 1}, "C")):
@@ -196,6 +188,85 @@ def test_an_interrupted_run_keeps_its_results(tmp_path, monkeypatch, capsys):
     rows = list(csv.reader((tmp_path / "s.csv").open()))
     assert [row[0] for row in rows] == ["file", "a", "b"]
     assert np.load(tmp_path / "e.npz")["files"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("samples", "noted"),
+    [
+        (np.zeros(3 * 44100), "is silent"),
+        (np.full(3 * 44100, 1e-5), "is silent"),  # zeros, if it had 16 bits
+        (np.full(441, 0.1), "441 .* 1102"),
+        (np.full(1102, 0.1), ""),
+        (np.full(44100, -1.5), ""),  # as in some MP3 files
+        (np.full(44100, -20000.0), "20000|2e"),  # in the range of 16 bits
+    ],
+)
+def test_a_silent_loud_or_tiny_file_is_noted(
+    dataset, trained, tmp_path, monkeypatch, capsys, samples, noted
+):
+    path = tmp_path / "a\n.wav"
+    soundfile.write(path, samples, 44100, subtype="FLOAT")
+    set_flags(monkeypatch)
+    assert tag.tag_files([recordings.Sound(str(path), "a")], str(trained)) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{tmp_path}/a?.wav (")
+    notes = [line for line in err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == bool(noted)
+    for note in notes:
+        assert f"{tmp_path}/a?.wav: " in note
+        assert re.search(noted, note)
+
+
+def tags_of(scores: np.ndarray, seconds: float) -> segments.Tags:
+    log_mel = np.zeros([round(seconds * 100), 96], np.float32)
+    return segments.Tags(seconds, scores, None, log_mel)
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_pictures_show_detected_classes_first(by_class):
+    scores = np.linspace(0.3, 0.1, 2 * 30).reshape([30, 2]).T
+    class_names = [f"C{index}" for index in range(30)]
+    scores[1, 29] = 0.6
+    thresholds = 0.5
+    if by_class:  # The class with the lowest scores is the only one detected.
+        scores[1, 29], thresholds = 0.05, np.array([0.9] * 29 + [0.05])
+    for rows, title in ((30, r"1 class .*20 of 30"), (5, "0 classes .* 5 of 5")):
+        arguments = (tags_of(scores[:, :rows], 1.5), class_names[:rows], Hparams())
+        reached = thresholds[:rows] if by_class else thresholds
+        _, below, *_ = plots.tags_figure(*arguments, reached).axes
+        names = [label.get_text() for label in below.get_yticklabels()]
+        expected = ["C29"] * (rows == 30) + class_names[: 19 if rows == 30 else 5]
+        assert names == expected
+        assert re.search(title, below.get_title())
+    assert plots.tags_picture(*arguments, reached).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("hparams", ["", "example_hop_seconds=0.3", ALT_HPARAMS])
+@pytest.mark.parametrize("num_examples", [1, 2, 7])
+def test_pictures_cover_what_segments_cover(hparams, num_examples):
+    hparams = parse_hparams(hparams)
+    scores = np.random.default_rng(num_examples).uniform(0, 1, [num_examples, 3])
+    columns, column_seconds = plots.score_columns(scores, hparams)
+    tags = segments.Tags(np.inf, scores, None, None)
+    found = segments.find_segments(tags, "ABC", hparams, 0.5)
+    # Segments of a class may touch or overlap, if an example lies between two others.
+    expected = np.zeros(columns.shape, bool)
+    for start, end, class_name, _ in found:
+        first, stop = np.array([start, end]) / column_seconds
+        assert (first, stop) == pytest.approx((round(first), round(stop)))
+        expected[round(first) : round(stop), "ABC".index(class_name)] = True
+    np.testing.assert_array_equal(columns >= 0.5, expected)
+
+
+def test_pictures_end_with_the_recording():
+    arguments = (["A", "B", "C"], Hparams(), 0.5)
+    for seconds, num_examples in ((3.2, 7), (0.01, 1)):
+        tags = tags_of(np.ones([num_examples, 3]), max(seconds, 0.01))
+        figure = plots.tags_figure(tags, *arguments)
+        for axes in figure.axes[:2]:
+            assert axes.get_xlim() == (0, seconds)
+        (image,) = figure.axes[1].images
+        assert image.get_extent()[1] >= seconds
 
 
 @pytest.mark.parametrize(("low", "high"), [(20, 20000), (125, 7500)])

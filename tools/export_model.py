@@ -24,6 +24,7 @@ from tagger import program
 from tagger.clips import read_class_map, write_csv
 from tagger.files import make_folder
 from tagger.hparams import SAMPLE_RATE
+from tagger.progress import print_result
 
 FLAGS = flags.FLAGS
 SAVED_MODEL = "saved_model"
@@ -177,7 +178,7 @@ def export(
     except tf.errors.OpError as error:
         reason = program.tensorflow_reason(error)
         raise OSError(f"cannot write {export_dir}: {reason}") from None
-    print(f"{prefix} exported to {export_dir}")
+    print_result(f"{prefix} exported to {export_dir}")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -21,6 +21,7 @@ from tagger import program, run_record
 from tagger.clips import InputProblems, write_csv
 from tagger.files import make_folder
 from tagger.hparams import model_hparams
+from tagger.progress import print_result
 
 MODEL_NAME = "yamnet"
 CLASS_MAP_HEADER = ["index", "mid", "display_name"]
@@ -146,7 +147,7 @@ def import_yamnet(weights_path: str, class_map_path: str, out: str) -> None:
     )
     values[checkpoints.GLOBAL_STEP] = np.int64(0)
     prefix = checkpoints.save(out, values, step=0)
-    print(f"{len(class_names)} classes in {prefix}")
+    print_result(f"{len(class_names)} classes in {prefix}")
 
 
 def main(argv: Sequence[str]) -> int:

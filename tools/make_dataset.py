@@ -19,7 +19,6 @@ import os
 import pathlib
 import posixpath
 import sys
-import unicodedata
 import wave
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,19 +30,16 @@ from tagger import program, recordings
 from tagger.clips import InputProblems, parse_labels, read_rows, write_csv
 from tagger.files import atomic, locked, make_folder
 from tagger.hparams import SAMPLE_RATE
-from tagger.progress import counted, in_parallel
+from tagger.progress import counted, in_parallel, print_result, printable
 
 FLAGS = flags.FLAGS
 HEADER = ("fname", "labels", "recording")
 LOCK_FILE = ".lock"
 FULL_SCALE = 2**15  # as in inputs.py: 16-bit samples are multiples of 1 / FULL_SCALE
 MAX_INT16 = FULL_SCALE - 1
-SILENCE = 0.5 / FULL_SCALE  # A peak up to this is rounded to zeros.
 MAX_CLIP_SECONDS = 12 * 3600  # A WAV file has at most 4 GB.
 # File systems allow 255. The number of a clip and a temporary suffix are added.
 MAX_STEM_BYTES = 220
-# Controls, bytes that are not UTF-8, and separators of lines and paragraphs.
-UNUSABLE_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
 
 
 class Recording(NamedTuple):
@@ -131,15 +127,17 @@ def _recordings_of_csv(sounds: str, csv_path: str) -> list[Recording]:
 
 
 def name_problems(recording: Recording) -> list[str]:
-    """The problems of a recording without labels or with an unusable name."""
+    """The problems of a recording without labels, or with unusable names."""
     path, name, labels = recording
     problems = []
     if not labels:
         problems.append(
             f"{path}: is not in a sub-folder of SOUNDS that has its label as name"
         )
-    if any(unicodedata.category(letter) in UNUSABLE_CATEGORIES for letter in name):
+    if name != printable(name):
         problems.append(f"{path!r}: has unprintable characters in its name")
+    if labels != tuple(map(printable, labels)) and not problems:
+        problems.append(f"{path}: has unprintable characters in its labels, {labels}")
     size = len(os.fsencode(clip_stem(name)))
     if size > MAX_STEM_BYTES:
         problems.append(
@@ -176,7 +174,7 @@ def measure(recording: Recording) -> Level:
         peak = max(peak, highest * FULL_SCALE / MAX_INT16, -lowest)
     if not num_samples:
         raise ValueError(f"{recording.path}: has no samples")
-    if peak <= SILENCE:
+    if peak <= recordings.SILENCE:
         raise ValueError(f"{recording.path}: is silent")
     return Level(num_samples, peak)
 
@@ -338,7 +336,7 @@ def add_recordings(
         num_clips = sum(len(names) for item, _, names in usable if item.name in written)
         if silent := num_clips - sum(map(len, written.values())):
             print(f"{counted(silent, 'silent clip')} left out", file=sys.stderr)
-        print(
+        print_result(
             f"{counted(len(written), 'recording')} added; {num_known} "
             f"{'was' if num_known == 1 else 'were'} already there; {out} has "
             f"{counted(len(rows), 'clip')} of {counted(num_classes, 'class')}"
@@ -377,8 +375,11 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 3:
         raise ValueError("expected two arguments, SOUNDS and OUT; see --help")
     _, sounds, out = argv
-    if pathlib.Path(out).resolve().is_relative_to(pathlib.Path(sounds).resolve()):
+    source, target = (pathlib.Path(path).resolve() for path in (sounds, out))
+    if target.is_relative_to(source):
         raise ValueError(f"OUT must be outside of SOUNDS, but got {out}")
+    if source.is_relative_to(target / "audio"):
+        raise ValueError(f"SOUNDS must be outside of OUT/audio, but got {sounds}")
     problems = make_dataset(
         find_recordings(sounds, FLAGS.csv),
         pathlib.Path(out),

@@ -17,6 +17,7 @@ import numpy as np
 
 from tagger import program
 from tagger.hparams import SAMPLE_RATE
+from tagger.progress import print_result
 
 CLIPS_PER_CLASS = 12
 CLIPS_PER_PAIR = 2  # of two classes
@@ -117,7 +118,7 @@ def write_data(out: pathlib.Path) -> None:
                 rows.append((fname, ",".join(labels)))
     with (out / "train_curated.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
-    print(f"{len(labelled)} labelled clips and {len(tests)} test clips in {out}")
+    print_result(f"{len(labelled)} labelled clips and {len(tests)} test clips in {out}")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -136,8 +136,9 @@ def write_split(
     if groups and not group_by:
         if len(set(groups)) < len(groups):
             print(
-                f"note: {source}: clips of one recording can be in both parts, and "
-                f"the lwlrap then too high; --group_by {RECORDING} avoids this",
+                f"note: {source} has several clips of some recordings. If they are in "
+                f"different parts, the lwlrap is too high; --group_by {RECORDING} "
+                f"keeps them together",
                 file=sys.stderr,
             )
         groups = None
@@ -156,7 +157,7 @@ def write_split(
         missing = binarizer.classes_[~labels[validation].any(axis=0)]
         if missing.size:
             print(
-                f"note: {stem}: no validation clips of {', '.join(missing)}",
+                f"note: no clip in {path} has the label {', '.join(missing)}",
                 file=sys.stderr,
             )
 

@@ -27,7 +27,7 @@ from absl import flags
 
 from tagger import diagnosis, program, results
 from tagger.files import write_whole
-from tagger.progress import counted
+from tagger.progress import counted, print_result
 
 FLAGS = flags.FLAGS
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
@@ -185,10 +185,11 @@ def make_page(
     overall = evaluation.precisions.sum() / max(1, evaluation.labels.sum())
     by_step = results.read_results(eval_dir) or {evaluation.step: overall}
     if (best := results.best_step(by_step)) != evaluation.step:
+        # A step without a result is evaluated again in any case.
+        remedy = f"delete eval-{best}.txt and " if evaluation.step in by_step else ""
         print(
             f"warning: the best step is {best}, but {results.SCORES_FILE} has the "
-            f"scores of step {evaluation.step}; delete eval-{best}.txt and evaluate "
-            f"again",
+            f"scores of step {evaluation.step}; {remedy}run the evaluation again",
             file=sys.stderr,
         )
     data = {
@@ -245,8 +246,8 @@ def main(argv: Sequence[str]) -> int:
             for result in found
         },
     )
-    print(
-        f"{path} and {results.THRESHOLDS_FILE} written for step {evaluation.step}",
+    print_result(
+        f"{path} and {results.THRESHOLDS_FILE} written for step {evaluation.step}"
     )
     return 0
 

@@ -26,15 +26,16 @@ from absl import flags
 
 from tagger import program, recordings, results, run_record
 from tagger.clips import read_class_map, write_csv
-from tagger.files import atomic, make_folder, write_whole
+from tagger.files import make_folder, write_whole
 from tagger.hparams import SAMPLE_RATE, Hparams, parse_overrides
-from tagger.progress import counted, print_result, progress_bar
+from tagger.progress import counted, print_result, printable, progress_bar
 from tagger.segments import (
     SEGMENT_HEADER,
     Segment,
     Tags,
     find_segments,
     segment_row,
+    write_embeddings,
     write_label_track,
 )
 
@@ -67,6 +68,9 @@ def define_flags() -> None:
     flags.DEFINE_string("class_map_path", "", "Class map, if there is no hparams.json.")
     flags.DEFINE_string("hparams", "", "name=value,..., if there is no hparams.json.")
     flags.DEFINE_bool("mixed_precision", False, "Compute convolutions in bfloat16.")
+    flags.register_validator(
+        "threshold", lambda score: score == score, message="must be a number"
+    )
     # A forgotten file name must not overwrite a recording.
     for name, suffix in RESULTS.items():
         flags.register_validator(
@@ -215,10 +219,11 @@ def tag(
     step_frames = BLOCK_EXAMPLES * hparams.example_hop_frames
     step = step_frames * hparams.stft_hop_samples
     scores, embeddings, log_mel = [], [], []
-    num_samples = 0
+    num_samples, peak = 0, 0.0
     for number, block in enumerate(overlapping_blocks(path, hparams)):
         new_samples = number * step + block.size - num_samples
         num_samples += new_samples
+        peak = max(peak, np.abs(block).max())
         values = [np.asarray(value) for value in scorer(block)]
         if not np.isfinite(values[0]).all():
             raise ValueError(f"{path}: the scores are not finite")
@@ -233,6 +238,7 @@ def tag(
         np.concatenate(scores),
         np.concatenate(embeddings) if keep_embeddings else None,
         np.concatenate(log_mel) if keep_log_mel else None,
+        recordings.describe_doubt(num_samples, peak, hparams.stft_window_samples),
     )
 
 
@@ -259,6 +265,20 @@ def top_classes(
     )
 
 
+def print_tags(
+    path: str,
+    tags: Tags,
+    class_names: Sequence[str],
+    marked_from: np.ndarray | None,
+    bar: Any,
+) -> None:
+    """Prints the name of a file above its `top_classes`, and a note of any doubt."""
+    if tags.doubt:
+        bar.write(f"note: {printable(path)}: {tags.doubt}", file=sys.stderr)
+    top = top_classes(tags, class_names, FLAGS.top, marked_from)
+    print_result(f"{printable(path)} ({tags.seconds:.1f} s)\n{top}")
+
+
 def result_path(folder: str, sound: recordings.Sound, suffix: str) -> pathlib.Path:
     """The path of a result of one file."""
     return pathlib.Path(folder) / (sound.name.replace("/", "__") + suffix)
@@ -270,6 +290,7 @@ def write_file_results(
     segments: Sequence[Segment],
     class_names: Sequence[str],
     hparams: Hparams,
+    thresholds: float | np.ndarray,
 ) -> None:
     """Writes the label track and the picture of a file, if the flags select them."""
     if FLAGS.audacity:
@@ -277,31 +298,8 @@ def write_file_results(
     if FLAGS.plot:
         from tagger import plots
 
-        png = plots.tags_picture(
-            tags.log_mel, tags.scores, class_names=class_names, hparams=hparams
-        )
+        png = plots.tags_picture(tags, class_names, hparams, thresholds)
         write_whole(result_path(FLAGS.plot, sound, ".png"), png)
-
-
-def write_embeddings(
-    path: str, found: Sequence[tuple[str, np.ndarray]], hparams: Hparams
-) -> None:
-    """Writes the embeddings of all files to an NPZ file, atomically.
-
-    Its arrays are `embeddings`, float32 [E, 1024], of the examples of all files; for
-    each of them `start`, in seconds, and `file_index`, a position in `files`.
-    """
-    hop_seconds = hparams.example_hop_frames * hparams.stft_hop_samples / SAMPLE_RATE
-    paths, embeddings = zip(*found, strict=True)
-    lengths = list(map(len, embeddings))
-    with atomic(pathlib.Path(path)) as file:
-        np.savez(
-            file,
-            files=np.array(paths),
-            file_index=np.repeat(np.arange(len(found)), lengths),
-            start=np.concatenate([hop_seconds * np.arange(n) for n in lengths]),
-            embeddings=np.concatenate(embeddings),
-        )
 
 
 def tag_files(
@@ -348,13 +346,14 @@ def tag_files(
                     rows += [segment_row(sound.path, segment) for segment in segments]
                     if FLAGS.embeddings:
                         embedded.append((sound.path, tags.embeddings))
-                    write_file_results(sound, tags, segments, class_names, hparams)
+                    write_file_results(
+                        sound, tags, segments, class_names, hparams, thresholds
+                    )
                 except (ValueError, OSError) as error:
-                    bar.write(f"error: {error}", file=sys.stderr)
+                    bar.write(f"error: {printable(str(error))}", file=sys.stderr)
                     num_failed += 1
-                    continue
-                top = top_classes(tags, class_names, FLAGS.top, marked_from)
-                print_result(f"{sound.path} ({tags.seconds:.1f} s)\n{top}")
+                else:
+                    print_tags(sound.path, tags, class_names, marked_from, bar)
     finally:  # The results so far are kept if this is interrupted.
         try:
             if embedded:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -43,6 +44,21 @@ def score(waveform):
     scores = tagger(waveform=waveform)
     assert scores["embeddings"].shape == (len(scores["example_scores"]), 1024)
     return scores["clip_scores"], scores["example_scores"]
+"""
+# Runs an example for clips that it must not accept. Other scores would be wrong.
+REJECT_CLIPS = """
+import wave
+
+for channels, rate in ((2, 44100), (1, 48000), (2, 48000)):
+    with wave.open("clip.wav", "wb") as file:
+        file.setparams((channels, 2, rate, 0, "NONE", ""))
+        file.writeframes(bytes(channels * 20000))
+    try:
+        exec(example)
+    except ValueError as error:
+        assert "44100 Hz" in str(error), error
+    else:
+        raise SystemExit(f"{channels} channels at {rate} Hz were accepted")
 """
 NO_TENSORFLOW = "import sys\nsys.modules['tensorflow'] = None\n"
 
@@ -90,18 +106,30 @@ class Exported:
         self, language: str, score: str, before: str = ""
     ) -> np.lib.npyio.NpzFile:
         """Runs an example of docs/export.md, then scores all clips with its tagger."""
-        section = section_of("docs/export.md", "Sharing a model")
-        examples = re.findall("```python\n(.*?)```", section, re.DOTALL)
-        (example,) = [text for text in examples if language in text]
-        done = subprocess.run(
-            [sys.executable, "-c", before + example + score + SCORE_FOLDER],
-            cwd=self.root,
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+        code = before + example_of(language) + score + SCORE_FOLDER
+        assert run_code(code, self.root) in ("Noise\n", "Tone\n")
         return np.load(self.root / "scores.npz")
+
+
+def example_of(language: str) -> str:
+    """The example of docs/export.md that imports a package."""
+    section = section_of("docs/export.md", "Sharing a model")
+    examples = re.findall("```python\n(.*?)```", section, re.DOTALL)
+    (example,) = [text for text in examples if language in text]
+    return example
+
+
+def run_code(code: str, folder: pathlib.Path) -> str:
+    """Runs code in a folder, without this project; returns its output."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +162,50 @@ def test_litert_gives_the_scores_of_inference_without_tensorflow(exported):
     scores = exported.run_example("ai_edge_litert", SCORE_WITH_LITERT, NO_TENSORFLOW)
     np.testing.assert_array_equal(scores["example"], scores["clips"][0])
     np.testing.assert_allclose(scores["clips"], exported.scores, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("language", ["tensorflow", "ai_edge_litert"])
+def test_the_examples_reject_other_rates_and_stereo(exported, tmp_path, language):
+    (tmp_path / "shared").symlink_to(exported.export_dir.parent)
+    code = f"example = {example_of(language)!r}\n{REJECT_CLIPS}"
+    assert run_code(code, tmp_path) == ""
+
+
+# Stops itself after the first model, like a user who loses patience.
+STOPPED_WHILE_EXPORTING = """
+import os, sys
+import tensorflow as tf
+from tagger import program
+from tools import export_model
+
+number = int(sys.argv.pop(1))
+tf.saved_model.save = lambda tagger, path, signatures: os.makedirs(path)
+export_model.to_litert = lambda *arguments: b"" if number == 0 else (
+    os.kill(os.getpid(), number) or b""
+)
+export_model.define_flags()
+program.run(export_model.main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)]
+)
+def test_a_stopped_export_can_be_repeated(exported, dataset, tmp_path, number, status):
+    program = tmp_path / "export.py"
+    program.write_text(STOPPED_WHILE_EXPORTING)
+    target = tmp_path / "shared" / "first"
+    flags = (
+        f"--checkpoint={exported.root / 'run'}",
+        f"--class_map_path={dataset.class_map_path}",
+        f"--export_dir={target}",
+    )
+    done = run_program(program, int(number), *flags, capture_output=True)
+    assert done.returncode == status, done.stderr
+    left = [path.name for path in target.parent.iterdir()]
+    assert len(left) == (number == signal.SIGKILL)  # docs/export.md mentions it.
+    assert all(name.startswith(".first.") for name in left)
+    done = run_program(program, 0, *flags, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(target.iterdir())) == 4
+    assert {path.name for path in target.parent.iterdir()} == {"first", *left}

@@ -136,14 +136,20 @@ def test_a_folder_of_recordings_is_tagged(trained, tmp_path):
     assert "error: none.wav: there is no such file" in done.stderr
     assert f"error: {folder}/text.mp3: libsndfile" in done.stderr
     assert "1 other file ignored" in done.stderr
+    for name in ("short.wav", "?.wav"):
+        assert f"note: {folder}/{name}: " in done.stderr
     seconds = {"one silent.wav": 1, "short.wav": 0.01, "\udcff.wav": 0.01}
     seconds["deep/a.flac"] = 3
     assert re.findall(r"^(.*) \(.* s\)$", done.stdout, re.MULTILINE) == [
         f"{folder}/{name}".replace("\udcff", "?") for name in seconds
     ]
     # With the threshold 0, each class is detected from start to end.
-    rows = list(csv.DictReader((tmp_path / "s.csv").open(errors="surrogateescape")))
-    expected = [[f"{folder}/{n}", 0.0, s] for n, s in seconds.items() for _ in "NT"]
+    rows = list(csv.DictReader((tmp_path / "s.csv").open(encoding="utf-8")))
+    expected = [
+        [f"{folder}/{name}".replace("\udcff", "?"), 0.0, end]
+        for name, end in seconds.items()
+        for _ in "NT"
+    ]
     found = [[row["file"], float(row["start"]), float(row["end"])] for row in rows]
     assert found == expected
     assert [row["class"] for row in rows] == ["Noise", "Tone"] * 4

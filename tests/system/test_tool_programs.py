@@ -1,8 +1,10 @@
 """The tools as programs: correct and wrong arguments, and --help."""
 
+import os
 import re
 import subprocess
 
+import numpy as np
 import pytest
 from helpers import (
     PROGRAM_ENVIRONMENT,
@@ -10,6 +12,7 @@ from helpers import (
     program_command,
     run_program,
     table_of_page,
+    write_wav,
 )
 
 TOOLS = {  # Each with the page and the section that list its flags, if any.
@@ -79,12 +82,15 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         ("tools.tag runs/first", "file"),
         ("tools.tag runs/first none.wav", "none.wav"),
         ("tools.tag runs/first . --threshold=2", "--threshold"),
+        ("tools.tag runs/first . --threshold=nan", "--threshold"),
         ("tools.tag runs/first . --thresholds=none.csv", "--thresholds"),
         ("tools.tag runs/first . --thresholds=t --threshold=0.5", "--threshold;"),
         ("tools.tag runs/first . --hparams=x=1", "--hparams"),
         ("tools.tag runs/first --segments a.wav b.wav", "--segments"),
         ("tools.tag runs/first --embeddings a.wav b.wav", "--embeddings"),
         ("tools.make_dataset . ./out", "OUT"),
+        ("tools.make_dataset audio .", "SOUNDS"),
+        ("tools.make_dataset ./audio/Dog .", "SOUNDS"),
         ("tools.make_dataset . out --clip_seconds=nan", "--clip_seconds"),
         ("tools.report --clip_dir=.", "--eval_dir"),
         ("tools.report none", "--clip_dir"),
@@ -130,3 +136,31 @@ def test_the_programs_work_together(tmp_path, monkeypatch):
         (tmp_path / f"s-{shard}-of-2.csv").write_text(text)
     run("tools.join_predictions", "s.csv")
     assert (tmp_path / "s.csv").read_text() == "fname,Bark\na.wav,1.0\nb.wav,1.0\n"
+
+
+def test_tools_do_their_work_if_their_output_is_not_read(tmp_path):
+    """As with `| head`, which gives SIGPIPE."""
+    (tmp_path / "sounds" / "Dog").mkdir(parents=True)
+    write_wav(tmp_path / "sounds" / "Dog" / "a.wav", 1000 * np.ones(5000))
+    table = tmp_path / "demo" / "train_curated.csv"
+    out = tmp_path / "out"
+    for command, written in (
+        (("make_demo_data", tmp_path / "demo"), table),
+        (
+            ("make_validation_split", table, f"--out_dir={out}", "--folds=5"),
+            out / "train_curated_fold5_validation.csv",
+        ),
+        (
+            ("make_dataset", tmp_path / "sounds", tmp_path / "data"),
+            tmp_path / "data" / "class_map.csv",
+        ),
+    ):
+        tool, *arguments = command
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = run_program(
+            f"tools.{tool}", *arguments, stdout=writer, stderr=subprocess.PIPE
+        )
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert written.exists()
