@@ -51,7 +51,7 @@ def train_and_evaluate(
         "train_dir": str(folder),
         "mixed_precision": mixed_precision,
     }
-    train.train(
+    stopped_by = train.train(
         train.Options(
             train_clip_dir=str(data / "audio"),
             train_csv_path=str(train_csv),
@@ -63,6 +63,8 @@ def train_and_evaluate(
             **options,
         )
     )
+    if stopped_by:
+        raise SystemExit(128 + stopped_by)
     for path in folder.glob("model.ckpt-0.*"):
         path.unlink()
     evaluation.evaluate(
