@@ -1,10 +1,13 @@
 """How programs report errors."""
 
 import io
+import re
 import sys
+import tomllib
 
 import pytest
 import tensorflow as tf
+from helpers import ROOT, table_of_page
 
 from tagger import program
 
@@ -104,3 +107,28 @@ def test_other_versions_of_python_give_a_warning(
     with pytest.raises(SystemExit):
         program.run(lambda argv: 0, ["program"])
     assert ("Python 3.11 to 3.13" in capsys.readouterr().err) == (not supported)
+
+
+def test_the_supported_versions_of_python_are_the_same_everywhere():
+    oldest, newest = (
+        "{}.{}".format(*version)
+        for version in (program.OLDEST_PYTHON, program.NEWEST_PYTHON)
+    )
+    for name in ("Makefile", "README.md", "requirements.txt"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        ranges = re.findall(r"Python (3\.\d+) to (3\.\d+)", text)
+        assert set(ranges) == {(oldest, newest)}, name
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    major, minor = program.NEWEST_PYTHON
+    condition = f"{program.OLDEST_PYTHON} <= sys.version_info < {(major, minor + 1)}"
+    assert condition in makefile
+    assert f"--python-version {oldest} " in makefile
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["pyright"]["pythonVersion"] == oldest
+    target = project["tool"]["ruff"]["target-version"]
+    assert target == f"py{oldest.replace('.', '')}"
+    matrix = (ROOT / "tests" / "matrix.sh").read_text(encoding="utf-8")
+    tested = re.findall(r"^(3\.\d+) (\S+) (\S+)", matrix, re.MULTILINE)
+    assert (tested[0][0], tested[-1][0]) == (oldest, newest)
+    rows = table_of_page("docs/reference.md", "Versions")
+    assert [tuple(row[:3]) for row in rows] == tested

@@ -20,11 +20,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
-from iterstrat.ml_stratifiers import (
-    MultilabelStratifiedKFold,
-    MultilabelStratifiedShuffleSplit,
-)
-from sklearn.preprocessing import MultiLabelBinarizer
 
 from tagger import program
 from tagger.clips import read_rows, write_csv
@@ -81,6 +76,13 @@ def split(
     Raises:
       ValueError: there are too few clips, or an argument is out of range.
     """
+    # Imported here, because it imports scikit-learn, which takes a second: --help and
+    # the errors in arguments and CSVs come without it.
+    from iterstrat.ml_stratifiers import (
+        MultilabelStratifiedKFold,
+        MultilabelStratifiedShuffleSplit,
+    )
+
     random_state = np.random.RandomState(seed)
     if num_folds:
         splitter = MultilabelStratifiedKFold(
@@ -142,8 +144,8 @@ def write_split(
                 file=sys.stderr,
             )
         groups = None
-    binarizer = MultiLabelBinarizer()
-    labels = binarizer.fit_transform([row.labels for row in rows])
+    class_names = np.array(sorted({label for row in rows for label in row.labels}))
+    labels = np.array([np.isin(class_names, row.labels) for row in rows], int)
     try:
         parts = split(labels, groups, fraction=fraction, num_folds=num_folds, seed=seed)
     except ValueError as error:
@@ -154,7 +156,7 @@ def write_split(
             path = pathlib.Path(out_dir) / f"{stem}_{part}.csv"
             write_csv(path, [header, *(rows[index].fields for index in positions)])
             print_result(f"{path}: {len(positions)} clips")
-        missing = binarizer.classes_[~labels[validation].any(axis=0)]
+        missing = class_names[~labels[validation].any(axis=0)]
         if missing.size:
             print(
                 f"note: no clip in {path} has the label {', '.join(missing)}",

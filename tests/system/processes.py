@@ -8,6 +8,7 @@ import time
 
 from helpers import PROGRAM_ENVIRONMENT, program_command
 
+SMALL_RUNNER = "tests/system/small_runner.py"
 HANG_SECONDS = 300  # A process of the tests that takes longer hangs.
 POLL_SECONDS = 0.02
 

@@ -1,5 +1,6 @@
 """The notebooks, executed on the demo's data with a few steps."""
 
+import copy
 import os
 import pathlib
 import shutil
@@ -82,16 +83,52 @@ def test_colab_with_the_demo_data(tmp_path):
     assert sum("image/png" in kinds for kinds in data) == 3
 
 
+def write_recordings(folder: pathlib.Path) -> None:
+    """Writes five recordings of each of two classes."""
+    for label in ("Dog", "Rain"):
+        (folder / label).mkdir(parents=True)
+        for number in range(5):
+            with wave.open(str(folder / label / f"{number} b.wav"), "wb") as file:
+                file.setparams((1, 2, 8000, 0, "NONE", ""))
+                file.writeframes(bytes(range(1, 200)) * 50)
+
+
+def delete_training(notebook: nbformat.NotebookNode) -> None:
+    """Deletes the cells of the training and after it."""
+    sources = [cell.source for cell in notebook.cells]
+    (training,) = (i for i, text in enumerate(sources) if text.startswith("## Train"))
+    del notebook.cells[training:]
+
+
+def test_colab_with_a_folder(tmp_path):
+    """Its relative path has a space. All cells run twice."""
+    copy_code(tmp_path)
+    notebooks = tmp_path / "notebooks"
+    write_recordings(notebooks / "my sounds")
+    notebook = read_notebook("colab", SOUNDS="my sounds")
+    delete_training(notebook)
+    notebook.cells += copy.deepcopy(notebook.cells)
+    output = execute(notebook, notebooks)
+    assert "10 recordings added" in output
+    assert "0 recordings added; 10 were already there" in output
+    data = tmp_path / "runs" / "my_sounds" / "data"
+    assert (data / "class_map.csv").read_text() == "0,Dog\n1,Rain\n"
+    assert (data / "clips_validation.csv").exists()
+
+
+def test_only_colab_can_upload(tmp_path):
+    """There is no code in this folder and its parent."""
+    folder = tmp_path / "content"
+    folder.mkdir()
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="only Colab"):
+        execute(read_notebook("colab"), folder)
+
+
 def test_colab_with_uploads(tmp_path):
     """The files of the project, and recordings in a folder in a zip file."""
     copy_code(tmp_path / "zipped" / "tagger-main")
     sounds = tmp_path / "sounds"
-    for label in ("Dog", "Rain"):
-        (sounds / "mine" / label).mkdir(parents=True)
-        for number in range(5):
-            with wave.open(str(sounds / "mine" / label / f"{number} b.wav"), "wb") as f:
-                f.setparams((1, 2, 8000, 0, "NONE", ""))
-                f.writeframes(bytes(range(1, 200)) * 50)
+    write_recordings(sounds / "mine")
     (sounds / "__MACOSX").mkdir()
     (sounds / "__MACOSX" / "._mine").touch()
     uploads = [
@@ -104,9 +141,7 @@ def test_colab_with_uploads(tmp_path):
     content = tmp_path / "content"
     content.mkdir()
     notebook = read_notebook("colab", SOUNDS="upload")
-    sources = [cell.source for cell in notebook.cells]
-    (training,) = (i for i, text in enumerate(sources) if text.startswith("## Train"))
-    del notebook.cells[training:]
+    delete_training(notebook)
     output = execute(notebook, content, PYTHONPATH=str(colab.parent.parent))
     assert "10 recordings added" in output
     work = content / "tagger" / "tagger-main" / "runs" / "upload"

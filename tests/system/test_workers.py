@@ -7,8 +7,8 @@ import signal
 import socket
 
 import pytest
-from helpers import SMALL_HPARAMS, free_ports, run_main
-from processes import Process
+from helpers import SMALL_HPARAMS, free_ports
+from processes import SMALL_RUNNER, Process
 
 from tagger import checkpoints
 
@@ -17,7 +17,7 @@ HPARAMS = SMALL_HPARAMS.replace("batch_size=4", "batch_size=6")  # of 2 or 3 wor
 
 @contextlib.contextmanager
 def workers(folder: pathlib.Path, *flags_of_each: list[str]):
-    """Processes of runner.py that train together. The chief is the first."""
+    """Processes that train a small network together. The chief is the first."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(len(flags_of_each))]
     with contextlib.ExitStack() as stack:
         processes = []
@@ -29,7 +29,7 @@ def workers(folder: pathlib.Path, *flags_of_each: list[str]):
             process = Process(
                 folder,
                 f"worker{index}",
-                "runner.py",
+                SMALL_RUNNER,
                 *flags,
                 TF_CONFIG=json.dumps(config),
             )
@@ -41,9 +41,7 @@ def newest_step(train_dir: pathlib.Path) -> int:
     return checkpoints.checkpoint_step(checkpoints.list_checkpoints(train_dir)[-1])
 
 
-def test_three_workers_stop_together_and_one_that_dies_ends_all(
-    dataset, tmp_path, capsys
-):
+def test_three_workers_stop_together_and_one_that_dies_ends_all(dataset, tmp_path):
     run = tmp_path / "run"
     flags = dataset.train_flags(run, hparams=HPARAMS, checkpoint_steps=3)
     with workers(tmp_path, flags, flags, flags) as three:
@@ -55,7 +53,7 @@ def test_three_workers_stop_together_and_one_that_dies_ends_all(
         assert "stopped by SIGTERM at step" in three[2].err
     stopped = newest_step(run)
     assert stopped == max(three[0].losses())
-    assert len(checkpoints.shapes(f"{run}/model.ckpt-{stopped}")) == 306
+    assert len(checkpoints.shapes(f"{run}/model.ckpt-{stopped}")) == 42
     with workers(tmp_path, flags, flags, flags) as (chief, *others):
         assert chief.wait_for(f"^step {stopped + 4}:")
         assert f"resuming from {run}/model.ckpt-{stopped}" in chief.err
@@ -70,8 +68,9 @@ def test_three_workers_stop_together_and_one_that_dies_ends_all(
     step = newest_step(run)
     assert step % 3 == 0
     alone = dataset.train_flags(run, hparams=HPARAMS, max_steps=step + 1)
-    assert run_main(alone) == 0
-    assert f"resuming from {run}/model.ckpt-{step}" in capsys.readouterr().err
+    with Process(tmp_path, "alone", SMALL_RUNNER, *alone) as process:
+        assert process.status() == 0
+        assert f"resuming from {run}/model.ckpt-{step}" in process.err
     assert newest_step(run) == step + 1
 
 
