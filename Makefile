@@ -56,8 +56,9 @@ demo: $(VENV)/.run
 	@tail -n 1 $(DEMO)/eval_dir/eval-120.txt
 	@echo "Submission: $(DEMO)/submission.csv"
 
+# In two processes; all tests of a file run in the same one.
 test: $(VENV)/.dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 test-matrix:
 	tests/matrix.sh
