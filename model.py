@@ -152,7 +152,13 @@ def freeze(network: keras.Model, train_scopes: Sequence[str]) -> None:
 
 
 def ramp_up(network: keras.Model, num_updates: Callable[[], tf.Tensor]) -> None:
-    """Makes the moving averages of all batch norms follow faster at first."""
+    """Makes the moving averages of all batch norms follow faster at first.
+
+    Args:
+      network: from `define_model`.
+      num_updates: returns the number of finished steps t. The decay of a step is at
+        most (1+t)/(10+t), as with num_updates in tf.train.ExponentialMovingAverage.
+    """
     for layer in network.layers:
         if getattr(layer, "batch_norm", None):
             layer.batch_norm.num_updates = num_updates
@@ -256,9 +262,14 @@ def define_loss(
     hparams: Hparams,
     *,
     epoch_num_batches: int = 1,
-    step: Callable[[], tf.Tensor] = lambda: 0,
+    step: Callable[[], tf.Tensor] | None = None,
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """The loss: sigmoid cross-entropy, averaged over examples and classes.
+    """The loss: by default sigmoid cross-entropy, averaged over examples and classes.
+
+    Args:
+      hparams: loss, lq_q, lsmooth, drop_losses and drop_losses_epochs.
+      epoch_num_batches: batches per epoch; only drop_losses needs it.
+      step: returns the number of finished steps; only drop_losses needs it.
 
     Returns:
       A function of labels, float32 [E, C] in {0, 1}, and logits, float32 [E, C], that
@@ -267,6 +278,8 @@ def define_loss(
     per_example = define_example_loss(hparams)
     if not hparams.drop_losses:
         return lambda labels, logits: tf.reduce_mean(per_example(labels, logits))
+    if step is None:
+        raise ValueError("drop_losses needs epoch_num_batches and step")
     first_step = int(epoch_num_batches * hparams.drop_losses_epochs)
 
     def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -278,16 +291,21 @@ def define_loss(
 
 
 def define_optimizer(
-    hparams: Hparams, *, epoch_num_batches: int, max_steps: int = 0
+    hparams: Hparams, *, epoch_num_batches: int, max_steps: int | None = None
 ) -> keras.optimizers.Optimizer:
     """The optimizer: Adam (Kingma & Ba 2015), or plain SGD if opt is sgd.
 
     Keras's Adam places epsilon where TensorFlow 1 does, outside the bias correction.
 
     Args:
-      hparams: opt, lr, adam_eps, lrdecay and decay_epochs. The learning rate of a step
-        is lr * lrdecay ** (step // int(epoch_num_batches * decay_epochs)).
+      hparams: opt, lr, adam_eps, lrdecay, decay_epochs, cosine, warmup_steps,
+        weight_decay and ema_decay. By default, the learning rate of a step is lr *
+        lrdecay ** (step // int(epoch_num_batches * decay_epochs)).
       epoch_num_batches: batches per epoch; only lrdecay needs it.
+      max_steps: the last step; only cosine needs it.
+
+    Raises:
+      ValueError: cosine without max_steps, or with a warm-up that is not shorter.
     """
     rate = hparams.lr
     if hparams.lrdecay > 0:
@@ -298,6 +316,8 @@ def define_optimizer(
             staircase=True,
         )
     if hparams.cosine:
+        if max_steps is None:
+            raise ValueError("cosine needs max_steps")
         if (warmup := hparams.warmup_steps) >= max_steps:
             raise ValueError(
                 f"hyperparameter warmup_steps must be below the last step, "

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from absl import flags
 
 from tagger import hparams as hparams_lib
-from tagger import program, signals
+from tagger import program, run_record, signals
 from tagger.progress import counted
 
 FLAGS = flags.FLAGS
@@ -278,12 +278,22 @@ def check_flags() -> None:
         raise ValueError(f"--mode {FLAGS.mode} needs {', '.join(missing)}")
     if FLAGS.mode != "train":
         return
-    warmstart = hparams_lib.parse_overrides(FLAGS.hparams).get("warmstart")
+    overrides = hparams_lib.parse_overrides(FLAGS.hparams)
+    record = run_record.read_record(FLAGS.train_dir)
+    model_name = FLAGS.model or hparams_lib.MODEL_NAMES[0]
+    base = record.hparams if record else hparams_lib.model_hparams(model_name, {})
+    dataclasses.replace(base, **overrides)  # checks them together
+    warmstart = overrides.get("warmstart")
     if warmstart and not FLAGS.warmstart_checkpoint:
         raise ValueError("--hparams warmstart=1 needs --warmstart_checkpoint")
     for name in WARM_START:
         if FLAGS[name].value and not warmstart:
             raise ValueError(f"--{name} needs --hparams warmstart=1")
+    if overrides.get("bn_ramp") and FLAGS.warmstart_moving_averages:
+        raise ValueError(
+            "--hparams bn_ramp=1 would soon replace the moving averages that "
+            "--warmstart_moving_averages restores"
+        )
     if warmstart and FLAGS.train_scopes and not FLAGS.warmstart_moving_averages:
         raise ValueError(
             "--train_scopes needs --warmstart_moving_averages, because frozen layers "

@@ -208,7 +208,7 @@ def define_trainer(
     hparams: Hparams,
     epoch_num_batches: int,
     model_name: str = hparams_lib.MODEL_NAMES[0],
-    max_steps: int = 0,
+    max_steps: int | None = None,
     train_scopes: Sequence[str] = (),
     mixed_precision: bool = False,
     strategy: tf.distribute.Strategy | None = None,
@@ -218,8 +218,9 @@ def define_trainer(
     Args:
       num_classes: C.
       hparams: hyperparameters of model and training.
-      epoch_num_batches: batches per epoch; only lrdecay needs it.
+      epoch_num_batches: batches per epoch, for lrdecay and drop_losses.
       model_name: a name that --model allows.
+      max_steps: the last step, for cosine.
       train_scopes: see `model.freeze`.
       mixed_precision: see `model.define_model`.
       strategy: see `Trainer`; None: TensorFlow's default one, which has one replica.

@@ -79,7 +79,7 @@ def run(out: pathlib.Path, data: pathlib.Path, number: int, start: str, draw: in
         data,
         train_csv=out / "clips.csv",
         fold=draw,
-        steps=FLAGS.steps,
+        max_steps=FLAGS.steps,
         checkpoint_steps=FLAGS.steps,
         hparams=hparams,
         model="yamnet",

@@ -2,7 +2,7 @@
 
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import measure  # noqa: F401 (first, because it finds the project)
@@ -17,22 +17,16 @@ def train_and_evaluate(
     *,
     train_csv: pathlib.Path,
     fold: int,
-    steps: int,
-    checkpoint_steps: int,
-    hparams: Mapping[str, Any],
     mixed_precision: bool = False,
     **options: Any,
 ) -> dict[int, float]:
     """Trains from a new start, with the fold as the seed, and evaluates.
 
     Args:
-      folder: is deleted and made anew.
+      folder: is replaced, and deleted at the end.
       data: folder with audio/, class_map.csv and valK.csv for the fold K.
       train_csv: the clips to train on, in audio/.
       fold: K.
-      steps: training steps.
-      checkpoint_steps: steps between evaluations.
-      hparams: hyperparameters of the run.
       mixed_precision: in training and evaluation.
       options: further fields of `train.Options`.
 
@@ -41,44 +35,48 @@ def train_and_evaluate(
     """
     import keras
 
-    import evaluation
     import train
 
     keras.backend.clear_session()
     shutil.rmtree(folder, ignore_errors=True)
-    common = {
-        "class_map_path": str(data / "class_map.csv"),
-        "train_dir": str(folder),
-        "mixed_precision": mixed_precision,
-    }
     stopped_by = train.train(
         train.Options(
+            class_map_path=str(data / "class_map.csv"),
             train_clip_dir=str(data / "audio"),
             train_csv_path=str(train_csv),
-            hparams=hparams,
-            max_steps=steps,
-            checkpoint_steps=checkpoint_steps,
+            train_dir=str(folder),
+            mixed_precision=mixed_precision,
             seed=fold,
-            **common,
             **options,
         )
     )
     if stopped_by:
         raise SystemExit(128 + stopped_by)
+    found = evaluate(folder, data, fold, mixed_precision)
+    shutil.rmtree(folder)  # Checkpoints are large.
+    return found
+
+
+def evaluate(
+    folder: pathlib.Path, data: pathlib.Path, fold: int, mixed_precision: bool
+) -> dict[int, float]:
+    """Evaluates the checkpoints of a run except the first, which it deletes."""
+    import evaluation
+
     for path in folder.glob("model.ckpt-0.*"):
         path.unlink()
     evaluation.evaluate(
         evaluation.Options(
+            class_map_path=str(data / "class_map.csv"),
             eval_clip_dir=str(data / "audio"),
             eval_csv_path=str(data / f"val{fold}.csv"),
+            train_dir=str(folder),
             eval_dir=str(folder / "eval"),
             eval_timeout_secs=0,
-            **common,
+            mixed_precision=mixed_precision,
         )
     )
-    found = results.read_results(str(folder / "eval"))
-    shutil.rmtree(folder)  # Checkpoints are large.
-    return found
+    return results.read_results(str(folder / "eval"))
 
 
 def mean_and_error(values: Sequence[float]) -> str:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tagger.hparams import Hparams
 
 # The hyperparameters that turn an augmentation on.
+SMALLEST = 1e-37  # above 0, so that its logarithm is finite
 SELECTORS = "gain_db", "mixup", "freq_masks", "time_masks"
 
 
@@ -98,9 +99,15 @@ def mix_up(
     Returns:
       The mixed features and labels.
     """
-    # With two gamma variables of the same parameter, g1 / (g1 + g2) is Beta.
-    gamma = tf.random.stateless_gamma([2, tf.shape(features)[0]], seed, hparams.mixup)
-    share = tf.math.divide_no_nan(gamma[0], gamma[0] + gamma[1])
+    # With two gamma variables g of the same parameter, g[0] / (g[0] + g[1]) is Beta.
+    # The logarithm of a gamma variable is that of one with a parameter that is larger
+    # by 1, plus log(uniform) / parameter. It does not underflow for small parameters.
+    alpha, shape = hparams.mixup, [2, tf.shape(features)[0]]
+    gamma_seed, uniform_seed = tf.unstack(tf.random.split(seed))
+    log_gamma = tf.math.log(tf.random.stateless_gamma(shape, gamma_seed, alpha + 1))
+    uniform = tf.random.stateless_uniform(shape, uniform_seed, SMALLEST, 1.0)
+    log_gamma += tf.math.log(uniform) / alpha
+    share = tf.sigmoid(log_gamma[0] - log_gamma[1])
     shares = share[:, tf.newaxis, tf.newaxis]
     labels = share[:, tf.newaxis] * labels + (1 - share[:, tf.newaxis]) * tf.roll(
         labels, 1, axis=0

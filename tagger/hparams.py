@@ -1,7 +1,8 @@
 """The hyperparameters, with their defaults, units, ranges, meanings and off values.
 
 Names, defaults and order are those of the DCASE 2019 Task 2 baseline (`parse_hparams`
-in its model.py). This module needs no TensorFlow.
+in its model.py). mel_gain and all after decay_epochs are additions, off by default.
+This module needs no TensorFlow.
 """
 
 import dataclasses
@@ -47,6 +48,10 @@ def _up_to(high: float) -> Allowed:
 
 def _from_0_to(high: float) -> Allowed:
     return f"from 0 to {high:g}", lambda value: 0 <= value <= high
+
+
+def _at_least(low: float) -> Allowed:
+    return f"{low:g} or more", lambda value: value >= low
 
 
 def _one_of(*names: str) -> Allowed:
@@ -143,59 +148,83 @@ class Hparams:
         "",
         SWITCH,
         "1: at step t, the decay of batch norm's moving averages is at most "
-        "(1+t)/(10+t), so that early checkpoints can be evaluated",
+        "(1+t)/(10+t), so that early checkpoints can be evaluated; 0: bndecay",
     )
     cosine: int = _hparam(
-        0, "", SWITCH, "1: the learning rate falls to 0 along half a cosine"
+        0,
+        "",
+        SWITCH,
+        "1: the learning rate falls from lr to 0 at the last step, along half a cosine",
     )
     warmup_steps: int = _hparam(
         0,
         "steps",
         NOT_NEGATIVE,
-        "With cosine, the learning rate first grows linearly from 0 for these steps",
+        "With cosine, the learning rate first grows linearly from 0 for these steps; "
+        "0: no warm-up",
     )
     weight_decay: float = _hparam(
         0.0,
         "",
         NOT_NEGATIVE,
-        "Each step subtracts lr * weight_decay times the weights of convolutions and "
-        "last layer; 0: none",
+        "Each step subtracts lr * weight_decay times the weights of the last layer and "
+        "of all convolutions except depthwise ones; 0: none",
     )
     ema_decay: float = _hparam(
         0.0,
         "per step",
         BELOW_1,
-        "Decay of the average of the weights, which evaluation and inference use; 0: "
-        "they use the weights",
+        "Decay of an average of the weights, which is kept in the checkpoints and "
+        "replaces the weights in evaluation and inference; 0: no average",
     )
     mixup: float = _hparam(
-        0.0, "", NOT_NEGATIVE, "Mixes examples, with shares from Beta(mixup, mixup)"
+        0.0,
+        "",
+        _from_0_to(100),
+        "Examples are mixed in pairs, with shares from Beta(mixup, mixup); 0: none",
     )
     gain_db: float = _hparam(
-        0.0, "dB", _from_0_to(60), "Largest random gain or attenuation of an example"
+        0.0,
+        "dB",
+        _from_0_to(60),
+        "Largest random gain or attenuation of an example; 0: none",
     )
     freq_masks: int = _hparam(
-        0, "", _from_0_to(10), "Number of masks over random bands of an example"
+        0, "", _from_0_to(10), "Masks over random bands of each example; 0: none"
     )
     freq_mask_bands: int = _hparam(
-        12, "bands", _from_0_to(1024), "Largest width of such a mask"
+        12, "bands", _from_0_to(1024), "Largest width of a mask over bands"
     )
     time_masks: int = _hparam(
-        0, "", _from_0_to(10), "Number of masks over random frames of an example"
+        0, "", _from_0_to(10), "Masks over random frames of each example; 0: none"
     )
     time_mask_frames: int = _hparam(
-        20, "frames", _from_0_to(6000), "Largest width of such a mask"
+        20, "frames", _from_0_to(6000), "Largest width of a mask over frames"
     )
-    loss: str = _hparam("ce", "", _one_of("ce", "lq", "lsep"), "Loss")
-    lq_q: float = _hparam(0.7, "", _up_to(1), "q of loss=lq")
+    loss: str = _hparam(
+        "ce",
+        "",
+        _one_of("ce", "lq", "lsep"),
+        "Loss: cross-entropy, generalised cross-entropy, or a loss of the ranks",
+    )
+    lq_q: float = _hparam(
+        0.7, "", _up_to(1), "With loss=lq, from 0 (cross-entropy) to 1 (1 - score)"
+    )
     drop_losses: float = _hparam(
-        0.0, "", BELOW_1, "Fraction of a batch, those with the highest losses, left out"
+        0.0,
+        "",
+        BELOW_1,
+        "Fraction of a device's batch, with the highest losses, that is left out; 0: "
+        "none",
     )
     drop_losses_epochs: float = _hparam(
-        5.0, "epochs", NOT_NEGATIVE, "Epochs before drop_losses begins"
+        5.0, "epochs", _from_0_to(100000), "Epochs before drop_losses begins"
     )
     frontend: str = _hparam(
-        "log", "", _one_of("log", "pcen"), "What the mel spectrogram is turned into"
+        "log",
+        "",
+        _one_of("log", "pcen"),
+        "Compression of the mel spectrogram: logarithm or PCEN",
     )
     pcen_alpha: float = _hparam(
         0.98, "", FRACTION, "PCEN: strength of the gain control"
@@ -203,7 +232,7 @@ class Hparams:
     pcen_delta: float = _hparam(2.0, "", NOT_NEGATIVE, "PCEN: offset")
     pcen_r: float = _hparam(0.5, "", _up_to(1), "PCEN: exponent")
     pcen_eps: float = _hparam(
-        1e-6, "magnitude", POSITIVE, "PCEN: floor of the division"
+        1e-6, "magnitude", _at_least(1e-12), "PCEN: added to the smoothed spectrogram"
     )
     pcen_seconds: float = _hparam(0.4, "s", _up_to(60), "PCEN: time constant")
 
@@ -215,8 +244,6 @@ class Hparams:
                 f"hyperparameter mel_min_hz must be below mel_max_hz, but "
                 f"{self.mel_min_hz:g} Hz is not below {self.mel_max_hz:g} Hz"
             )
-        for message in self._contradictions():
-            raise ValueError(f"hyperparameter {message}")
         for name in (
             "stft_window_samples",
             "stft_hop_samples",
@@ -229,15 +256,22 @@ class Hparams:
                     f"hyperparameter {seconds} must give {name} of at least 1, but got "
                     f"{getattr(self, seconds):g}"
                 )
+        for message in self._contradictions():
+            raise ValueError(f"hyperparameter {message}")
 
     def _contradictions(self) -> Iterator[str]:
         """Yields a message for each value that cannot be used with another one."""
         if self.cosine and self.lrdecay:
             yield "cosine=1 and lrdecay are two schedules; set one of them"
-        if self.warmup_steps and not self.cosine:
-            yield "warmup_steps needs cosine=1"
         if self.loss == "lsep" and (self.mixup or self.lsmooth):
             yield "loss=lsep needs labels of 0 and 1, without mixup and lsmooth"
+        if self.mixup and self.batch_size == 1:
+            yield "mixup needs batch_size of at least 2 per device"
+        if self.drop_losses and self.drop_losses * self.batch_size < 1:
+            yield (
+                f"drop_losses={self.drop_losses:g} leaves out none of the "
+                f"{self.batch_size} examples of a device"
+            )
         if self.frontend == "pcen" and self.gain_db:
             yield "gain_db needs frontend=log; PCEN removes gains"
         if self.freq_masks and self.freq_mask_bands > self.mel_bands:
@@ -270,6 +304,13 @@ class Hparams:
     def example_hop_frames(self) -> int:
         """STFT frames from the start of one example to the next."""
         return round(self.example_hop_seconds / self.stft_hop_seconds)
+
+    @property
+    def context_frames(self) -> int:
+        """STFT frames before a frame that change its features by more than 1e-8."""
+        if self.frontend == "log":
+            return 0
+        return math.ceil(20 * self.pcen_seconds / self.stft_hop_seconds)
 
     def num_frames(self, num_samples: np.ndarray | int) -> np.ndarray | int:
         """STFT frames of clips of num_samples samples; padding gives at least 1."""
@@ -332,7 +373,7 @@ def parse_overrides(text: str) -> dict[str, Any]:
             raise ValueError(
                 f"--hparams: {name} must be {kind}, but got '{value}'"
             ) from None
-    Hparams(**overrides)
+        _check_value(field, overrides[name])
     return overrides
 
 

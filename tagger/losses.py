@@ -14,7 +14,7 @@ Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def define_example_loss(hparams: Hparams) -> Loss:
-    """The loss of each example that the hyperparameter `loss` selects.
+    """The loss that the hyperparameter `loss` selects, for each example.
 
     Labels y are smoothed towards 0.5 (Szegedy et al. 2016): y(1-lsmooth) + 0.5 lsmooth.
     """
@@ -41,8 +41,8 @@ def lq(labels: tf.Tensor, logits: tf.Tensor, q: float) -> tf.Tensor:
       logits: any values.
       q: above 0, at most 1.
     """
-    positive = 1 - tf.exp(q * tf.math.log_sigmoid(logits))
-    negative = 1 - tf.exp(q * tf.math.log_sigmoid(-logits))
+    positive = -tf.math.expm1(q * tf.math.log_sigmoid(logits))
+    negative = -tf.math.expm1(q * tf.math.log_sigmoid(-logits))
     return tf.reduce_mean(labels * positive + (1 - labels) * negative, axis=1) / q
 
 
@@ -65,7 +65,5 @@ def lsep(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 def mean_without_highest(losses: tf.Tensor, fraction: float) -> tf.Tensor:
     """The mean of losses [E] without the highest: fraction * E, rounded down."""
-    kept = tf.shape(losses)[0] - tf.cast(
-        tf.floor(fraction * tf.cast(tf.shape(losses)[0], tf.float32)), tf.int32
-    )
-    return tf.reduce_mean(tf.sort(losses)[:kept])
+    size = losses.shape[0]
+    return tf.reduce_mean(tf.sort(losses)[: size - int(fraction * size)])

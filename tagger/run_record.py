@@ -81,7 +81,7 @@ def trained_model(
 
     They come from the `hparams.json` beside the checkpoints. Checkpoints of the
     original have no such file, and get the defaults. Values from the command line
-    override both. A warning on stderr reports those that differ from the file.
+    override both. A line on stderr reports each that differs from the file.
 
     Args:
       directory: the folder of the checkpoints.
@@ -114,6 +114,9 @@ def trained_model(
                 f"checkpoints in {directory} were trained with; use another "
                 f"--train_dir, with warmstart=1 to start from their weights"
             )
+        if not resuming and name not in MODEL_HPARAMS:
+            print(f"note: --hparams: {name} matters only in training", file=sys.stderr)
+            continue
         wrong = "; scores will be wrong" if name in MODEL_HPARAMS else ""
         print(
             f"warning: --hparams: {name}={value} from the command line is used, not "

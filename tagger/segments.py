@@ -116,3 +116,26 @@ def write_embeddings(
             start=np.concatenate([hop_seconds * np.arange(n) for n in lengths]),
             embeddings=np.concatenate(embeddings),
         )
+
+
+def top_classes(
+    tags: Tags,
+    class_names: Sequence[str],
+    top: int,
+    marked_from: np.ndarray | None = None,
+) -> str:
+    """Lines with the highest mean scores of a recording.
+
+    Args:
+      tags: the scores of a recording.
+      class_names: C names.
+      top: number of lines.
+      marked_from: float64 [C]; means that reach it are marked with "*". None: no marks.
+    """
+    mean = tags.scores.mean(axis=0)
+    best = np.argsort(-mean, kind="stable")[:top]
+    reached = mean >= (np.inf if marked_from is None else marked_from)
+    return "\n".join(
+        f"{'*' if reached[index] else ' '} {mean[index]:.4f}  {class_names[index]}"
+        for index in best
+    )

@@ -61,9 +61,9 @@ def pcen(mel: tf.Tensor, hparams: Hparams) -> tf.Tensor:
     Returns:
       float32 [T, F], 0 or more; 0 for silence.
     """
-    frames = hparams.pcen_seconds / hparams.stft_hop_seconds
-    # As in librosa.pcen, from the time constant in frames.
-    rate = (math.sqrt(1 + 4 * frames**2) - 1) / (2 * frames**2)
+    frames = hparams.pcen_seconds * SAMPLE_RATE / hparams.stft_hop_samples
+    # As in librosa.pcen, (sqrt(1 + 4 frames^2) - 1) / (2 frames^2).
+    rate = 2 / (1 + math.sqrt(1 + 4 * frames**2))
     smoothed = smooth(mel, rate)
     normalised = mel / (hparams.pcen_eps + smoothed) ** hparams.pcen_alpha
     delta, power = hparams.pcen_delta, hparams.pcen_r
@@ -87,7 +87,7 @@ def smooth(values: tf.Tensor, rate: float) -> tf.Tensor:
     blocks = -(-frames // BLOCK_FRAMES)
     padded = tf.pad(values, [[0, blocks * BLOCK_FRAMES - frames], [0, 0]])
     padded = tf.reshape(padded, [blocks, BLOCK_FRAMES, bands])
-    within = rate * tf.einsum("ts,bsf->btf", _decays(BLOCK_FRAMES, 1 - rate), padded)
+    within = rate * tf.matmul(_decays(BLOCK_FRAMES, 1 - rate), padded)
     # The state before block b: M[-1] = E[0], and what the blocks before b add.
     decay = (1 - rate) ** BLOCK_FRAMES
     states = tf.concat([values[tf.newaxis, 0], within[:-1, -1]], axis=0)

@@ -117,12 +117,13 @@ class Trainer:
                     raise
                 print(f"warning: {error}; trying the previous one", file=sys.stderr)
                 continue
-            if any(name.endswith(checkpoints.AVERAGE) for name in missing):
+            moments = [n for n in missing if not n.endswith(checkpoints.AVERAGE)]
+            if len(moments) < len(missing):
                 self.start_averages()
-            if missing:
+            if moments:
                 print(
-                    f"warning: {prefix} lacks {len(missing)} variables of the "
-                    f"optimizer, which start anew; the first steps may be too large",
+                    f"warning: {prefix} lacks {len(moments)} variables of the "
+                    f"optimizer, which start at 0; the first steps may be too large",
                     file=sys.stderr,
                 )
             return prefix

@@ -46,9 +46,10 @@ def litert_of(network, hparams):
     return Interpreter(model_content=content).get_signature_runner()
 
 
-def test_litert_with_other_hyperparameters():
-    """An STFT window of odd length, and max pooling."""
-    network, hparams = varied_network(ALT_HPARAMS + ",global_pool=max")
+@pytest.mark.parametrize("more", ["global_pool=max", "frontend=pcen"])
+def test_litert_with_other_hyperparameters(more):
+    """An STFT window of odd length, and max pooling, or PCEN."""
+    network, hparams = varied_network(f"{ALT_HPARAMS},{more}")
     litert = litert_of(network, hparams)
     rng = np.random.default_rng(4)
     for size in (900, 30000, 70001):

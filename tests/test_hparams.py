@@ -40,9 +40,13 @@ def test_defaults_equal_those_of_the_baseline():
 
 
 def test_options_beyond_the_baseline_are_off_by_default():
-    hparams_values = dataclasses.asdict(Hparams())
-    for name in ("bn_ramp", "cosine", "weight_decay", "ema_decay", "mixup", "gain_db"):
-        assert hparams_values[name] == 0
+    defaults = Hparams()
+    for name in (
+        *("bn_ramp", "cosine", "weight_decay", "ema_decay", "mixup", "gain_db"),
+        *("freq_masks", "time_masks", "drop_losses"),
+    ):
+        assert getattr(defaults, name) == 0
+    assert (defaults.loss, defaults.frontend) == ("ce", "log")
 
 
 def test_derived_sizes():
@@ -111,7 +115,8 @@ def test_overrides_have_their_types():
         ("example_hop_seconds=0.001", "example_hop_frames of at least 1"),
         ("example_window_seconds=1e9", "at most 60"),
         ("cosine=1,lrdecay=0.5", "cosine=1 and lrdecay"),
-        ("warmup_steps=10", "warmup_steps needs cosine=1"),
+        ("mixup=0.4,batch_size=1", "mixup needs batch_size"),
+        ("drop_losses=0.1,batch_size=9", "drop_losses=0.1 .* 9 examples"),
         ("loss=lsep,mixup=0.2", "loss=lsep .* mixup"),
         ("loss=lsep,lsmooth=0.1", "loss=lsep .* lsmooth"),
         ("frontend=pcen,gain_db=3", "gain_db needs frontend=log"),

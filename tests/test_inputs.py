@@ -1,5 +1,6 @@
 """The input pipeline, eagerly and inside tf.data."""
 
+import dataclasses
 import zlib
 
 import numpy as np
@@ -11,6 +12,7 @@ import inputs
 from tagger import clips as clips_lib
 from tagger import wav
 from tagger.hparams import Hparams, parse_hparams
+from tagger.spectrogram import windowed_frames
 
 CASES = {"features": Hparams(), "features_alt": parse_hparams(ALT_HPARAMS)}
 NAMES = ("harmonics_0p3s", "hop_boundary_151_frames", "noise_burst_1p7s")
@@ -95,7 +97,7 @@ def test_the_exact_fft_is_exact_in_the_quiet_bands_of_tones_too():
     hparams = Hparams()
     tone = 0.6 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
     waveform = tf.constant(tone, tf.float32)
-    frames = inputs._windowed_frames(waveform, hparams).numpy().astype(np.float64)
+    frames = windowed_frames(waveform, hparams).numpy().astype(np.float64)
     mel = np.abs(np.fft.rfft(frames)) @ inputs._mel_matrix(hparams).numpy()
     expected = np.log(mel + hparams.mel_log_offset)
     fast, exact = (
@@ -198,6 +200,27 @@ def test_one_seed_gives_the_same_batches(tagged):
 
     np.testing.assert_array_equal(batches(5), batches(5))
     assert not np.array_equal(batches(5), batches(6))
+
+
+def test_augmentation_depends_on_seed_shard_and_step(tagged):
+    def batches(seed, shard=0, **changes):
+        hparams = dataclasses.replace(SMALL, batch_size=2, **changes)
+        stream = inputs.train_input(
+            tagged, hparams, seed=seed, deterministic=True, shard=shard, num_shards=2
+        )
+        return [features.numpy() for features, _ in stream.take(6)]
+
+    plain, masked = batches(5), batches(5, freq_masks=1, freq_mask_bands=3)
+    silence = np.float32(np.log(SMALL.mel_log_offset))
+    bands = [(features == silence).all(axis=1) for features in masked]
+    for before, after, masks in zip(plain, masked, bands, strict=True):
+        unmasked = ~masks[:, np.newaxis].repeat(before.shape[1], axis=1)
+        np.testing.assert_array_equal(after[unmasked], before[unmasked])
+    assert len({masks.tobytes() for masks in bands}) > 3
+    again = batches(5, freq_masks=1, freq_mask_bands=3)
+    np.testing.assert_array_equal(masked, again)
+    other = batches(5, shard=1, freq_masks=1, freq_mask_bands=3)
+    assert not np.array_equal(bands, [(f == silence).all(axis=1) for f in other])
 
 
 def test_batches_are_full_and_labels_match_features(tagged):

@@ -47,7 +47,7 @@ def test_blocks_give_the_scores_of_one_piece(loaded, tmp_path):
         keep_embeddings=True,
         keep_log_mel=True,
     )
-    scores, embeddings, _ = scorer(waveform)
+    scores, embeddings, _ = scorer(waveform, 0)
     assert len(scores) > 3 * tag.BLOCK_EXAMPLES
     assert tags.seconds == 20
     np.testing.assert_allclose(tags.scores, scores, atol=1e-6)
@@ -59,22 +59,28 @@ def test_blocks_give_the_scores_of_one_piece(loaded, tmp_path):
 
 
 @pytest.mark.parametrize("hop", [0.02, 0.05, 0.08])
-def test_blocks_of_any_length_have_the_same_examples(tmp_path, monkeypatch, hop):
+@pytest.mark.parametrize("frontend", ["log", "pcen"])
+def test_blocks_of_any_length_have_the_same_examples(
+    tmp_path, monkeypatch, hop, frontend
+):
     hparams = dataclasses.replace(
         parse_hparams(SMALL_HPARAMS),
+        frontend=frontend,
+        pcen_seconds=0.02,
         example_window_seconds=0.05,
         example_hop_seconds=hop,
     )
     monkeypatch.setattr(tag, "BLOCK_EXAMPLES", 2)
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 30000).astype(np.float32)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
-    def features(waveform):
-        log_mel = inputs.waveform_to_log_mel_spectrogram(waveform, hparams)
+    @tf.function(reduce_retracing=True)
+    def features(waveform, context):
+        log_mel = inputs.waveform_to_log_mel_spectrogram(waveform, hparams)[context:]
         return inputs.log_mel_spectrogram_to_examples(log_mel, hparams), log_mel
 
-    def scorer(waveform):
-        examples, log_mel = (part.numpy() for part in features(waveform))
+    def scorer(waveform, context):
+        found = features(waveform, tf.constant(context))
+        examples, log_mel = (part.numpy() for part in found)
         return examples.mean(axis=(1, 2))[:, np.newaxis], examples, log_mel
 
     for size in (1, 1102, 1103, *range(8000, 13000, 441), *range(12000, 12900, 97)):
@@ -82,7 +88,7 @@ def test_blocks_of_any_length_have_the_same_examples(tmp_path, monkeypatch, hop)
             recordings, "read_blocks", lambda path, size=size: iter([noise[:size]])
         )
         tags = tag.tag("a.wav", scorer, hparams, keep_log_mel=True)
-        expected, _, log_mel = scorer(noise[:size])
+        expected, _, log_mel = scorer(noise[:size], 0)
         np.testing.assert_allclose(tags.scores, expected, atol=1e-4, err_msg=size)
         np.testing.assert_allclose(tags.log_mel, log_mel, atol=1e-3, err_msg=size)
 
@@ -92,7 +98,7 @@ def test_what_is_not_kept_is_freed(monkeypatch):
     monkeypatch.setattr(recordings, "read_blocks", lambda path: iter([noise]))
     references, num_alive = [], []
 
-    def scorer(waveform):
+    def scorer(waveform, context):
         num_alive.append(sum(reference() is not None for reference in references))
         embeddings, log_mel = np.zeros([65, 1024]), np.zeros([3300, 96])
         references.extend(map(weakref.ref, (embeddings, log_mel)))
@@ -106,9 +112,11 @@ def test_what_is_not_kept_is_freed(monkeypatch):
 
 def test_a_list_of_top_classes():
     tags = segments.Tags(1, np.array([[0.1, 0.3, 0.2]]), None, None)
-    assert tag.top_classes(tags, "ABC", 2) == "  0.3000  B\n  0.2000  C"
+    assert segments.top_classes(tags, "ABC", 2) == "  0.3000  B\n  0.2000  C"
     thresholds = np.array([0, 0.31, 0.2])
-    assert tag.top_classes(tags, "ABC", 2, thresholds) == "  0.3000  B\n* 0.2000  C"
+    assert (
+        segments.top_classes(tags, "ABC", 2, thresholds) == "  0.3000  B\n* 0.2000  C"
+    )
 
 
 def set_flags(monkeypatch, **flags: object) -> None:

@@ -35,6 +35,7 @@ from tagger.segments import (
     Tags,
     find_segments,
     segment_row,
+    top_classes,
     write_embeddings,
     write_label_track,
 )
@@ -44,9 +45,10 @@ BLOCK_EXAMPLES = 64  # as many as inference scores at once
 # The flags that name results: the suffix of a file, or "" for a folder.
 RESULTS = {"audacity": "", "plot": "", "segments": ".csv", "embeddings": ".npz"}
 
-# Maps a waveform, float32 [S], to scores, float64 [E, C], embeddings, float32
-# [E, 1024], and the log mel spectrogram, float32 [T, F].
-Scorer = Callable[[np.ndarray], Sequence[np.ndarray]]
+# Maps a waveform, float32 [S], and the number of its first frames that are only context
+# to scores, float64 [E, C], embeddings, float32 [E, 1024], and the spectrogram of the
+# other frames, float32 [T, F].
+Scorer = Callable[[np.ndarray, int], Sequence[np.ndarray]]
 
 
 def define_flags() -> None:
@@ -150,12 +152,20 @@ def define_scorer(network: Any, hparams: Hparams) -> Scorer:
 
     import inputs
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)], autograph=False)
-    def score(waveform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.float32),
+            tf.TensorSpec([], tf.int32),
+        ],
+        autograph=False,
+    )
+    def score(
+        waveform: tf.Tensor, context: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """See `Scorer`."""
         log_mel = inputs.waveform_to_log_mel_spectrogram(
             waveform, hparams, fft_type=inputs.EXACT_FFT
-        )
+        )[context:]
         examples = inputs.log_mel_spectrogram_to_examples(log_mel, hparams)
         logits, embeddings = network(examples, training=False)
         return tf.sigmoid(tf.cast(logits, tf.float64)), embeddings, log_mel
@@ -163,14 +173,16 @@ def define_scorer(network: Any, hparams: Hparams) -> Scorer:
     return score
 
 
-def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[np.ndarray]:
+def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[tuple[np.ndarray, int]]:
     """Reads a recording in overlapping blocks.
 
-    The first BLOCK_EXAMPLES examples of each continue those of the previous block. A
-    block has all their samples, unless the recording ends before.
+    After some frames of context, the first BLOCK_EXAMPLES examples of each continue
+    those of the previous block. A block has all their samples, unless the recording
+    ends before.
 
     Yields:
-      float32 [S], the samples of a block.
+      float32 [S], the samples of a block, and the number of its frames of context: at
+      most hparams.context_frames, as many as there are.
 
     Raises:
       ValueError: see `recordings.read_blocks`, or there are no samples.
@@ -182,16 +194,19 @@ def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[np.ndarray]:
         BLOCK_EXAMPLES * hop + 1,  # One more frame shows that there is a next block.
     )
     size = (num_frames - 1) * hparams.stft_hop_samples + hparams.stft_window_samples
-    block = np.zeros(0, np.float32)
+    block, context = np.zeros(0, np.float32), 0
     sizes = itertools.chain([size], itertools.repeat(step))
     for chunk in recordings.read_chunks(path, sizes):
         block = np.concatenate([block, chunk])
         if not block.size:
             raise ValueError(f"{path}: has no samples")
-        yield block
-        if hparams.num_examples(block.size) <= BLOCK_EXAMPLES:
+        yield block, context
+        start = context * hparams.stft_hop_samples
+        if hparams.num_examples(block.size - start) <= BLOCK_EXAMPLES:
             return
-        block = block[step:]
+        start += step
+        context = min(hparams.context_frames, start // hparams.stft_hop_samples)
+        block = block[start - context * hparams.stft_hop_samples :]
 
 
 def tag(
@@ -220,11 +235,12 @@ def tag(
     step = step_frames * hparams.stft_hop_samples
     scores, embeddings, log_mel = [], [], []
     num_samples, peak = 0, 0.0
-    for number, block in enumerate(overlapping_blocks(path, hparams)):
-        new_samples = number * step + block.size - num_samples
+    for number, (block, context) in enumerate(overlapping_blocks(path, hparams)):
+        start = number * step - context * hparams.stft_hop_samples
+        new_samples = start + block.size - num_samples
         num_samples += new_samples
         peak = max(peak, np.abs(block).max())
-        values = [np.asarray(value) for value in scorer(block)]
+        values = [np.asarray(value) for value in scorer(block, context)]
         if not np.isfinite(values[0]).all():
             raise ValueError(f"{path}: the scores are not finite")
         scores.append(values[0][:BLOCK_EXAMPLES])
@@ -239,29 +255,6 @@ def tag(
         np.concatenate(embeddings) if keep_embeddings else None,
         np.concatenate(log_mel) if keep_log_mel else None,
         recordings.describe_doubt(num_samples, peak, hparams.stft_window_samples),
-    )
-
-
-def top_classes(
-    tags: Tags,
-    class_names: Sequence[str],
-    top: int,
-    marked_from: np.ndarray | None = None,
-) -> str:
-    """Lines with the highest mean scores of a recording.
-
-    Args:
-      tags: the scores of a recording.
-      class_names: C names.
-      top: number of lines.
-      marked_from: float64 [C]; means that reach it are marked with "*". None: no marks.
-    """
-    mean = tags.scores.mean(axis=0)
-    best = np.argsort(-mean, kind="stable")[:top]
-    reached = mean >= (np.inf if marked_from is None else marked_from)
-    return "\n".join(
-        f"{'*' if reached[index] else ' '} {mean[index]:.4f}  {class_names[index]}"
-        for index in best
     )
 
 
