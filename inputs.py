@@ -91,7 +91,7 @@ def _contents_to_waveform(
 def waveform_to_log_mel_spectrogram(
     waveform: tf.Tensor, hparams: Hparams, *, fft_type: tf.DType = FAST_FFT
 ) -> tf.Tensor:
-    """Computes the log mel spectrogram of a waveform at 44.1 kHz.
+    """Computes the log mel spectrogram, or PCEN, of a waveform at 44.1 kHz.
 
     The mel bands are those of tf.signal.linear_to_mel_weight_matrix, applied to the
     magnitude (not the power) of the STFT. The window is that of tf.signal.hann_window:
@@ -104,7 +104,8 @@ def waveform_to_log_mel_spectrogram(
       fft_type: FAST_FFT or EXACT_FFT.
 
     Returns:
-      float32 [T, F], natural logarithm of magnitude plus mel_log_offset.
+      float32 [T, F], natural logarithm of magnitude plus mel_log_offset; if frontend is
+      pcen, `spectrogram.pcen` of the magnitude.
     """
     missing = tf.maximum(hparams.stft_window_samples - tf.size(waveform), 0)
     waveform = tf.pad(waveform, [[0, missing]])

@@ -9,7 +9,7 @@
 # YAMNet's weights, which is better for few recordings.
 #
 # Environment variables: STEPS, the number of training steps; FRACTION, the share of the
-# recordings for validation (0.1; with less than about 100 recordings, use 0.2).
+# recordings for validation (0.1; with fewer than about 100 recordings, use 0.2).
 set -euo pipefail
 
 if [[ $# -ne 2 && ! ($# -eq 4 && $3 == --yamnet) ]]; then

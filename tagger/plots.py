@@ -60,7 +60,7 @@ def tags_figure(
     figure = Figure(figsize=FIGURE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     image = _draw_spectrogram(above, tags.log_mel, hparams)
-    figure.colorbar(image, ax=above, label="log mel magnitude", pad=0.01)
+    figure.colorbar(image, ax=above, label="features", pad=0.01)
     detected = (tags.scores >= thresholds).any(axis=0)
     order = np.lexsort([-tags.scores.max(axis=0), ~detected])  # the last key is first
     shown = order[:MAX_CLASSES]
