@@ -7,7 +7,8 @@ uses synthetic demo data, or your own recordings. On Colab, first choose a GPU
 
 - `SOUNDS`: `demo`, or `upload` to upload a zip file on Colab with one folder per class,
   such as `Bark/dog 1.mp3`; or the path of a folder with these.
-- `STEPS`: number of training steps. 120 are enough for the demo data.
+- `STEPS`: number of training steps. 120 are enough for the demo data; use 1000 or more
+  for your own recordings.
 """
 
 # %% tags=["parameters"]
@@ -28,6 +29,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import sys
 import zipfile
 
@@ -80,14 +82,16 @@ evaluation.
 """
 
 # %%
-work = "runs/" + re.sub(r"\W+", "_", sounds.name)  # the folder of all results
+# The folder of all results.
+work = "runs/" + re.sub(r"\W+", "_", pathlib.Path(SOUNDS).name)
 if SOUNDS == "demo":
     run(f"python -m tools.make_demo_data {work}/demo")
     source = f"{work}/demo/train_curated --csv {work}/demo/train_curated.csv"
 else:
     if SOUNDS == "upload":
-        upload_zip("recordings", f"{work}/sounds")
         sounds = pathlib.Path(work, "sounds")
+        shutil.rmtree(sounds, ignore_errors=True)  # of an earlier upload
+        upload_zip("recordings", str(sounds))
         folders = [path for path in sounds.iterdir() if path.name != "__MACOSX"]
         if len(folders) == 1:  # The zip file has a folder around those of the classes.
             sounds = folders[0]
@@ -154,6 +158,7 @@ for name in names:
     display(Image(f"{work}/tags/{name}.png"))
 
 # %% [markdown]
-"""Colab deletes all files when the session ends. Download what you need, such as the
-last checkpoint and `hparams.json`, in the panel *Files*.
+"""Colab deletes all files when the session ends. Download what you need in the panel
+*Files*: both files of a checkpoint (`model.ckpt-N.index` and `model.ckpt-N.data-...`)
+and `hparams.json`.
 """

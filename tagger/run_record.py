@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tagger.files import write_whole
-from tagger.hparams import MODEL_HPARAMS, MODEL_NAMES, Hparams, model_hparams
+from tagger.hparams import FIELDS, MODEL_HPARAMS, MODEL_NAMES, Hparams, model_hparams
 
 HPARAMS_FILE = "hparams.json"
 LAST_LAYER = "fully_connected"  # has a column per class
@@ -53,13 +53,21 @@ def read_record(directory: str) -> RunRecord | None:
     path = pathlib.Path(directory) / HPARAMS_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        model_name, class_names = values["model"], list(values["class_names"])
+        if model_name not in MODEL_NAMES:
+            raise ValueError(f"there is no model {model_name}")
+        if unknown := set(values["hparams"]) - set(FIELDS):
+            raise ValueError(f"there is no hyperparameter {', '.join(sorted(unknown))}")
+        if not all(name and isinstance(name, str) for name in class_names):
+            raise ValueError("class_names must be names that are not empty")
         # A file of an earlier version has fewer hyperparameters.
-        hparams = model_hparams(values["model"], values["hparams"])
-        class_names = list(values["class_names"])
-        return RunRecord(values["model"], hparams, class_names, values.get("run", ""))
+        hparams = model_hparams(model_name, values["hparams"])
+        return RunRecord(model_name, hparams, class_names, values.get("run", ""))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged: it has no {error}") from None
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
 
 

@@ -217,6 +217,8 @@ def test_another_model_is_an_error(run_dir):
         '{"model": "yamnet", "hparams": {"mel_bands": 64.5}, "class_names": []}',
         '{"model": "yamnet", "hparams": {"lr": NaN}, "class_names": []}',
         '{"model": "yamnet", "hparams": {}, "class_names": null}',
+        '{"model": "yamnet", "hparams": {}, "class_names": ["a", null]}',
+        '{"model": "yamnets", "hparams": {}, "class_names": []}',
     ],
 )
 def test_a_damaged_file_is_an_error(tmp_path, text):

@@ -51,6 +51,12 @@ def test_the_page_escapes_names_and_needs_nothing_else(tmp_path, capsys):
     assert re.search(r"^warning: --clip_dir: 29 clips .*clips$", err, re.MULTILINE)
 
 
+def test_a_folder_without_the_clips_is_an_error(tmp_path):
+    write_evaluation(tmp_path / "eval", 1)
+    with pytest.raises(ValueError, match="--clip_dir"):
+        page_of(tmp_path / "eval", tmp_path)
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_scores_of_another_step_than_the_best(
     dataset, trained, tmp_path, capsys, killed

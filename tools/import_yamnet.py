@@ -43,10 +43,13 @@ def read_class_names(path: str) -> list[str]:
     Raises:
       ValueError, OSError: the file is not YAMNet's class map.
     """
-    with open(path, encoding="utf-8", newline="") as file:
-        header, *rows = [*csv.reader(file)] or [[]]
-    names = [row[-1] for row in rows]
-    indices = [row[0] for row in rows]
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            header, *rows = [*csv.reader(file)] or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: is not a CSV file: {error}") from None
+    names = [row[-1] for row in rows if row]
+    indices = [row[0] for row in rows if row]
     if header != CLASS_MAP_HEADER or indices != list(map(str, range(len(rows)))):
         raise ValueError(
             f"{path}: expected the header {','.join(CLASS_MAP_HEADER)}, and indices "

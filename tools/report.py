@@ -140,6 +140,9 @@ def worst_clips(evaluation: diagnosis.Evaluation, clip_dir: str, page_dir: str) 
       evaluation: the evaluation.
       clip_dir: folder of the clips.
       page_dir: folder of the page, which the addresses of the clips are relative to.
+
+    Raises:
+      ValueError: none of these clips can be read.
     """
     counts = evaluation.labels.sum(axis=1)
     mean = evaluation.precisions.sum(axis=1) / np.maximum(counts, 1)
@@ -161,6 +164,8 @@ def worst_clips(evaluation: diagnosis.Evaluation, clip_dir: str, page_dir: str) 
             f"</div>"
         )
     if num_unreadable := sum(UNREADABLE in card for card in cards):
+        if num_unreadable == len(cards):
+            raise ValueError(f"--clip_dir: the clips are not in {clip_dir}")
         print(
             f"warning: --clip_dir: {counted(num_unreadable, 'clip')} cannot be read, "
             f"in {clip_dir}",
