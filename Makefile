@@ -58,7 +58,7 @@ demo: $(VENV)/.run
 
 # In two processes; all tests of a file run in the same one.
 test: $(VENV)/.dev
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-matrix:
 	tests/matrix.sh

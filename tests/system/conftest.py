@@ -1,12 +1,9 @@
 """Fixtures of system tests, which all use the whole network."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
-from helpers import ROOT, SMALL_HPARAMS, run_main
+from helpers import SMALL_HPARAMS, run_main
 
 import model
 
@@ -29,21 +26,3 @@ def trained(dataset, tmp_path_factory) -> pathlib.Path:
         patch.setattr(model, "MOBILENET_V1", WHOLE_NETWORK)
         assert run_main(flags) == 0
     return train_dir
-
-
-@pytest.fixture(scope="session")
-def recipe(tmp_path_factory) -> tuple[pathlib.Path, str]:
-    """OUT of a few steps of the published recipe, and its stderr; do not change OUT.
-
-    OUT/data has synthetic clips in the form of the competition's data.
-    """
-    out = tmp_path_factory.mktemp("recipe")
-    done = subprocess.run(
-        [ROOT / "recipes" / "published_baseline.sh", "--smoke", out],
-        env=os.environ | {"PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr
-    return out, done.stderr

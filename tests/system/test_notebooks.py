@@ -1,9 +1,11 @@
-"""The notebooks, executed on the demo's data with a few steps."""
+"""The published recipe, and the notebooks, with a few steps on synthetic clips."""
 
 import copy
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import wave
 
 import nbclient
@@ -20,6 +22,33 @@ class files:
 
 uploads = {uploads}
 """
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> tuple[pathlib.Path, str]:
+    """OUT of a few steps of the published recipe, and its stderr; do not change OUT.
+
+    OUT/data has synthetic clips in the form of the competition's data.
+    """
+    out = tmp_path_factory.mktemp("recipe")
+    done = subprocess.run(
+        [ROOT / "recipes" / "published_baseline.sh", "--smoke", out],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    return out, done.stderr
+
+
+def test_the_recipe_runs(recipe):
+    """Runs a few steps of both stages on synthetic clips, and makes a submission."""
+    out, stderr = recipe
+    assert "83 of 83 variables restored" in stderr
+    submission = (out / "submission.csv").read_text().splitlines()
+    assert len(submission) == 13
+    assert len(submission[0].split(",")) == 81
 
 
 def read_notebook(name: str, **parameters) -> nbformat.NotebookNode:
