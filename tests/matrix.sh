@@ -35,7 +35,7 @@ while read -r python tensorflow keras constraints; do
     fi
     pythons+=(".matrix/$name/bin/python")
     echo "== $name"
-    result=$("${pythons[-1]}" -m pytest -q "$@" < /dev/null | tee /dev/stderr) || status=1
+    result=$("${pythons[-1]}" -m pytest -q "$@" < /dev/null | tee >(cat >&2)) || status=1
     summary+="$name: $(tail -n 1 <<< "$result")"$'\n'
 done <<< "$VERSIONS"
 if ((${#pythons[@]} > 1)); then
