@@ -134,6 +134,8 @@ def encoded(suffix: str, samples: np.ndarray | None = None, **options) -> bytes:
         ),
         ("rate.wav", encoded("WAV").replace(b"\x44\xac", b"\1\0"), "a rate of 1 Hz"),
     ],
+    # The bytes contain the time at which they were made.
+    ids=lambda value: "contents" if isinstance(value, bytes) else None,
 )
 def test_an_unusable_file_is_named(tmp_path, name, contents, message):
     (tmp_path / name).write_bytes(contents)
