@@ -105,14 +105,14 @@ def test_one_seed_gives_the_same_batches_on_one_and_two_devices(
 
 
 def test_with_batch_norm_losses_are_close_and_averages_are_synced(
-    two_devices,
+    two_devices, three_rows
 ):
     more = "batch_size=16"
     one, two = new_trainer(None, more), new_trainer(two_devices.strategy, more)
-    expected, actual = losses(one, None, 50), losses(two, two_devices, 50)
-    assert np.median(np.abs(np.subtract(actual, expected))) < 0.05 * expected[0]
+    expected, actual = losses(one, None, 20), losses(two, two_devices, 20)
+    assert np.median(np.abs(np.subtract(actual, expected))) < 0.1 * expected[0]
     for curve in (actual, expected):
-        assert np.median(curve[-10:]) < 0.5 * curve[0]
+        assert np.median(curve[-10:]) < 0.2 * curve[0]
     local = two_devices.strategy.experimental_local_results
     moving = two.variables["Conv/BatchNorm/moving_variance"].value
     before = [copy.numpy() for copy in local(moving)]
