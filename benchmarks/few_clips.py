@@ -10,7 +10,6 @@ stopped. At the end it prints a table of means and standard errors, and draws
 OUT/few_clips.png.
 """
 
-import contextlib
 import csv
 import itertools
 import pathlib
@@ -139,14 +138,8 @@ def draw_curves(results, path: pathlib.Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark."""
-    if len(argv) != 2:
-        raise ValueError("expected one argument, the folder OUT; see --help")
-    program.start_tensorflow()
-    out = pathlib.Path(argv[1])
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "results.csv"
-    if not path.exists():
-        path.write_text(",".join(HEADER) + "\n")
+    path = learning_runs.open_results(argv, "results.csv", HEADER)
+    out = path.parent
     for draw, data, number, start in itertools.product(
         range(1, FLAGS.draws + 1), FLAGS.data, CLIPS_PER_CLASS, STARTS
     ):
@@ -154,14 +147,9 @@ def main(argv: Sequence[str]) -> int:
         key = (data.name, str(number), start)
         if str(draw) in read_results(path).get(key, {}):
             continue
-        with (
-            (out / "log.txt").open("a") as log,
-            contextlib.redirect_stdout(log),
-            contextlib.redirect_stderr(log),
-        ):
+        with learning_runs.output_to(out / "log.txt"):
             lwlrap = run(out, data, number, start, draw)
-        with path.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow([*key, draw, lwlrap])
+        learning_runs.append(path, [(*key, draw, lwlrap)])
         print(*key, draw, f"{lwlrap:.3f}", flush=True)
     results = read_results(path)
     print_tables(results)

@@ -12,9 +12,7 @@ mean of the last three evaluations, both averaged over folds, with the paired di
 to the default. The best one is higher for options whose lwlrap varies more.
 """
 
-import contextlib
 import csv
-import fcntl
 import itertools
 import pathlib
 from collections.abc import Sequence
@@ -91,14 +89,6 @@ def run(out: pathlib.Path, key: tuple) -> dict[int, float]:
     )
 
 
-def append(path: pathlib.Path, key: tuple, found: dict[int, float]) -> None:
-    """Appends the results of a run, all at once."""
-    with path.open("a", newline="") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([*key, step, lwlrap] for step, lwlrap in found.items())
-
-
 def best(found: dict[int, float]) -> float:
     """The highest lwlrap."""
     return max(found.values())
@@ -132,28 +122,18 @@ def print_table(results: dict[tuple, dict[int, float]]) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark."""
-    if len(argv) != 2:
-        raise ValueError("expected one argument, the folder OUT; see --help")
-    program.start_tensorflow()
-    out = pathlib.Path(argv[1])
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "learning.csv"
-    if not path.exists():
-        path.write_text(",".join(HEADER) + "\n")
+    path = learning_runs.open_results(argv, "learning.csv", HEADER)
+    out = path.parent
     for fold, labels, option in itertools.product(
         FLAGS.folds, FLAGS.labels, FLAGS.options
     ):
         key = (labels, FLAGS.model, str(FLAGS.steps), option, fold)
         if key in read_results(path):
             continue
-        with (
-            (out / f"{labels}.log").open("a") as log,
-            contextlib.redirect_stdout(log),
-            contextlib.redirect_stderr(log),
-        ):
+        with learning_runs.output_to(out / f"{labels}.log"):
             found = run(out, key)
-        append(path, key, found)
-        print(*key, f"{max(found.values()):.3f}", flush=True)
+        learning_runs.append(path, [(*key, *item) for item in found.items()])
+        print(*key, f"{best(found):.3f}", flush=True)
     print_table(read_results(path))
     return 0
 

@@ -1,14 +1,56 @@
-"""What the benchmarks of learning share: a run on a fold, and means over runs."""
+"""What the benchmarks of learning share: a run on a fold, results, and their means."""
 
+import contextlib
+import csv
+import fcntl
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import measure  # noqa: F401 (first, because it finds the project)
 import numpy as np
 
-from tagger import results
+from tagger import program, results
+
+
+def open_results(argv: Sequence[str], name: str, header: Sequence[str]) -> pathlib.Path:
+    """Starts TensorFlow, and makes the folder OUT and the CSV of results in it.
+
+    Args:
+      argv: the arguments of the program; the only one is OUT.
+      name: of the CSV. If it exists, it is unchanged.
+      header: of the CSV.
+
+    Returns:
+      The path of the CSV.
+    """
+    if len(argv) != 2:
+        raise ValueError("expected one argument, the folder OUT; see --help")
+    program.start_tensorflow()
+    path = pathlib.Path(argv[1]) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(",".join(header) + "\n")
+    return path
+
+
+@contextlib.contextmanager
+def output_to(path: pathlib.Path) -> Iterator[None]:
+    """Appends what the block prints to a file."""
+    with (
+        path.open("a") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        yield
+
+
+def append(path: pathlib.Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Appends rows to a CSV, all at once; several programs may do so."""
+    with path.open("a", newline="") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def train_and_evaluate(

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from tagger.hparams import Hparams
 
-# The hyperparameters that turn an augmentation on.
 SMALLEST = 1e-37  # above 0, so that its logarithm is finite
+# The hyperparameters that turn an augmentation on.
 SELECTORS = "gain_db", "mixup", "freq_masks", "time_masks"
 
 
@@ -107,16 +107,16 @@ def mix_up(
     log_gamma = tf.math.log(tf.random.stateless_gamma(shape, gamma_seed, alpha + 1))
     uniform = tf.random.stateless_uniform(shape, uniform_seed, SMALLEST, 1.0)
     log_gamma += tf.math.log(uniform) / alpha
-    share = tf.sigmoid(log_gamma[0] - log_gamma[1])
-    shares = share[:, tf.newaxis, tf.newaxis]
-    labels = share[:, tf.newaxis] * labels + (1 - share[:, tf.newaxis]) * tf.roll(
-        labels, 1, axis=0
-    )
+    share = tf.sigmoid(log_gamma[0] - log_gamma[1])[:, tf.newaxis]
+
+    def mix(values: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+        return share * values + (1 - share) * tf.roll(values, 1, axis=0)
+
+    labels, share = mix(labels, share), share[:, tf.newaxis]
     if hparams.frontend == "pcen":
-        return shares * features + (1 - shares) * tf.roll(features, 1, axis=0), labels
-    mel = tf.exp(features)  # Mixing keeps the offset, which is in both.
-    mixed = shares * mel + (1 - shares) * tf.roll(mel, 1, axis=0)
-    return tf.math.log(mixed), labels
+        return mix(features, share), labels
+    # Mixing keeps the offset, which is in both.
+    return tf.math.log(mix(tf.exp(features), share)), labels
 
 
 def mask_stripes(

@@ -38,8 +38,9 @@ GLOBAL_STEP = "global_step"
 # Names of Adam's state in the original (a variable X has X/Adam and X/Adam_1) and in
 # Keras.
 ADAM_MOMENTS = {"Adam": "momentum", "Adam_1": "velocity"}
-AVERAGE = "ExponentialMovingAverage"
 ADAM_POWERS = {"beta1_power": "beta_1", "beta2_power": "beta_2"}
+# TensorFlow 1's name for the average of a variable X is X/ExponentialMovingAverage.
+AVERAGE = "ExponentialMovingAverage"
 
 # As in the original: the newest 10,000 are kept, and of the others one per 15 minutes.
 MAX_TO_KEEP = 10000

@@ -105,8 +105,10 @@ def counted(number: int, noun: str) -> str:
 
 
 def print_step(bar: tqdm.tqdm, step: int, loss: float, rate: float | None) -> None:
-    """Shows a training step in the bar. On a terminal, only lines with the rate (in
-    examples per second) are printed."""
+    """Shows a training step in the bar, and prints it.
+
+    On a terminal, only the lines with a rate, in examples per second, are printed.
+    """
     bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
     bar.update()
     if rate is not None or not sys.stdout.isatty():

@@ -125,7 +125,7 @@ def trained_model(
         if not resuming and name not in MODEL_HPARAMS:
             print(f"note: --hparams: {name} matters only in training", file=sys.stderr)
             continue
-        wrong = "; scores will be wrong" if name in MODEL_HPARAMS else ""
+        wrong = "" if resuming else "; scores will be wrong"
         print(
             f"warning: --hparams: {name}={value} from the command line is used, not "
             f"the {trained} of {path}{wrong}",

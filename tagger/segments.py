@@ -23,8 +23,8 @@ class Tags(NamedTuple):
       seconds: duration of the recording.
       scores: float64 [E, C] in [0, 1], of each example.
       embeddings: float32 [E, 1024], or None if they are not kept.
-      log_mel: float32 [T, F], natural logarithm of magnitude plus mel_log_offset, or
-        None if it is not kept.
+      log_mel: float32 [T, F], from `inputs.waveform_to_log_mel_spectrogram`, or None if
+        it is not kept.
       doubt: why the scores mean little; empty if there is no reason.
     """
 

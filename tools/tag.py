@@ -15,6 +15,7 @@ Letters for shapes: E examples, T frames, F mel bands, C classes, S samples.
 """
 
 import itertools
+import math
 import os
 import pathlib
 import sys
@@ -71,7 +72,7 @@ def define_flags() -> None:
     flags.DEFINE_string("hparams", "", "name=value,..., if there is no hparams.json.")
     flags.DEFINE_bool("mixed_precision", False, "Compute convolutions in bfloat16.")
     flags.register_validator(
-        "threshold", lambda score: score == score, message="must be a number"
+        "threshold", lambda score: not math.isnan(score), message="must be a number"
     )
     # A forgotten file name must not overwrite a recording.
     for name, suffix in RESULTS.items():
