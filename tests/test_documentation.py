@@ -38,7 +38,18 @@ def test_the_python_examples(dataset, tmp_path, monkeypatch, capsys):
         np.testing.assert_array_equal(loaded, saved)
 
 
-def test_the_recipe_for_own_sounds_has_the_values_of_its_page():
+def test_the_recipe_for_own_sounds_has_the_commands_of_its_page():
+    """A system test runs the recipe."""
+    page = section_of("docs/own-recordings.md", "Five commands")
+    commands = re.search(r"```\n(python .*?)```", page, re.DOTALL)[1]
+    words = set(commands.replace("runs/own", "run").split())
+    recipe = (ROOT / "recipes" / "own_sounds.sh").read_text().replace('"$out/', "")
+    found = set(re.sub(r'["$()]', " ", recipe).split())
+    assert "tools.make_validation_split" in words
+    assert words - found == {"recording.mp3"}
+
+
+def test_the_recipe_for_own_sounds_trains_as_its_page_says():
     found = [
         re.findall(r"--hparams (\S+) --max_steps (\d+)", (ROOT / path).read_text())
         for path in ("docs/own-recordings.md", "recipes/own_sounds.sh")

@@ -13,7 +13,6 @@ import csv
 import os
 import pathlib
 import re
-import shlex
 import shutil
 import signal
 import sys
@@ -22,7 +21,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from helpers import run_program, section_of
+from helpers import run_program
 from processes import Process
 
 VARIABLE = "TAGGER_KITCHEN20_DIR"
@@ -200,23 +199,6 @@ def test_a_stopped_run_can_be_repeated(tmp_path, number):
     rows = list(csv.DictReader((out / "clips.csv").open()))
     assert {row["fname"] for row in rows} == {p.name for p in (out / "audio").iterdir()}
     assert len(rows) == 80
-
-
-def test_the_documented_commands(tmp_path):
-    write_sounds(tmp_path / "sounds", number=12, seconds=1)
-    soundfile.write(tmp_path / "recording.mp3", np.zeros(RATE), RATE)
-    section = section_of("docs/own-recordings.md", "Five commands")
-    commands = re.search(r"```\n(python .*?)```", section, re.DOTALL)[1]
-    for long, short in (("--max_steps 1000", "--max_steps 2"), ("size=32", "size=4")):
-        assert long in commands
-        commands = commands.replace(long, short)
-    outputs = []
-    for command in commands.replace("\\\n", "").splitlines():
-        _, *words = shlex.split(command)
-        outputs.append(run(*words[words[0] == "-m" :], cwd=tmp_path))
-    assert len(outputs) == 5
-    assert "Overall lwlrap" in (tmp_path / "runs/own/eval/eval-2.txt").read_text()
-    assert outputs[-1].startswith("recording.mp3 (1.0 s)\n  0.")
 
 
 def test_from_recordings_to_tags(kitchen20, tmp_path):
