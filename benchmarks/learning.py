@@ -9,7 +9,8 @@ results are appended to OUT/learning.csv, and those that are there are not repea
 the program can be stopped, and several can run at the same time, with different flags.
 At the end it prints a table: for each option the best lwlrap over the steps, and the
 mean of the last three evaluations, both averaged over folds, with the paired difference
-to the default. The best one is higher for options whose lwlrap varies more.
+to the default. The best one is higher for options whose lwlrap varies more. Also draws
+the curves of the options, folds and labels in the flags, to OUT/learning.png.
 """
 
 import csv
@@ -120,6 +121,32 @@ def print_table(results: dict[tuple, dict[int, float]]) -> None:
         print(f"| {' | '.join(cells)} |")
 
 
+def draw_curves(results: dict[tuple, dict[int, float]], path: pathlib.Path) -> None:
+    """Draws the lwlrap of the chosen runs over the steps: means and standard errors."""
+    from matplotlib.figure import Figure
+
+    count = len(FLAGS.labels)
+    figure = Figure(figsize=(5.5 * count, 4.5), layout="constrained")
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    for axes, labels in zip(panels, FLAGS.labels):
+        for option in FLAGS.options:
+            keys = [
+                (labels, FLAGS.model, str(FLAGS.steps), option, fold)
+                for fold in FLAGS.folds
+            ]
+            curves = [results[key] for key in keys]
+            steps = sorted(set.intersection(*map(set, curves)))
+            values = np.array([[curve[step] for step in steps] for curve in curves])
+            errors = np.std(values, axis=0) / max(1, len(curves) - 1) ** 0.5
+            axes.errorbar(steps, values.mean(0), errors, label=option, capsize=3)
+        axes.set_xlabel("steps")
+        axes.set_title(f"{labels} labels")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("lwlrap")
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark."""
     path = learning_runs.open_results(argv, "learning.csv", HEADER)
@@ -134,7 +161,9 @@ def main(argv: Sequence[str]) -> int:
             found = run(out, key)
         learning_runs.append(path, [(*key, *item) for item in found.items()])
         print(*key, f"{best(found):.3f}", flush=True)
-    print_table(read_results(path))
+    results = read_results(path)
+    print_table(results)
+    draw_curves(results, out / "learning.png")
     return 0
 
 
