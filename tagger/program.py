@@ -4,6 +4,7 @@ All programs use absl flags: `--help` lists those of the program, `--helpfull` l
 all, and `--flagfile` reads flags from a file.
 """
 
+import contextlib
 import functools
 import os
 import platform
@@ -11,7 +12,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
@@ -112,7 +113,9 @@ def start_tensorflow() -> None:
     Each process takes only the GPU memory that it needs.
     """
     set_environment()
-    import tensorflow as tf
+    # Keras imports these if they are installed, which takes most of a second.
+    with hidden("matplotlib.pyplot", "sklearn"):
+        import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
     for device in gpus:
@@ -123,6 +126,18 @@ def start_tensorflow() -> None:
             f"with pip install -r requirements-gpu.txt",
             file=sys.stderr,
         )
+
+
+@contextlib.contextmanager
+def hidden(*modules: str) -> Iterator[None]:
+    """Lets the import of modules fail in the block, if they are not imported yet."""
+    new = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(new))
+    try:
+        yield
+    finally:
+        for name in new:
+            del sys.modules[name]
 
 
 def list_gpus() -> str:

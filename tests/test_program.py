@@ -1,6 +1,8 @@
 """How programs report errors."""
 
+import importlib
 import io
+import os
 import re
 import sys
 import tomllib
@@ -94,6 +96,15 @@ def test_a_gpu_that_tensorflow_does_not_use_gives_a_warning(monkeypatch, capsys)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     program.start_tensorflow()
     assert not capsys.readouterr().err
+
+
+def test_hidden_modules_can_be_imported_only_later(monkeypatch):
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    with program.hidden("this", "os"):
+        assert importlib.import_module("os") is os
+        with pytest.raises(ImportError):
+            importlib.import_module("this")
+    assert importlib.import_module("this")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from tagger import program
 
-program.set_environment()  # This must precede importing TensorFlow.
+program.start_tensorflow()  # This must precede importing model.
 
 import model  # noqa: E402
 import runner  # noqa: E402
