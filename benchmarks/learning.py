@@ -134,7 +134,9 @@ def draw_curves(results: dict[tuple, dict[int, float]], path: pathlib.Path) -> N
                 (labels, FLAGS.model, str(FLAGS.steps), option, fold)
                 for fold in FLAGS.folds
             ]
-            curves = [results[key] for key in keys]
+            curves = [results[key] for key in keys if key in results]
+            if not curves:
+                continue
             steps = sorted(set.intersection(*map(set, curves)))
             values = np.array([[curve[step] for step in steps] for curve in curves])
             errors = np.std(values, axis=0) / max(1, len(curves) - 1) ** 0.5
@@ -142,8 +144,8 @@ def draw_curves(results: dict[tuple, dict[int, float]], path: pathlib.Path) -> N
         axes.set_xlabel("steps")
         axes.set_title(f"{labels} labels")
         axes.grid(alpha=0.3)
+        axes.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     panels[0].set_ylabel("lwlrap")
-    panels[0].legend(fontsize=8)
     figure.savefig(path, dpi=100)
 
 

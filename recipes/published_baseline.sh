@@ -9,6 +9,8 @@
 # again after a stop to resume. FLAGS are further flags of `runner.py --mode train`.
 #
 # PYTHON=... selects another Python than the one in .venv, which `make` creates.
+# NOISY_HPARAMS=... and CURATED_HPARAMS=... replace the hyperparameters of the two runs,
+# except batch_size and warmstart.
 # On a Tesla V100 the original took about 3 hours for the noisy set and 5 for the
 # curated set, and reached an lwlrap of 0.546 on the whole test set.
 set -euo pipefail
@@ -31,6 +33,8 @@ noisy_steps=91480
 curated_steps=121700
 checkpoint_steps=1000 # 40 MB each: 9 GB in all
 batch_size=64
+noisy_hparams=${NOISY_HPARAMS:-lr=1e-4,dropout=0.8,lsmooth=0.3,global_pool=max}
+curated_hparams=${CURATED_HPARAMS:-lr=3e-3,lrdecay=0.94,dropout=0.6,lsmooth=0.1,global_pool=max}
 
 if [[ $data == --smoke ]]; then
   data=$out/data
@@ -63,7 +67,7 @@ train \
   --train_csv_path "$data/train_noisy.csv" \
   --train_dir "$out/noisy" \
   --max_steps "$noisy_steps" \
-  --hparams "batch_size=$batch_size,lr=1e-4,dropout=0.8,lsmooth=0.3,global_pool=max" \
+  --hparams "batch_size=$batch_size,$noisy_hparams" \
   "${@:3}"
 
 echo "Curated set, from the weights of the noisy run" >&2
@@ -73,7 +77,7 @@ train \
   --train_dir "$out/curated" \
   --max_steps "$curated_steps" \
   --warmstart_checkpoint "$out/noisy" \
-  --hparams "batch_size=$batch_size,lr=3e-3,lrdecay=0.94,dropout=0.6,lsmooth=0.1,global_pool=max,warmstart=1" \
+  --hparams "batch_size=$batch_size,$curated_hparams,warmstart=1" \
   "${@:3}"
 
 "$python" "$here/runner.py" --mode inference --class_map_path "$class_map" \

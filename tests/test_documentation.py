@@ -8,7 +8,7 @@ from helpers import ROOT, section_of
 
 import model
 from tagger import checkpoints
-from tagger.hparams import Hparams
+from tagger.hparams import Hparams, parse_hparams
 
 pytestmark = pytest.mark.usefixtures("whole_network")
 
@@ -56,3 +56,13 @@ def test_the_recipe_for_own_sounds_trains_as_its_page_says():
     ]
     assert len(found[0]) == 2
     assert found[0] == found[1]
+
+
+def test_the_modern_recipe_has_hyperparameters_of_the_page():
+    recipe = (ROOT / "recipes" / "modern.sh").read_text()
+    page = (ROOT / "docs" / "learning.md").read_text()
+    found = re.findall(r"_HPARAMS=(\S+)", recipe)
+    assert len(found) == 2
+    for hparams in found:
+        assert f"`{hparams}`" in page
+        parse_hparams(hparams)

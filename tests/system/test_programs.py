@@ -59,8 +59,11 @@ def test_a_program_exits_at_once_with_the_status_of_shells(tmp_path, number):
 
 
 def test_the_recipe_ends_only_after_the_checkpoint_is_saved(tmp_path):
-    """As with `timeout`, which sends SIGTERM to all processes of the recipe."""
-    recipe = ROOT / "recipes" / "published_baseline.sh"
+    """As with `timeout`, which sends SIGTERM to all processes of the recipe.
+
+    This recipe calls that of the published baseline.
+    """
+    recipe = ROOT / "recipes" / "modern.sh"
     with subprocess.Popen(
         ["timeout", "1h", recipe, "--smoke", tmp_path, "--checkpoint_steps=999"],
         env=os.environ | {"PYTHON": sys.executable},
