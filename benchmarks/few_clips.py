@@ -124,7 +124,7 @@ def draw_curves(results, path: pathlib.Path) -> None:
                 list(results.get((data, str(n), start), {"": np.nan}).values())
                 for n in CLIPS_PER_CLASS
             ]
-            errors = [np.std(v) / max(1, len(v) - 1) ** 0.5 for v in values]
+            errors = list(map(learning_runs.standard_error, values))
             means = list(map(np.mean, values))
             axes.errorbar(positions, means, errors, label=start, marker="o", capsize=3)
         axes.set_xticks(positions, [n or "all" for n in CLIPS_PER_CLASS])

@@ -139,7 +139,7 @@ def draw_curves(results: dict[tuple, dict[int, float]], path: pathlib.Path) -> N
                 continue
             steps = sorted(set.intersection(*map(set, curves)))
             values = np.array([[curve[step] for step in steps] for curve in curves])
-            errors = np.std(values, axis=0) / max(1, len(curves) - 1) ** 0.5
+            errors = learning_runs.standard_error(values)
             axes.errorbar(steps, values.mean(0), errors, label=option, capsize=3)
         axes.set_xlabel("steps")
         axes.set_title(f"{labels} labels")

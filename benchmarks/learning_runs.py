@@ -10,6 +10,7 @@ from typing import Any
 
 import measure  # noqa: F401 (first, because it finds the project)
 import numpy as np
+import numpy.typing as npt
 
 from tagger import program, results
 
@@ -121,9 +122,13 @@ def evaluate(
     return results.read_results(str(folder / "eval"))
 
 
+def standard_error(values: npt.ArrayLike) -> np.ndarray:
+    """The standard error of the mean over the first axis; 0 for one value."""
+    return np.std(values, axis=0) / max(1, len(values) - 1) ** 0.5
+
+
 def mean_and_error(values: Sequence[float]) -> str:
     """The mean and its standard error, as text."""
     if len(values) < 2:
         return f"{np.mean(values):.3f}" if len(values) else ""
-    error = np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{np.mean(values):.3f} +- {error:.3f}"
+    return f"{np.mean(values):.3f} +- {standard_error(values):.3f}"

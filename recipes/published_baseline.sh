@@ -42,8 +42,6 @@ if [[ $data == --smoke ]]; then
   curated_steps=4
   checkpoint_steps=2
   batch_size=4
-  noisy_hparams=${noisy_hparams/warmup_steps=200/warmup_steps=2}
-  curated_hparams=${curated_hparams/warmup_steps=200/warmup_steps=2}
   PYTHONPATH=$here "$python" -m tools.make_demo_data "$data"
   rm -rf "$data/train_noisy"
   cp -r "$data/train_curated" "$data/train_noisy"
