@@ -100,6 +100,19 @@ def last_three(found: dict[int, float]) -> float:
     return float(np.mean([found[step] for step in sorted(found)[-3:]]))
 
 
+def default_run(results: dict[tuple, dict[int, float]], key: tuple) -> dict[int, float]:
+    """The lwlrap of the default at the same steps as a run; empty if not there.
+
+    The default has no schedule, so a longer run has the same first steps.
+    """
+    steps = results[key]
+    for other, found in results.items():
+        same = other[:2] == key[:2] and other[3:] == (DEFAULT, key[4])
+        if same and steps.keys() <= found.keys():
+            return {step: found[step] for step in steps}
+    return {}
+
+
 def print_table(results: dict[tuple, dict[int, float]]) -> None:
     """Prints means and standard errors over folds."""
     columns = "labels", "model", "steps", "option", "folds"
@@ -110,13 +123,13 @@ def print_table(results: dict[tuple, dict[int, float]]) -> None:
         runs = {key[4]: found for key, found in results.items() if key[:4] == group}
         cells = [*group, str(len(runs))]
         for measure in (best, last_three):
-            values = {fold: measure(found) for fold, found in runs.items()}
+            values = [measure(found) for found in runs.values()]
             differences = [
-                value - measure(results[default])
-                for fold, value in values.items()
-                if (default := (*group[:3], DEFAULT, fold)) in results
+                measure(found) - measure(control)
+                for fold, found in runs.items()
+                if (control := default_run(results, (*group, fold)))
             ]
-            cells.append(learning_runs.mean_and_error(list(values.values())))
+            cells.append(learning_runs.mean_and_error(values))
             cells.append(learning_runs.mean_and_error(differences))
         print(f"| {' | '.join(cells)} |")
 

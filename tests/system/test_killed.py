@@ -17,7 +17,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import PROGRAM_ENVIRONMENT, SMALL_HPARAMS
+from helpers import PROGRAM_ENVIRONMENT, SMALL_HPARAMS, run_main
 from processes import Process
 
 from tagger import checkpoints, results
@@ -57,10 +57,6 @@ def kill(process: Process, sign: str, seconds: float, number: signal.Signals) ->
     return True
 
 
-def finish(process: Process) -> None:
-    assert process.status() == 0, process.err
-
-
 def newest_step(train_dir: pathlib.Path) -> int:
     """Checks that the checkpoints are complete; returns the newest step, or -1."""
     prefixes = checkpoints.list_checkpoints(train_dir)
@@ -76,7 +72,7 @@ def newest_step(train_dir: pathlib.Path) -> int:
     return checkpoints.checkpoint_step(prefixes[-1]) if prefixes else -1
 
 
-def test_training(dataset, tmp_path):
+def test_training(dataset, tmp_path, capsys):
     train_dir = tmp_path / "run"
     flags = dataset.train_flags(
         train_dir,
@@ -101,15 +97,15 @@ def test_training(dataset, tmp_path):
         if killed and steps and sent != signal.SIGKILL:
             assert newest == last
     assert at_work
-    final = run(tmp_path, "train", flags)
-    finish(final)
+    assert run_main(flags) == 0
     assert newest_step(train_dir) == STEPS
-    assert list(final.losses()) == list(range(max(newest, 0) + 1, STEPS + 1))
+    losses = re.findall(r"^step (\d+): loss", capsys.readouterr().out, re.MULTILINE)
+    assert list(map(int, losses)) == list(range(max(newest, 0) + 1, STEPS + 1))
     assert not list(train_dir.glob(checkpoints.SAVING_PREFIX + "*"))
 
 
-def evaluated_steps(process: Process) -> set[int]:
-    text = process.out
+def evaluated_steps(text: str) -> set[int]:
+    """The steps of the results in the output of an evaluation."""
     return {int(step) for step in re.findall(r"^step (\d+), all", text, re.M)}
 
 
@@ -138,24 +134,22 @@ def many_checkpoints(trained, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-def test_two_evaluators_resume(dataset, many_checkpoints, tmp_path):
+def test_two_evaluators_resume(dataset, many_checkpoints, tmp_path, capsys):
     eval_dir = tmp_path / "eval"
     flags = dataset.eval_flags(many_checkpoints, eval_dir)
     done = set()
     for number, seconds, sent in kills("eval", 1):
         process = run(tmp_path, f"eval{number}", flags)
         kill(process, "^step", seconds, sent)
-        assert not evaluated_steps(process) & done
+        assert not evaluated_steps(process.out) & done
         done = markers(eval_dir)
         assert done == set(range(1, len(done) + 1))
-    both = [
-        run(tmp_path, f"part{index}", [*flags, f"--eval_shard={index}/2"])
-        for index in range(2)
-    ]
-    for process in both:
-        finish(process)
-    evaluated = [evaluated_steps(process) for process in both]
-    assert set.union(*evaluated) == set(range(1, CHECKPOINTS + 1)) - done
+    capsys.readouterr()
+    with run(tmp_path, "part0", [*flags, "--eval_shard=0/2"]) as other:
+        assert run_main([*flags, "--eval_shard=1/2"]) == 0
+        assert other.status() == 0, other.err
+    evaluated = evaluated_steps(other.out) | evaluated_steps(capsys.readouterr().out)
+    assert evaluated == set(range(1, CHECKPOINTS + 1)) - done
     assert markers(eval_dir) == set(range(1, CHECKPOINTS + 1))
 
 
@@ -175,10 +169,10 @@ program.run(runner.main, sys.argv)
 """
 
 
-def test_a_kill_while_the_best_scores_are_replaced(dataset, trained, tmp_path):
+def test_a_kill_while_the_best_scores_are_replaced(dataset, trained, tmp_path, capsys):
     eval_dir = tmp_path / "eval"
     flags = dataset.eval_flags(trained, eval_dir)
-    finish(run(tmp_path, "first", flags))
+    assert run_main(flags) == 0
     path = eval_dir / results.SCORES_FILE
     before = path.read_bytes()
     best = results.best_step(results.read_results(eval_dir))
@@ -190,9 +184,9 @@ def test_a_kill_while_the_best_scores_are_replaced(dataset, trained, tmp_path):
     assert f"step {best}, all" in killed.stdout.decode()
     assert path.read_bytes() == before
     assert not marker.exists()
-    again = run(tmp_path, "again", flags)
-    finish(again)
-    assert evaluated_steps(again) == {best}
+    capsys.readouterr()
+    assert run_main(flags) == 0
+    assert evaluated_steps(capsys.readouterr().out) == {best}
     assert marker.exists()
     with np.load(path) as old, np.load(io.BytesIO(before)) as new:
         assert old["step"] == new["step"] == best
@@ -207,5 +201,5 @@ def test_inference(dataset, trained, tmp_path):
         if path.exists():
             assert len(path.read_text().splitlines()) == 13
             path.unlink()
-    finish(run(tmp_path, "inference", flags))
+    assert run_main(flags) == 0
     assert len(path.read_text().splitlines()) == 13

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from helpers import ROOT, SMALL_HPARAMS, run_program
-from processes import HANG_SECONDS
+from processes import HANG_SECONDS, SMALL_RUNNER
 
 import runner
 from tagger import signals
@@ -114,7 +114,7 @@ def test_training_continues_if_its_output_is_not_read(dataset, tmp_path):
     )
     reader, writer = os.pipe()
     os.close(reader)
-    done = run_program("runner.py", *flags, stdout=writer, stderr=subprocess.PIPE)
+    done = run_program(SMALL_RUNNER, *flags, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "model.ckpt-3.index").exists()

@@ -7,12 +7,17 @@ import signal
 import socket
 
 import pytest
-from helpers import SMALL_HPARAMS, free_ports
+from helpers import SMALL_HPARAMS, free_ports, run_main
 from processes import SMALL_RUNNER, Process
 
 from tagger import checkpoints
 
 HPARAMS = SMALL_HPARAMS.replace("batch_size=4", "batch_size=6")  # of 2 or 3 workers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole():
+    """The network of this process has the first rows, as that of the workers."""
 
 
 @contextlib.contextmanager
@@ -41,7 +46,10 @@ def newest_step(train_dir: pathlib.Path) -> int:
     return checkpoints.checkpoint_step(checkpoints.list_checkpoints(train_dir)[-1])
 
 
-def test_three_workers_stop_together_and_one_that_dies_ends_all(dataset, tmp_path):
+def test_three_workers_stop_together_and_one_that_dies_ends_all(
+    dataset, tmp_path, capsys
+):
+    """Resumes as two workers, and then as one process."""
     run = tmp_path / "run"
     flags = dataset.train_flags(run, hparams=HPARAMS, checkpoint_steps=3)
     with workers(tmp_path, flags, flags, flags) as three:
@@ -54,23 +62,21 @@ def test_three_workers_stop_together_and_one_that_dies_ends_all(dataset, tmp_pat
     stopped = newest_step(run)
     assert stopped == max(three[0].losses())
     assert len(checkpoints.shapes(f"{run}/model.ckpt-{stopped}")) == 42
-    with workers(tmp_path, flags, flags, flags) as (chief, *others):
+    with workers(tmp_path, flags, flags) as (chief, other):
         assert chief.wait_for(f"^step {stopped + 4}:")
         assert f"resuming from {run}/model.ckpt-{stopped}" in chief.err
         chief.send(signal.SIGKILL)
-        for worker in others:
-            assert worker.status() == 1
-            assert "\nerror: " in worker.err  # TensorFlow may print more after it.
-    for worker in (*three, *others):
+        assert other.status() == 1
+        assert "\nerror: " in other.err  # TensorFlow may print more after it.
+    for worker in (*three, other):
         assert "Traceback" not in worker.err
     # Only the chief writes: there is one file of events per start.
     assert len(list(run.glob("events.*"))) == 2
     step = newest_step(run)
     assert step % 3 == 0
     alone = dataset.train_flags(run, hparams=HPARAMS, max_steps=step + 1)
-    with Process(tmp_path, "alone", SMALL_RUNNER, *alone) as process:
-        assert process.status() == 0
-        assert f"resuming from {run}/model.ckpt-{step}" in process.err
+    assert run_main(alone) == 0
+    assert f"resuming from {run}/model.ckpt-{step}" in capsys.readouterr().err
     assert newest_step(run) == step + 1
 
 
