@@ -1,11 +1,8 @@
 """Training on several devices and in several processes."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import threading
 
 import keras
 import numpy as np
@@ -15,7 +12,7 @@ from helpers import SMALL_HPARAMS, free_ports, run_main
 
 import runner
 import train
-from tagger import checkpoints, data_service, distribution, signals
+from tagger import checkpoints, distribution
 from tagger.clips import read_clips
 from tagger.hparams import Hparams, parse_hparams
 from tagger.trainer import Trainer
@@ -270,80 +267,6 @@ def test_a_missing_worker_is_named(monkeypatch, capsys):
     own, *others = [("localhost", port) for port in (*free_ports(1), 1, 2)]
     distribution._wait_for_workers([own, *others], 0)
     assert capsys.readouterr().err == "waiting for localhost:2\n"
-
-
-@pytest.fixture
-def blocked():
-    """An event that ends the waiting of the threads of a test."""
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-def test_the_end_and_the_error_of_a_data_service_are_errors():
-    served = data_service.served_batches(iter([1]))
-    assert next(served) == 1
-    with pytest.raises(OSError, match="--data_service"):
-        next(served)
-
-    def failing():
-        raise OSError("gone.wav")
-        yield
-
-    with pytest.raises(OSError, match="gone.wav"):
-        next(data_service.served_batches(failing()))
-
-
-@pytest.mark.parametrize("first", [[], [1]])
-def test_a_data_service_may_recover_after_a_note(monkeypatch, blocked, first):
-    monkeypatch.setattr(data_service, "NOTE_SECONDS", 0)
-    notes = []
-
-    def note(*words, **options):
-        notes.append(words)
-        blocked.set()
-
-    def stream():
-        yield from first
-        blocked.wait()
-        yield 2
-
-    monkeypatch.setattr(data_service, "print", note, raising=False)
-    served = data_service.served_batches(stream())
-    assert [next(served) for _ in (*first, 2)] == [*first, 2]
-    assert notes
-
-
-def test_a_data_service_that_remains_dead_is_an_error(monkeypatch, blocked):
-    monkeypatch.setattr(data_service, "GIVE_UP_SECONDS", 0)
-
-    def stream():
-        yield 1
-        blocked.wait()
-
-    served = data_service.served_batches(stream())
-    assert next(served) == 1
-    with pytest.raises(OSError, match="--data_service: no batch"):
-        next(served)
-
-
-@pytest.mark.parametrize("can_save", [True, False])
-def test_a_signal_ends_the_wait_for_a_data_service(monkeypatch, blocked, can_save):
-    """It needs no note, except if a checkpoint cannot be saved."""
-    monkeypatch.setattr(data_service, "NOTE_SECONDS", 10_000 if can_save else 0)
-    exits = []
-    monkeypatch.setattr(signals, "exit_now", exits.append)
-
-    def stream():
-        yield 1
-        os.kill(os.getpid(), signal.SIGTERM)
-        blocked.wait()
-
-    received = []
-    with signals.recorded(received):
-        served = data_service.served_batches(stream(), received, can_save=can_save)
-        assert list(served) == [1]
-    assert exits == ([] if can_save else [signal.SIGTERM])
 
 
 def test_two_devices_stop_at_the_end_of_a_stream(two_devices):

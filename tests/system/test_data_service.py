@@ -7,7 +7,6 @@ import itertools
 import pathlib
 import re
 import signal
-import socket
 
 import numpy as np
 import pytest
@@ -99,19 +98,6 @@ def test_an_unreadable_clip_is_named(service, tmp_path):
         next(inputs.read_batches(stream))
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path):
-    with socket.create_server(("localhost", 0)) as server:
-        port = f"--port={server.getsockname()[1]}"
-        taken = start_server(tmp_path, "taken", "dispatcher", port)
-        closed = start_server(
-            tmp_path, "closed", "dispatcher", "--port=0", "--work_dir=/dev/null/x"
-        )
-        for process, named in ((taken, "--port"), (closed, "/dev/null")):
-            with process:
-                assert process.status() == 1
-                assert named in process.err.splitlines()[-1]
-
-
 def test_training_continues_when_a_data_worker_or_the_dispatcher_dies(
     dataset, tmp_path
 ):
@@ -154,24 +140,19 @@ def test_training_continues_when_a_data_worker_or_the_dispatcher_dies(
             assert process.status() == status
 
 
-@pytest.mark.parametrize(("seconds", "number"), [(2, None), (300, signal.SIGTERM)])
-def test_training_ends_if_the_data_service_remains_dead(
-    dataset, tmp_path, seconds, number
-):
+def test_sigterm_ends_training_without_a_data_service(dataset, tmp_path):
     program = tmp_path / "impatient.py"
     program.write_text(
-        f"from tagger import data_service, program\n"
-        f"data_service.NOTE_SECONDS = 1\n"
-        f"data_service.GIVE_UP_SECONDS = {seconds}\n"
-        f"import small_runner\n"
-        f"program.run(small_runner.runner.main)\n"
+        "from tagger import data_service, program\n"
+        "data_service.NOTE_SECONDS = 1\n"
+        "import small_runner\n"
+        "program.run(small_runner.runner.main)\n"
     )
     (port,) = free_ports(1)
     address = f"localhost:{port}"
     flags = dataset.train_flags(
         tmp_path / "run",
         hparams=SMALL_HPARAMS,
-        checkpoint_steps=4,
         data_service=f"grpc://{address}",
     )
     with (
@@ -188,14 +169,10 @@ def test_training_ends_if_the_data_service_remains_dead(
         for server in (one, two):
             server.send(signal.SIGKILL)
         assert trainer.wait_for("^waiting for the data service"), trainer.err
-        if number:
-            trainer.send(number)
-        assert trainer.status() == (128 + number if number else 1)
-        line = "^stopped by SIGTERM" if number else "^error: --data_service"
-        assert re.search(line, trainer.err, re.MULTILINE)
+        trainer.send(signal.SIGTERM)
+        assert trainer.status() == 128 + signal.SIGTERM
+        assert re.search("^stopped by SIGTERM", trainer.err, re.MULTILINE)
         assert "Traceback" not in trainer.err
     newest = checkpoints.list_checkpoints(tmp_path / "run")[-1]
-    last = max(trainer.losses())
-    expected = last if number else last // 4 * 4
-    assert checkpoints.checkpoint_step(newest) == expected
+    assert checkpoints.checkpoint_step(newest) == max(trainer.losses())
     assert len(checkpoints.shapes(newest)) == 42

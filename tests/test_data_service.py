@@ -1,0 +1,95 @@
+"""A tf.data service that cannot start, and a trainer whose data service dies."""
+
+import os
+import signal
+import socket
+import threading
+
+import pytest
+
+from tagger import data_service, signals
+from tools.data_service import start_server
+
+
+def test_a_dispatcher_that_cannot_start_says_why(tmp_path):
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(OSError, match=f"--port {port}"):
+            start_server("dispatcher", port=port)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file is not a directory"):
+        start_server("dispatcher", port=0, work_dir=str(tmp_path / "file" / "x"))
+
+
+@pytest.fixture
+def blocked():
+    """An event that ends the waiting of the threads of a test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_the_end_and_the_error_of_a_data_service_are_errors():
+    served = data_service.served_batches(iter([1]))
+    assert next(served) == 1
+    with pytest.raises(OSError, match="--data_service"):
+        next(served)
+
+    def failing():
+        raise OSError("gone.wav")
+        yield
+
+    with pytest.raises(OSError, match="gone.wav"):
+        next(data_service.served_batches(failing()))
+
+
+@pytest.mark.parametrize("first", [[], [1]])
+def test_a_data_service_may_recover_after_a_note(monkeypatch, blocked, first):
+    monkeypatch.setattr(data_service, "NOTE_SECONDS", 0)
+    notes = []
+
+    def note(*words, **options):
+        notes.append(words)
+        blocked.set()
+
+    def stream():
+        yield from first
+        blocked.wait()
+        yield 2
+
+    monkeypatch.setattr(data_service, "print", note, raising=False)
+    served = data_service.served_batches(stream())
+    assert [next(served) for _ in (*first, 2)] == [*first, 2]
+    assert notes
+
+
+def test_a_data_service_that_remains_dead_is_an_error(monkeypatch, blocked):
+    monkeypatch.setattr(data_service, "GIVE_UP_SECONDS", 0)
+
+    def stream():
+        yield 1
+        blocked.wait()
+
+    served = data_service.served_batches(stream())
+    assert next(served) == 1
+    with pytest.raises(OSError, match="--data_service: no batch"):
+        next(served)
+
+
+@pytest.mark.parametrize("can_save", [True, False])
+def test_a_signal_ends_the_wait_for_a_data_service(monkeypatch, blocked, can_save):
+    """It needs no note, except if a checkpoint cannot be saved."""
+    monkeypatch.setattr(data_service, "NOTE_SECONDS", 10_000 if can_save else 0)
+    exits = []
+    monkeypatch.setattr(signals, "exit_now", exits.append)
+
+    def stream():
+        yield 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        blocked.wait()
+
+    received = []
+    with signals.recorded(received):
+        served = data_service.served_batches(stream(), received, can_save=can_save)
+        assert list(served) == [1]
+    assert exits == ([] if can_save else [signal.SIGTERM])
