@@ -42,6 +42,15 @@ OPTIONS = {
     "weight_decay": "weight_decay=0.05",
     "ema": "ema_decay=0.99",
     "cosine": "cosine=1,warmup_steps=100",
+    # The hyperparameters of recipes/modern.sh for the curated and for the noisy set.
+    "modern_clean": (
+        "lr=2e-3,bndecay=0.9,frontend=pcen,mixup=0.4,freq_masks=1,time_masks=1,"
+        "cosine=1,warmup_steps=200"
+    ),
+    "modern_noisy": (
+        "lr=2e-3,bndecay=0.9,frontend=pcen,mixup=1,freq_masks=1,time_masks=1,"
+        "drop_losses=0.3,drop_losses_epochs=5,cosine=1,warmup_steps=200"
+    ),
 }
 
 
@@ -113,12 +122,12 @@ def default_run(results: dict[tuple, dict[int, float]], key: tuple) -> dict[int,
     return {}
 
 
-def print_table(results: dict[tuple, dict[int, float]]) -> None:
-    """Prints means and standard errors over folds."""
+def table(results: dict[tuple, dict[int, float]]) -> list[str]:
+    """The rows of a table of means and standard errors over folds, with a header."""
     columns = "labels", "model", "steps", "option", "folds"
     measures = "best", "- default", "last three", "- default"
-    print(f"\n| {' | '.join(columns + measures)} |")
-    print("|---" * len(columns + measures) + "|")
+    rows = [f"| {' | '.join(columns + measures)} |"]
+    rows.append("|---" * len(columns + measures) + "|")
     for group in dict.fromkeys(key[:4] for key in results):
         runs = {key[4]: found for key, found in results.items() if key[:4] == group}
         cells = [*group, str(len(runs))]
@@ -131,7 +140,8 @@ def print_table(results: dict[tuple, dict[int, float]]) -> None:
             ]
             cells.append(learning_runs.mean_and_error(values))
             cells.append(learning_runs.mean_and_error(differences))
-        print(f"| {' | '.join(cells)} |")
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
 
 
 def draw_curves(results: dict[tuple, dict[int, float]], path: pathlib.Path) -> None:
@@ -177,7 +187,7 @@ def main(argv: Sequence[str]) -> int:
         learning_runs.append(path, [(*key, *item) for item in found.items()])
         print(*key, f"{best(found):.3f}", flush=True)
     results = read_results(path)
-    print_table(results)
+    print("", *table(results), sep="\n")
     draw_curves(results, out / "learning.png")
     return 0
 

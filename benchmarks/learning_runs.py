@@ -16,7 +16,7 @@ from tagger import program, results
 
 
 def open_results(argv: Sequence[str], name: str, header: Sequence[str]) -> pathlib.Path:
-    """Starts TensorFlow, and makes the folder OUT and the CSV of results in it.
+    """Makes the folder OUT and the CSV of results in it.
 
     Args:
       argv: the arguments of the program; the only one is OUT.
@@ -28,7 +28,6 @@ def open_results(argv: Sequence[str], name: str, header: Sequence[str]) -> pathl
     """
     if len(argv) != 2:
         raise ValueError("expected one argument, the folder OUT; see --help")
-    program.start_tensorflow()
     path = pathlib.Path(argv[1]) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
@@ -76,6 +75,7 @@ def train_and_evaluate(
     Returns:
       The overall lwlrap of the checkpoints, by step, without that of step 0.
     """
+    program.start_tensorflow()
     import keras
 
     import train
