@@ -21,7 +21,6 @@ from tagger import checkpoints
 from tagger.hparams import MODEL_NAMES, Hparams
 from tagger.hparams import parse_hparams as parse_hparams  # As in the original.
 from tagger.layers import Convolution, FullyConnected
-from tagger.losses import define_example_loss, mean_without_highest
 from tagger.run_record import LAST_LAYER, trained_model
 from tagger.warm_start import matching
 
@@ -264,10 +263,12 @@ def define_loss(
     epoch_num_batches: int = 1,
     step: Callable[[], tf.Tensor] | None = None,
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """The loss: by default sigmoid cross-entropy, averaged over examples and classes.
+    """The loss: sigmoid cross-entropy, averaged over examples and classes.
+
+    Labels y are smoothed towards 0.5 (Szegedy et al. 2016): y(1-lsmooth) + 0.5 lsmooth.
 
     Args:
-      hparams: loss, lq_q, lsmooth, drop_losses and drop_losses_epochs.
+      hparams: lsmooth, drop_losses and drop_losses_epochs.
       epoch_num_batches: batches per epoch; only drop_losses needs it.
       step: returns the number of finished steps; only drop_losses needs it.
 
@@ -275,7 +276,10 @@ def define_loss(
       A function of labels, float32 [E, C] in {0, 1}, and logits, float32 [E, C], that
       gives a float32 scalar.
     """
-    per_example = define_example_loss(hparams)
+    # In some versions, Keras's own mean is divided by the number of replicas.
+    per_example = keras.losses.BinaryCrossentropy(
+        from_logits=True, label_smoothing=hparams.lsmooth, reduction=None
+    )
     if not hparams.drop_losses:
         return lambda labels, logits: tf.reduce_mean(per_example(labels, logits))
     if step is None:
@@ -288,6 +292,12 @@ def define_loss(
         return tf.where(step() < first_step, tf.reduce_mean(losses), few)
 
     return loss
+
+
+def mean_without_highest(losses: tf.Tensor, fraction: float) -> tf.Tensor:
+    """The mean of losses [E] without the highest: fraction * E, rounded down."""
+    size = losses.shape[0]
+    return tf.reduce_mean(tf.sort(losses)[: size - int(fraction * size)])
 
 
 def define_optimizer(

@@ -36,8 +36,6 @@ OPTIONS = {
     "masks": "freq_masks=2,time_masks=2",
     "gain": "gain_db=6",
     "pcen": "frontend=pcen",
-    "lq": "loss=lq",
-    "lsep": "loss=lsep",
     "drop_losses": "drop_losses=0.1",
     "weight_decay": "weight_decay=0.05",
     "ema": "ema_decay=0.99",

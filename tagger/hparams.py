@@ -201,15 +201,6 @@ class Hparams:
     time_mask_frames: int = _hparam(
         20, "frames", _from_0_to(6000), "Largest width of a mask over frames"
     )
-    loss: str = _hparam(
-        "ce",
-        "",
-        _one_of("ce", "lq", "lsep"),
-        "Loss: cross-entropy, generalised cross-entropy, or a loss of the ranks",
-    )
-    lq_q: float = _hparam(
-        0.7, "", _up_to(1), "With loss=lq, from 0 (cross-entropy) to 1 (1 - score)"
-    )
     drop_losses: float = _hparam(
         0.0,
         "",
@@ -263,8 +254,6 @@ class Hparams:
         """Yields a message for each value that cannot be used with another one."""
         if self.cosine and self.lrdecay:
             yield "cosine=1 and lrdecay are two schedules; set one of them"
-        if self.loss == "lsep" and (self.mixup or self.lsmooth):
-            yield "loss=lsep needs labels of 0 and 1, without mixup and lsmooth"
         if self.mixup and self.batch_size == 1:
             yield "mixup needs batch_size of at least 2 per device"
         if self.drop_losses and self.drop_losses * self.batch_size < 1:
@@ -329,7 +318,7 @@ TRAINING_HPARAMS = (
     *("warmstart", "opt", "lr", "adam_eps", "lrdecay", "decay_epochs", "bn_ramp"),
     *("cosine", "warmup_steps", "weight_decay", "ema_decay", "mixup", "gain_db"),
     *("freq_masks", "freq_mask_bands", "time_masks", "time_mask_frames"),
-    *("loss", "lq_q", "drop_losses", "drop_losses_epochs"),
+    *("drop_losses", "drop_losses_epochs"),
 )
 MODEL_HPARAMS = tuple(name for name in FIELDS if name not in TRAINING_HPARAMS)
 

@@ -310,6 +310,13 @@ def test_the_highest_losses_are_left_out_after_some_epochs(step, kept):
     assert float(actual) == pytest.approx(values[:kept].mean())
 
 
+@pytest.mark.parametrize(("fraction", "kept"), [(0.0, 10), (0.07, 10), (0.35, 7)])
+def test_the_highest_losses_are_left_out(fraction, kept):
+    values = np.random.default_rng(0).permutation(np.arange(10, dtype=np.float32))
+    mean = model.mean_without_highest(tf.constant(values), fraction)
+    assert mean == np.arange(kept).mean()
+
+
 def test_weight_decay_leaves_out_depthwise_weights_biases_and_batch_norm():
     optimizer = model.define_optimizer(
         parse_hparams("lr=0.1,weight_decay=0.5"), epoch_num_batches=1
