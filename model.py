@@ -43,8 +43,6 @@ MOBILENET_V1 = (
 )
 # YAMNet (Plakal & Ellis 2019) differs from it only in the first row.
 YAMNET_FIRST_ROW = ("C", 32, 2)
-# Variables without weight decay; the paper advises little or none for depthwise ones.
-NOT_DECAYED = ("depthwise_weights", "biases", "beta", "gamma")
 
 
 def define_model(
@@ -308,9 +306,9 @@ def define_optimizer(
     Keras's Adam places epsilon where TensorFlow 1 does, outside the bias correction.
 
     Args:
-      hparams: opt, lr, adam_eps, lrdecay, decay_epochs, cosine, warmup_steps,
-        weight_decay and ema_decay. By default, the learning rate of a step is lr *
-        lrdecay ** (step // int(epoch_num_batches * decay_epochs)).
+      hparams: opt, lr, adam_eps, lrdecay, decay_epochs, cosine, warmup_steps and
+        ema_decay. By default, the learning rate of a step is lr * lrdecay ** (step //
+        int(epoch_num_batches * decay_epochs)).
       epoch_num_batches: batches per epoch; only lrdecay needs it.
       max_steps: the last step; only cosine needs it.
 
@@ -339,14 +337,7 @@ def define_optimizer(
             warmup_target=hparams.lr if warmup else None,
             warmup_steps=warmup,
         )
-    options = {
-        "weight_decay": hparams.weight_decay or None,
-        "use_ema": hparams.ema_decay > 0,
-        "ema_momentum": hparams.ema_decay,
-    }
+    options = {"use_ema": hparams.ema_decay > 0, "ema_momentum": hparams.ema_decay}
     if hparams.opt == "sgd":
-        optimizer = keras.optimizers.SGD(rate, **options)
-    else:
-        optimizer = keras.optimizers.Adam(rate, epsilon=hparams.adam_eps, **options)
-    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
-    return optimizer
+        return keras.optimizers.SGD(rate, **options)
+    return keras.optimizers.Adam(rate, epsilon=hparams.adam_eps, **options)

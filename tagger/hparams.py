@@ -163,13 +163,6 @@ class Hparams:
         "With cosine, the learning rate first grows linearly from 0 for these steps; "
         "0: no warm-up",
     )
-    weight_decay: float = _hparam(
-        0.0,
-        "",
-        NOT_NEGATIVE,
-        "Each step subtracts lr * weight_decay times the weights of the last layer and "
-        "of all convolutions except depthwise ones; 0: none",
-    )
     ema_decay: float = _hparam(
         0.0,
         "per step",
@@ -316,7 +309,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Hparams)}
 TRAINING_HPARAMS = (
     *("batch_size", "dropout", "lsmooth", "weights_init_stddev", "bndecay"),
     *("warmstart", "opt", "lr", "adam_eps", "lrdecay", "decay_epochs", "bn_ramp"),
-    *("cosine", "warmup_steps", "weight_decay", "ema_decay", "mixup", "gain_db"),
+    *("cosine", "warmup_steps", "ema_decay", "mixup", "gain_db"),
     *("freq_masks", "freq_mask_bands", "time_masks", "time_mask_frames"),
     *("drop_losses", "drop_losses_epochs"),
 )

@@ -64,9 +64,7 @@ def losses(trainer: Trainer, split: distribution.Distribution | None, steps: int
     return found
 
 
-@pytest.mark.parametrize(
-    "schedule", ["lrdecay=0.5,decay_epochs=3", "weight_decay=0.1,ema_decay=0.9"]
-)
+@pytest.mark.parametrize("schedule", ["lrdecay=0.5,decay_epochs=3", "ema_decay=0.9"])
 def test_two_replicas_of_8_equal_one_of_16_without_batch_norm(two_devices, schedule):
     more = f"bn=0,batch_size=16,{schedule}"
     one, two = new_trainer(None, more), new_trainer(two_devices.strategy, more)

@@ -42,7 +42,7 @@ def test_defaults_equal_those_of_the_baseline():
 def test_options_beyond_the_baseline_are_off_by_default():
     defaults = Hparams()
     for name in (
-        *("bn_ramp", "cosine", "weight_decay", "ema_decay", "mixup", "gain_db"),
+        *("bn_ramp", "cosine", "ema_decay", "mixup", "gain_db"),
         *("freq_masks", "time_masks", "drop_losses"),
     ):
         assert getattr(defaults, name) == 0
