@@ -245,7 +245,7 @@ class _Evaluator:
         """Restores a checkpoint. The first one also builds network and features."""
         if self._network is not None:
             variables = checkpoints.network_variables(self._network)
-            checkpoints.restore_averages(prefix, variables)
+            checkpoints.restore(prefix, variables)
             return
         self._network, hparams = model.load_network(
             prefix,

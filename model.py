@@ -199,7 +199,7 @@ def load_network(
         hparams=hparams,
         mixed_precision=mixed_precision,
     )
-    checkpoints.restore_averages(prefix, checkpoints.network_variables(network))
+    checkpoints.restore(prefix, checkpoints.network_variables(network))
     return network, hparams
 
 
@@ -306,8 +306,8 @@ def define_optimizer(
     Keras's Adam places epsilon where TensorFlow 1 does, outside the bias correction.
 
     Args:
-      hparams: opt, lr, adam_eps, lrdecay, decay_epochs, cosine, warmup_steps and
-        ema_decay. By default, the learning rate of a step is lr * lrdecay ** (step //
+      hparams: opt, lr, adam_eps, lrdecay, decay_epochs, cosine and warmup_steps. By
+        default, the learning rate of a step is lr * lrdecay ** (step //
         int(epoch_num_batches * decay_epochs)).
       epoch_num_batches: batches per epoch; only lrdecay needs it.
       max_steps: the last step; only cosine needs it.
@@ -337,7 +337,6 @@ def define_optimizer(
             warmup_target=hparams.lr if warmup else None,
             warmup_steps=warmup,
         )
-    options = {"use_ema": hparams.ema_decay > 0, "ema_momentum": hparams.ema_decay}
     if hparams.opt == "sgd":
-        return keras.optimizers.SGD(rate, **options)
-    return keras.optimizers.Adam(rate, epsilon=hparams.adam_eps, **options)
+        return keras.optimizers.SGD(rate)
+    return keras.optimizers.Adam(rate, epsilon=hparams.adam_eps)

@@ -37,7 +37,6 @@ OPTIONS = {
     "gain": "gain_db=6",
     "pcen": "frontend=pcen",
     "drop_losses": "drop_losses=0.1",
-    "ema": "ema_decay=0.99",
     "cosine": "cosine=1,warmup_steps=100",
     # The hyperparameters of recipes/modern.sh for the curated and for the noisy set.
     "modern_clean": (

@@ -31,7 +31,7 @@ MODERN = (
 OPTIONS = {
     "baseline": "",
     "modern": MODERN,
-    "all": f"{MODERN},bn_ramp=1,ema_decay=0.99",
+    "all": f"{MODERN},bn_ramp=1",
 }
 FLAGS = flags.FLAGS
 

@@ -39,8 +39,6 @@ GLOBAL_STEP = "global_step"
 # Keras.
 ADAM_MOMENTS = {"Adam": "momentum", "Adam_1": "velocity"}
 ADAM_POWERS = {"beta1_power": "beta_1", "beta2_power": "beta_2"}
-# TensorFlow 1's name for the average of a variable X is X/ExponentialMovingAverage.
-AVERAGE = "ExponentialMovingAverage"
 
 # As in the original: the newest 10,000 are kept, and of the others one per 15 minutes.
 MAX_TO_KEEP = 10000
@@ -171,27 +169,16 @@ def optimizer_variables(
 
     The powers of Adam's betas are not included: Keras computes them from the step.
     """
-    state_names = {AVERAGE: "average"} if optimizer.use_ema else {}
-    if isinstance(optimizer, keras.optimizers.Adam):
-        state_names |= ADAM_MOMENTS
+    if not isinstance(optimizer, keras.optimizers.Adam):
+        return {}
     state = {variable.path: variable for variable in optimizer.variables}
     return {
         f"{variable.path}/{name}": state[
             f"{optimizer.name}/{variable.path.replace('/', '_')}_{keras_name}"
         ]
         for variable in network.trainable_weights
-        for name, keras_name in state_names.items()
+        for name, keras_name in ADAM_MOMENTS.items()
     }
-
-
-def restore_averages(prefix: str, variables: Mapping[str, keras.Variable]) -> None:
-    """Like `restore`, but restores the averages of weights that have an average."""
-    stored = shapes(prefix)
-    selected = {}
-    for name, variable in variables.items():
-        average = f"{name}/{AVERAGE}"
-        selected[average if average in stored else name] = variable
-    restore(prefix, selected)
 
 
 def save_training(

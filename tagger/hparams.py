@@ -163,13 +163,6 @@ class Hparams:
         "With cosine, the learning rate first grows linearly from 0 for these steps; "
         "0: no warm-up",
     )
-    ema_decay: float = _hparam(
-        0.0,
-        "per step",
-        BELOW_1,
-        "Decay of an average of the weights, which is kept in the checkpoints and "
-        "replaces the weights in evaluation and inference; 0: no average",
-    )
     mixup: float = _hparam(
         0.0,
         "",
@@ -309,7 +302,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Hparams)}
 TRAINING_HPARAMS = (
     *("batch_size", "dropout", "lsmooth", "weights_init_stddev", "bndecay"),
     *("warmstart", "opt", "lr", "adam_eps", "lrdecay", "decay_epochs", "bn_ramp"),
-    *("cosine", "warmup_steps", "ema_decay", "mixup", "gain_db"),
+    *("cosine", "warmup_steps", "mixup", "gain_db"),
     *("freq_masks", "freq_mask_bands", "time_masks", "time_mask_frames"),
     *("drop_losses", "drop_losses_epochs"),
 )

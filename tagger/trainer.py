@@ -60,7 +60,6 @@ class Trainer:
         self._loss = loss
         with strategy.scope():
             optimizer.build(network.trainable_weights)
-            self.start_averages()
         self.train_step = tf.function(
             self._train_step, reduce_retracing=True, autograph=False
         )
@@ -90,14 +89,6 @@ class Trainer:
                 return name
         return ""
 
-    def start_averages(self) -> None:
-        """Sets the averages of the weights to the weights, if the optimizer has any."""
-        variables = self.variables
-        for weights in self.network.trainable_weights:
-            average = variables.get(f"{weights.path}/{checkpoints.AVERAGE}")
-            if average is not None:
-                average.assign(weights)
-
     def resume(self, train_dir: str) -> str:
         """Restores the newest checkpoint that can be read; returns its prefix.
 
@@ -117,12 +108,9 @@ class Trainer:
                     raise
                 print(f"warning: {error}; trying the previous one", file=sys.stderr)
                 continue
-            moments = [n for n in missing if not n.endswith(checkpoints.AVERAGE)]
-            if len(moments) < len(missing):
-                self.start_averages()
-            if moments:
+            if missing:
                 print(
-                    f"warning: {prefix} lacks {len(moments)} variables of the "
+                    f"warning: {prefix} lacks {len(missing)} variables of the "
                     f"optimizer, which start at 0; the first steps may be too large",
                     file=sys.stderr,
                 )
@@ -162,10 +150,7 @@ class Trainer:
             include_scopes=include_scopes,
             exclude_scopes=exclude_scopes,
         )
-        checkpoints.restore_averages(
-            prefix, {name: variables[name] for name in plan.restored}
-        )
-        self.start_averages()
+        checkpoints.restore(prefix, {name: variables[name] for name in plan.restored})
         return plan
 
     def _train_step(

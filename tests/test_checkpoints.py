@@ -14,7 +14,7 @@ from helpers import values_of
 import model
 from tagger import checkpoints, files, results
 from tagger.checkpoints import CheckpointError, UnreadableError
-from tagger.hparams import Hparams, parse_hparams
+from tagger.hparams import Hparams
 from tagger.warm_start import plan_warm_start
 from train import define_trainer
 
@@ -100,36 +100,6 @@ def test_checkpoints_pass_to_tensorflow_1s_saver_and_back(tmp_path):
     restored = values_of(checkpoints.save_training(tmp_path / ".", network, adam))
     for name in set(ours) - {"beta1_power", "beta2_power"}:
         np.testing.assert_array_equal(restored[name], ours[name] + 1, err_msg=name)
-
-
-def test_averages_of_the_weights_are_stored_and_used(tmp_path):
-    hparams = parse_hparams("ema_decay=0.75,lr=0.5,opt=sgd")
-    trainer = define_trainer(num_classes=2, hparams=hparams, epoch_num_batches=1)
-    first = checkpoints.save_training(tmp_path, trainer.network, trainer.optimizer)
-    variables = trainer.network.trainable_weights
-    name = f"{variables[0].path}/ExponentialMovingAverage"
-    values, step = variables[0].numpy(), tf.ones(variables[0].shape)
-    np.testing.assert_array_equal(values_of(first)[name], values)
-    zeros = [tf.zeros(variable.shape) for variable in variables[1:]]
-    for _ in range(3):
-        trainer.optimizer.apply([step, *zeros], variables)
-    # The values are x-0.5, x-1 and x-1.5. The first of them starts the average.
-    expected = values - 0.5 * (0.75**2 * 1 + 0.75 * 0.25 * 2 + 0.25 * 3)
-    prefix = checkpoints.save_training(tmp_path, trainer.network, trainer.optimizer)
-    stored = values_of(prefix)
-    np.testing.assert_allclose(stored[name], expected, atol=1e-6)
-    np.testing.assert_allclose(stored[variables[0].path], values - 1.5, atol=1e-6)
-    network, _ = model.load_network(prefix, ["A", "B"])
-    np.testing.assert_allclose(network.trainable_weights[0], expected, atol=1e-6)
-    plain = define_trainer(num_classes=2, hparams=Hparams(), epoch_num_batches=1)
-    plain.warm_start(prefix)
-    started = plain.network.trainable_weights[0]
-    np.testing.assert_allclose(started, expected, atol=1e-6)
-    # A run that is resumed from a checkpoint without averages starts them there.
-    (tmp_path / "plain").mkdir()
-    checkpoints.save_training(tmp_path / "plain", plain.network, plain.optimizer)
-    trainer.resume(str(tmp_path / "plain"))
-    np.testing.assert_allclose(trainer.variables[name], expected, atol=1e-6)
 
 
 def test_a_checkpoint_without_the_optimizers_state(tmp_path):

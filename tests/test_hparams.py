@@ -42,7 +42,7 @@ def test_defaults_equal_those_of_the_baseline():
 def test_options_beyond_the_baseline_are_off_by_default():
     defaults = Hparams()
     for name in (
-        *("bn_ramp", "cosine", "ema_decay", "mixup", "gain_db"),
+        *("bn_ramp", "cosine", "mixup", "gain_db"),
         *("freq_masks", "time_masks", "drop_losses"),
     ):
         assert getattr(defaults, name) == 0
@@ -120,7 +120,6 @@ def test_overrides_have_their_types():
         ("frontend=pcen,gain_db=3", "gain_db needs frontend=log"),
         ("freq_masks=1,freq_mask_bands=97", "freq_mask_bands .* at most mel_bands, 96"),
         ("time_masks=1,time_mask_frames=101", "time_mask_frames .* the 100 frames"),
-        ("ema_decay=1", "ema_decay must be from 0 to below 1"),
     ],
 )
 def test_bad_hparams_are_named(text, message):
