@@ -33,10 +33,10 @@ COMMON = {"lr": 1e-3, "batch_size": 32, "bndecay": 0.9}
 OPTIONS = {
     DEFAULT: "",
     "mixup": "mixup=0.4",
-    "masks": "freq_masks=2,time_masks=2",
-    "gain": "gain_db=6",
+    "masks": "freq_masks=1,time_masks=1",
+    "gain": "gain_db=20",
     "pcen": "frontend=pcen",
-    "drop_losses": "drop_losses=0.1",
+    "drop_losses": "drop_losses=0.3,drop_losses_epochs=5",
     "cosine": "cosine=1,warmup_steps=100",
     # The hyperparameters of recipes/modern.sh for the curated and for the noisy set.
     "modern_clean": (
