@@ -2,7 +2,7 @@
 # make test   installs packages and runs the tests
 # make test-matrix  runs the tests with several versions of Python and TensorFlow
 # make bench  installs packages and runs the benchmarks of this program and others
-# make bench-more  benchmarks the Kaggle kernel, several workers, and a data service
+# make bench-more  benchmarks options, the Kaggle kernel, several workers, and a data service
 # make lint   checks the style of the code
 # make notebooks  makes the notebooks from their scripts
 # make lock   renews requirements-lock.txt, the versions that .ci/run installs
@@ -78,6 +78,7 @@ bench: $(VENV)/.bench
 	$(RUN) benchmarks/growth.py
 
 bench-more: $(VENV)/.bench
+	$(RUN) benchmarks/options_step.py
 	$(RUN) benchmarks/data_service.py
 	$(RUN) benchmarks/exchange.py
 	$(RUN) benchmarks/kaggle_kernel.py --clips 300
