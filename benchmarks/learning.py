@@ -16,9 +16,11 @@ the curves of the options, folds and labels in the flags, to OUT/learning.png.
 import csv
 import itertools
 import pathlib
+import re
 from collections.abc import Sequence
 
 import learning_runs
+import measure
 import numpy as np
 from absl import flags
 
@@ -28,6 +30,14 @@ from tagger import program
 FLAGS = flags.FLAGS
 HEADER = ("labels", "model", "steps", "option", "fold", "step", "lwlrap")
 DEFAULT = "default"
+RECIPE = measure.ROOT / "recipes" / "modern.sh"
+
+
+def of_recipe(stage: str) -> str:
+    """The hyperparameters of recipes/modern.sh for a stage, CURATED or NOISY."""
+    return re.search(rf"^export {stage}_HPARAMS=(\S+)$", RECIPE.read_text(), re.M)[1]
+
+
 # The same in all runs. With the default bndecay, short runs cannot be evaluated.
 COMMON = {"lr": 1e-3, "batch_size": 32, "bndecay": 0.9}
 OPTIONS = {
@@ -38,15 +48,8 @@ OPTIONS = {
     "pcen": "frontend=pcen",
     "drop_losses": "drop_losses=0.3,drop_losses_epochs=5",
     "cosine": "cosine=1,warmup_steps=100",
-    # The hyperparameters of recipes/modern.sh for the curated and for the noisy set.
-    "modern_clean": (
-        "lr=2e-3,bndecay=0.9,frontend=pcen,mixup=0.4,freq_masks=1,time_masks=1,"
-        "cosine=1,warmup_steps=200"
-    ),
-    "modern_noisy": (
-        "lr=2e-3,bndecay=0.9,frontend=pcen,mixup=1,freq_masks=1,time_masks=1,"
-        "drop_losses=0.3,drop_losses_epochs=5,cosine=1,warmup_steps=200"
-    ),
+    "modern_clean": of_recipe("CURATED"),
+    "modern_noisy": of_recipe("NOISY"),
 }
 
 
@@ -121,16 +124,16 @@ def default_run(results: dict[tuple, dict[int, float]], key: tuple) -> dict[int,
 def table(results: dict[tuple, dict[int, float]]) -> list[str]:
     """The rows of a table of means and standard errors over folds, with a header."""
     columns = "labels", "model", "steps", "option", "folds"
-    measures = "best", "- default", "last three", "- default"
-    rows = [f"| {' | '.join(columns + measures)} |"]
-    rows.append("|---" * len(columns + measures) + "|")
+    summaries = "best", "- default", "last three", "- default"
+    rows = [f"| {' | '.join(columns + summaries)} |"]
+    rows.append("|---" * len(columns + summaries) + "|")
     for group in dict.fromkeys(key[:4] for key in results):
         runs = {key[4]: found for key, found in results.items() if key[:4] == group}
         cells = [*group, str(len(runs))]
-        for measure in (best, last_three):
-            values = [measure(found) for found in runs.values()]
+        for summary in (best, last_three):
+            values = [summary(found) for found in runs.values()]
             differences = [
-                measure(found) - measure(control)
+                summary(found) - summary(control)
                 for fold, found in runs.items()
                 if (control := default_run(results, (*group, fold)))
             ]

@@ -1,11 +1,10 @@
 """The code in README.md and docs/usage.md runs; a recipe is as its page says."""
 
 import re
-import shutil
 
 import numpy as np
 import pytest
-from helpers import ROOT, run_program, section_of
+from helpers import ROOT, section_of
 
 import model
 from tagger import checkpoints
@@ -67,17 +66,3 @@ def test_the_modern_recipe_has_hyperparameters_of_the_page():
     for hparams in found:
         assert f"`{hparams}`" in page
         parse_hparams(hparams)
-
-
-def test_the_tables_of_learning_are_those_of_the_benchmark(tmp_path):
-    computed = set()
-    for name in ("learning.csv", "learning-esc10.csv"):
-        shutil.copy(ROOT / "docs" / name, tmp_path / "learning.csv")
-        command = ["benchmarks/learning.py", tmp_path, "--data=none", "--options="]
-        done = run_program(*command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        computed |= set(done.stdout.splitlines())
-    lines = (ROOT / "docs" / "learning.md").read_text().splitlines()
-    rows = [line for line in lines if line.startswith(("| clean |", "| noisy |"))]
-    assert len(rows) > 10
-    assert not set(rows) - computed

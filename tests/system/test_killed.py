@@ -146,6 +146,7 @@ def test_two_evaluators_resume(dataset, many_checkpoints, tmp_path, capsys):
         assert done == set(range(1, len(done) + 1))
     capsys.readouterr()
     with run(tmp_path, "part0", [*flags, "--eval_shard=0/2"]) as other:
+        other.wait_for("^step")
         assert run_main([*flags, "--eval_shard=1/2"]) == 0
         assert other.status() == 0, other.err
     evaluated = evaluated_steps(other.out) | evaluated_steps(capsys.readouterr().out)

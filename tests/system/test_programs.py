@@ -1,7 +1,8 @@
-"""Programs as users start them: start-up time, signals, recipes."""
+"""Programs as users start them: start-up time, signals, recipes, a benchmark."""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,3 +119,15 @@ def test_training_continues_if_its_output_is_not_read(dataset, tmp_path):
     os.close(writer)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "model.ckpt-3.index").exists()
+
+
+def test_the_tables_of_learning_are_those_of_the_benchmark(tmp_path):
+    docs = ROOT / "docs"
+    shutil.copy(docs / "learning.csv", tmp_path)
+    command = ["benchmarks/learning.py", tmp_path, "--data=none", "--options="]
+    done = run_program(*command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = (docs / "learning.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith(("| clean", "| noisy"))]
+    assert len(rows) > 10
+    assert not set(rows) - set(done.stdout.splitlines())

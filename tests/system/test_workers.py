@@ -46,10 +46,10 @@ def newest_step(train_dir: pathlib.Path) -> int:
     return checkpoints.checkpoint_step(checkpoints.list_checkpoints(train_dir)[-1])
 
 
-def test_three_workers_stop_together_and_one_that_dies_ends_all(
+def test_three_workers_stop_together_and_one_that_dies_ends_the_other(
     dataset, tmp_path, capsys
 ):
-    """Resumes as two workers, and then as one process."""
+    """The run is resumed by two workers, and then by one process."""
     run = tmp_path / "run"
     flags = dataset.train_flags(run, hparams=HPARAMS, checkpoint_steps=3)
     with workers(tmp_path, flags, flags, flags) as three:

@@ -140,19 +140,24 @@ def test_training_continues_when_a_data_worker_or_the_dispatcher_dies(
             assert process.status() == status
 
 
-def test_sigterm_ends_training_without_a_data_service(dataset, tmp_path):
+@pytest.mark.parametrize(("seconds", "number"), [(2, None), (300, signal.SIGTERM)])
+def test_training_ends_if_the_data_service_remains_dead(
+    dataset, tmp_path, seconds, number
+):
     program = tmp_path / "impatient.py"
     program.write_text(
-        "from tagger import data_service, program\n"
-        "data_service.NOTE_SECONDS = 1\n"
-        "import small_runner\n"
-        "program.run(small_runner.runner.main)\n"
+        f"from tagger import data_service, program\n"
+        f"data_service.NOTE_SECONDS = 1\n"
+        f"data_service.GIVE_UP_SECONDS = {seconds}\n"
+        f"import small_runner\n"
+        f"program.run(small_runner.runner.main)\n"
     )
     (port,) = free_ports(1)
     address = f"localhost:{port}"
     flags = dataset.train_flags(
         tmp_path / "run",
         hparams=SMALL_HPARAMS,
+        checkpoint_steps=4,
         data_service=f"grpc://{address}",
     )
     with (
@@ -169,10 +174,14 @@ def test_sigterm_ends_training_without_a_data_service(dataset, tmp_path):
         for server in (one, two):
             server.send(signal.SIGKILL)
         assert trainer.wait_for("^waiting for the data service"), trainer.err
-        trainer.send(signal.SIGTERM)
-        assert trainer.status() == 128 + signal.SIGTERM
-        assert re.search("^stopped by SIGTERM", trainer.err, re.MULTILINE)
+        if number:
+            trainer.send(number)
+        assert trainer.status() == (128 + number if number else 1)
+        line = "^stopped by SIGTERM" if number else "^error: --data_service"
+        assert re.search(line, trainer.err, re.MULTILINE)
         assert "Traceback" not in trainer.err
     newest = checkpoints.list_checkpoints(tmp_path / "run")[-1]
-    assert checkpoints.checkpoint_step(newest) == max(trainer.losses())
+    last = max(trainer.losses())
+    expected = last if number else last // 4 * 4
+    assert checkpoints.checkpoint_step(newest) == expected
     assert len(checkpoints.shapes(newest)) == 42
