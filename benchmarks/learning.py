@@ -16,7 +16,6 @@ the curves of the options, folds and labels in the flags, to OUT/learning.png.
 import csv
 import itertools
 import pathlib
-import re
 from collections.abc import Sequence
 
 import learning_runs
@@ -30,14 +29,6 @@ from tagger import program
 FLAGS = flags.FLAGS
 HEADER = ("labels", "model", "steps", "option", "fold", "step", "lwlrap")
 DEFAULT = "default"
-RECIPE = measure.ROOT / "recipes" / "modern.sh"
-
-
-def of_recipe(stage: str) -> str:
-    """The hyperparameters of recipes/modern.sh for a stage, CURATED or NOISY."""
-    return re.search(rf"^export {stage}_HPARAMS=(\S+)$", RECIPE.read_text(), re.M)[1]
-
-
 # The same in all runs. With the default bndecay, short runs cannot be evaluated.
 COMMON = {"lr": 1e-3, "batch_size": 32, "bndecay": 0.9}
 OPTIONS = {
@@ -48,8 +39,8 @@ OPTIONS = {
     "pcen": "frontend=pcen",
     "drop_losses": "drop_losses=0.3,drop_losses_epochs=5",
     "cosine": "cosine=1,warmup_steps=100",
-    "modern_clean": of_recipe("CURATED"),
-    "modern_noisy": of_recipe("NOISY"),
+    "modern_clean": measure.modern_hparams("CURATED"),
+    "modern_noisy": measure.modern_hparams("NOISY"),
 }
 
 

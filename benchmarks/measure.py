@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import socket
 import statistics
 import subprocess
@@ -145,6 +146,12 @@ def torch_contenders(
             ),
         },
     }
+
+
+def modern_hparams(stage: str) -> str:
+    """The hyperparameters of recipes/modern.sh for a stage, CURATED or NOISY."""
+    recipe = (ROOT / "recipes" / "modern.sh").read_text()
+    return re.search(rf"^export {stage}_HPARAMS=(\S+)$", recipe, re.MULTILINE)[1]
 
 
 def random_batch():

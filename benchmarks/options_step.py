@@ -18,15 +18,13 @@ from tagger import program
 
 program.start_tensorflow()
 
-from learning import of_recipe  # noqa: E402
-
 import inputs  # noqa: E402
 import train  # noqa: E402
 from tagger.hparams import parse_hparams  # noqa: E402
 
 CLIPS, SECONDS = 128, 5  # 20 batches of 64 examples
 STEPS = 10  # per measurement; a few batches of them are prefetched
-OPTIONS = {"baseline": "", "modern": f"{of_recipe('NOISY')},bn_ramp=1"}
+OPTIONS = {"baseline": "", "modern": f"{measure.modern_hparams('NOISY')},bn_ramp=1"}
 FLAGS = flags.FLAGS
 
 
