@@ -255,20 +255,13 @@ def clip_scores(
         yield current, total / count
 
 
-def define_loss(
-    hparams: Hparams,
-    *,
-    epoch_num_batches: int = 1,
-    step: Callable[[], tf.Tensor] | None = None,
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def define_loss(hparams: Hparams) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """The loss: sigmoid cross-entropy, averaged over examples and classes.
 
     Labels y are smoothed towards 0.5 (Szegedy et al. 2016): y(1-lsmooth) + 0.5 lsmooth.
 
     Args:
-      hparams: lsmooth, drop_losses and drop_losses_epochs.
-      epoch_num_batches: batches per epoch; only drop_losses needs it.
-      step: returns the number of finished steps; only drop_losses needs it.
+      hparams: lsmooth.
 
     Returns:
       A function of labels, float32 [E, C] in {0, 1}, and logits, float32 [E, C], that
@@ -278,24 +271,7 @@ def define_loss(
     per_example = keras.losses.BinaryCrossentropy(
         from_logits=True, label_smoothing=hparams.lsmooth, reduction=None
     )
-    if not hparams.drop_losses:
-        return lambda labels, logits: tf.reduce_mean(per_example(labels, logits))
-    if step is None:
-        raise ValueError("drop_losses needs epoch_num_batches and step")
-    first_step = int(epoch_num_batches * hparams.drop_losses_epochs)
-
-    def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        losses = per_example(labels, logits)
-        few = mean_without_highest(losses, hparams.drop_losses)
-        return tf.where(step() < first_step, tf.reduce_mean(losses), few)
-
-    return loss
-
-
-def mean_without_highest(losses: tf.Tensor, fraction: float) -> tf.Tensor:
-    """The mean of losses [E] without the highest: fraction * E, rounded down."""
-    size = losses.shape[0]
-    return tf.reduce_mean(tf.sort(losses)[: size - int(fraction * size)])
+    return lambda labels, logits: tf.reduce_mean(per_example(labels, logits))
 
 
 def define_optimizer(

@@ -69,7 +69,7 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
     "epoch_num_batches",
     0,
-    "Batches per epoch, for lrdecay and drop_losses; 0: computed from the WAV headers.",
+    "Batches per epoch, for lrdecay; 0: computed from the WAV headers.",
     lower_bound=0,
     upper_bound=2**31,
 )

@@ -218,7 +218,7 @@ def define_trainer(
     Args:
       num_classes: C.
       hparams: hyperparameters of model and training.
-      epoch_num_batches: batches per epoch, for lrdecay and drop_losses.
+      epoch_num_batches: batches per epoch, for lrdecay.
       model_name: a name that --model allows.
       max_steps: the last step, for cosine.
       train_scopes: see `model.freeze`.
@@ -239,10 +239,7 @@ def define_trainer(
         )
     if hparams.bn_ramp:
         model.ramp_up(network, lambda: optimizer.iterations)
-    loss = model.define_loss(
-        hparams, epoch_num_batches=epoch_num_batches, step=lambda: optimizer.iterations
-    )
-    return Trainer(network, optimizer, loss, strategy)
+    return Trainer(network, optimizer, model.define_loss(hparams), strategy)
 
 
 def _start(trainer: Trainer, plan: Plan, workers: Distribution) -> None:

@@ -37,7 +37,6 @@ OPTIONS = {
     "masks": "freq_masks=1,time_masks=1",
     "gain": "gain_db=20",
     "pcen": "frontend=pcen",
-    "drop_losses": "drop_losses=0.3,drop_losses_epochs=5",
     "cosine": "cosine=1,warmup_steps=100",
     "modern_clean": measure.modern_hparams("CURATED"),
     "modern_noisy": measure.modern_hparams("NOISY"),

@@ -38,7 +38,6 @@ Allowed = tuple[str, Callable[[Any], bool]]
 POSITIVE: Allowed = ("above 0", lambda value: value > 0)
 NOT_NEGATIVE: Allowed = ("0 or more", lambda value: value >= 0)
 FRACTION: Allowed = ("from 0 to 1", lambda value: 0 <= value <= 1)
-BELOW_1: Allowed = ("from 0 to below 1", lambda value: 0 <= value < 1)
 SWITCH: Allowed = ("0 or 1", lambda value: value in (0, 1))
 
 
@@ -187,16 +186,6 @@ class Hparams:
     time_mask_frames: int = _hparam(
         20, "frames", _from_0_to(6000), "Largest width of a mask over frames"
     )
-    drop_losses: float = _hparam(
-        0.0,
-        "",
-        BELOW_1,
-        "Fraction of a device's batch, with the highest losses, that is left out; 0: "
-        "none",
-    )
-    drop_losses_epochs: float = _hparam(
-        5.0, "epochs", _from_0_to(100000), "Epochs before drop_losses begins"
-    )
     frontend: str = _hparam(
         "log",
         "",
@@ -242,11 +231,6 @@ class Hparams:
             yield "cosine=1 and lrdecay are two schedules; set one of them"
         if self.mixup and self.batch_size == 1:
             yield "mixup needs batch_size of at least 2 per device"
-        if self.drop_losses and self.drop_losses * self.batch_size < 1:
-            yield (
-                f"drop_losses={self.drop_losses:g} leaves out none of the "
-                f"{self.batch_size} examples of a device"
-            )
         if self.frontend == "pcen" and self.gain_db:
             yield "gain_db needs frontend=log; PCEN removes gains"
         if self.freq_masks and self.freq_mask_bands > self.mel_bands:
@@ -304,7 +288,6 @@ TRAINING_HPARAMS = (
     *("warmstart", "opt", "lr", "adam_eps", "lrdecay", "decay_epochs", "bn_ramp"),
     *("cosine", "warmup_steps", "mixup", "gain_db"),
     *("freq_masks", "freq_mask_bands", "time_masks", "time_mask_frames"),
-    *("drop_losses", "drop_losses_epochs"),
 )
 MODEL_HPARAMS = tuple(name for name in FIELDS if name not in TRAINING_HPARAMS)
 

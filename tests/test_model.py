@@ -300,23 +300,6 @@ def test_loss_is_cross_entropy_on_smoothed_labels(lsmooth):
     assert float(loss) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize(("step", "kept"), [(5, 4), (6, 3), (7, 3)])
-def test_the_highest_losses_are_left_out_after_some_epochs(step, kept):
-    hparams = parse_hparams("drop_losses=0.3,drop_losses_epochs=2")
-    loss = model.define_loss(hparams, epoch_num_batches=3, step=lambda: step)
-    logits = np.arange(4, dtype=np.float32)[:, np.newaxis]
-    values = np.log1p(np.exp(logits))  # The losses of labels of 0 grow with the logit.
-    actual = loss(np.zeros_like(logits), logits)
-    assert float(actual) == pytest.approx(values[:kept].mean())
-
-
-@pytest.mark.parametrize(("fraction", "kept"), [(0.0, 10), (0.07, 10), (0.35, 7)])
-def test_the_highest_losses_are_left_out(fraction, kept):
-    values = np.random.default_rng(0).permutation(np.arange(10, dtype=np.float32))
-    mean = model.mean_without_highest(tf.constant(values), fraction)
-    assert mean == np.arange(kept).mean()
-
-
 @pytest.mark.parametrize(
     ("step", "text", "expected"),
     [
