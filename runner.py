@@ -141,12 +141,6 @@ flags.DEFINE_string(
     "grpc://host:port of the dispatcher of a tf.data service (tools.data_service) that "
     "computes the features. Empty: this process computes them.",
 )
-flags.DEFINE_integer(
-    "profile",
-    0,
-    "Profile this number of steps after the first 10, for TensorBoard's Profile tab.",
-    lower_bound=0,
-)
 
 # Eval.
 flags.DEFINE_string("eval_clip_dir", "", "Folder of the WAV clips to evaluate on.")

@@ -59,7 +59,6 @@ class Options:
     train_scopes: Sequence[str] = ()
     devices: Sequence[str] = ()
     data_service: str = ""
-    profile: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,9 +321,6 @@ def _loop(trainer: Trainer, plan: Plan, workers: Distribution, seed: int) -> int
     with (
         signals.recorded(received),
         summaries.writer(options.train_dir, enabled=workers.is_chief).as_default(),
-        summaries.profiler(
-            options.train_dir, options.profile if workers.is_chief else 0
-        ) as step_context,
         progress_bar(
             plan.max_steps, what="training", unit="step", done=step, keep=True
         ) as bar,
@@ -335,9 +331,8 @@ def _loop(trainer: Trainer, plan: Plan, workers: Distribution, seed: int) -> int
         while not last:
             # Each step also adds up which workers were asked to stop.
             stop_request = tf.constant(float(bool(received)))
-            with step_context():
-                result = trainer.train_step(*batch, stop_request)
-                loss = float(result.loss)
+            result = trainer.train_step(*batch, stop_request)
+            loss = float(result.loss)
             step += 1
             if not np.isfinite(loss):
                 raise FloatingPointError(f"step {step}: the loss is {loss}; {ADVICE}")

@@ -3,20 +3,14 @@
 The `write_` functions use the default writer of tf.summary.
 """
 
-import contextlib
 import dataclasses
-import itertools
 import os
-import sys
-from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 
 from tagger.hparams import Hparams
 from tagger.trainer import StepResult
-
-PROFILE_AFTER = 10  # steps; the first ones trace the graph and fill caches
 
 
 def writer(directory: str, *, enabled: bool) -> tf.summary.SummaryWriter:
@@ -42,48 +36,3 @@ def write_hparams(hparams: Hparams, train_dir: str) -> None:
     parent, name = os.path.split(os.path.realpath(train_dir))
     # The name comes first, because the tab cuts off the end of a long text.
     hparams_summary.hparams(dataclasses.asdict(hparams), trial_id=f"{name} in {parent}")
-
-
-@contextlib.contextmanager
-def profiler(
-    train_dir: str, num_steps: int
-) -> Iterator[Callable[[], contextlib.AbstractContextManager]]:
-    """Writes TensorFlow's profile of some steps, for the Profile tab.
-
-    Args:
-      train_dir: folder of the run.
-      num_steps: number of steps after the first PROFILE_AFTER ones; 0: no profile.
-
-    Yields:
-      A function that makes the context of a step, for each step in turn.
-    """
-    steps = itertools.count()
-    first, end = PROFILE_AFTER, PROFILE_AFTER + num_steps
-    running = False
-
-    def stop() -> None:
-        """Ends the profile."""
-        nonlocal running
-        tf.profiler.experimental.stop()
-        running = False
-        print(f"profile written to {train_dir}", file=sys.stderr)
-
-    def step_context() -> contextlib.AbstractContextManager:
-        """Starts or ends the profile, and marks the step in it."""
-        nonlocal running
-        step = next(steps)
-        if running and step == end:
-            stop()
-        if first == step < end:
-            tf.profiler.experimental.start(train_dir)
-            running = True
-        # With _r=1, the Profile tab takes it as a step of the training.
-        return tf.profiler.experimental.Trace("train", step_num=step, _r=1)
-
-    try:
-        yield step_context
-    finally:
-        if running:
-            stop()
-        elif num_steps and next(steps) <= first:  # the number of steps so far
-            print(f"no profile, since it starts after {first} steps", file=sys.stderr)

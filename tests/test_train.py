@@ -307,24 +307,6 @@ def test_mixed_precision_trains_and_keeps_float32(
     assert kinds == {np.dtype(np.float32)}
 
 
-@pytest.mark.parametrize("profiled", [2, 100])  # 100: training ends before
-def test_steps_are_profiled(dataset, tmp_path, capsys, profiled):
-    run = tmp_path / "run"
-    arguments = dataset.train_flags(run, hparams=SMALL_HPARAMS, max_steps=13)
-    assert run_main([*arguments, f"--profile={profiled}"]) == 0
-    (trace,) = run.glob("plugins/profile/*/*.xplane.pb")
-    assert b"train_step" in trace.read_bytes()
-    assert f"profile written to {run}" in capsys.readouterr().err
-
-
-def test_training_that_is_too_short_to_be_profiled(dataset, tmp_path, capsys):
-    arguments = dataset.train_flags(
-        tmp_path / "run", hparams=SMALL_HPARAMS, max_steps=2
-    )
-    assert run_main([*arguments, "--profile=1"]) == 0
-    assert "no profile" in capsys.readouterr().err
-
-
 def test_it_learns(dataset, tmp_path, capsys):
     """The network distinguishes tone and noise after some seconds of training."""
     run, eval_dir = tmp_path / "run", tmp_path / "eval"
