@@ -33,13 +33,11 @@ DEFAULT = "default"
 COMMON = {"lr": 1e-3, "batch_size": 32, "bndecay": 0.9}
 OPTIONS = {
     DEFAULT: "",
-    "mixup": "mixup=0.4",
     "masks": "freq_masks=1,time_masks=1",
     "gain": "gain_db=20",
     "pcen": "frontend=pcen",
     "cosine": "cosine=1,warmup_steps=100",
-    "modern_clean": measure.modern_hparams("CURATED"),
-    "modern_noisy": measure.modern_hparams("NOISY"),
+    "modern": measure.modern_hparams(),
 }
 
 

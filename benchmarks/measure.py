@@ -148,10 +148,10 @@ def torch_contenders(
     }
 
 
-def modern_hparams(stage: str) -> str:
-    """The hyperparameters of recipes/modern.sh for a stage, CURATED or NOISY."""
+def modern_hparams() -> str:
+    """The hyperparameters of recipes/modern.sh."""
     recipe = (ROOT / "recipes" / "modern.sh").read_text()
-    return re.search(rf"^export {stage}_HPARAMS=(\S+)$", recipe, re.MULTILINE)[1]
+    return re.search(r"^hparams=(\S+)$", recipe, re.MULTILINE)[1]
 
 
 def random_batch():

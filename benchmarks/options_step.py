@@ -3,8 +3,8 @@
     python benchmarks/options_step.py [--rounds 5]
 
 A step here is what a user waits for: the next batch, then the training step. The
-contenders are the published baseline, and the values of recipes/modern.sh for the noisy
-set with bn_ramp=1. Each is a process of its own, and they run in turns.
+contenders are the published baseline, and the values of recipes/modern.sh with
+bn_ramp=1. Each is a process of its own, and they run in turns.
 """
 
 import pathlib
@@ -24,7 +24,7 @@ from tagger.hparams import parse_hparams  # noqa: E402
 
 CLIPS, SECONDS = 128, 5  # 20 batches of 64 examples
 STEPS = 10  # per measurement; a few batches of them are prefetched
-OPTIONS = {"baseline": "", "modern": f"{measure.modern_hparams('NOISY')},bn_ramp=1"}
+OPTIONS = {"baseline": "", "modern": measure.modern_hparams() + ",bn_ramp=1"}
 FLAGS = flags.FLAGS
 
 

@@ -9,10 +9,9 @@
 # and steps of 32 examples. The full recipe was not run.
 set -euo pipefail
 
-export NOISY_HPARAMS=lr=2e-3,bndecay=0.9,frontend=pcen,mixup=1,freq_masks=1,time_masks=1,cosine=1,warmup_steps=200
-export CURATED_HPARAMS=lr=2e-3,bndecay=0.9,frontend=pcen,mixup=0.4,freq_masks=1,time_masks=1,cosine=1,warmup_steps=200
+hparams=lr=2e-3,bndecay=0.9,frontend=pcen,freq_masks=1,time_masks=1,cosine=1,warmup_steps=200
 if [[ ${1:-} == --smoke ]]; then # It has four steps.
-  NOISY_HPARAMS=${NOISY_HPARAMS/warmup_steps=200/warmup_steps=2}
-  CURATED_HPARAMS=${CURATED_HPARAMS/warmup_steps=200/warmup_steps=2}
+  hparams=${hparams/warmup_steps=200/warmup_steps=2}
 fi
+export NOISY_HPARAMS=$hparams CURATED_HPARAMS=$hparams
 exec "$(dirname "$0")/published_baseline.sh" "$@"

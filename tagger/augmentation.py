@@ -1,6 +1,6 @@
 """Random changes of the training examples. All are off by default.
 
-Letters for shapes: E examples, T frames, F mel bands, C classes.
+Letters for shapes: E examples, T frames, F mel bands.
 """
 
 import functools
@@ -10,9 +10,8 @@ import tensorflow as tf
 
 from tagger.hparams import Hparams
 
-SMALLEST = 1e-37  # above 0, so that its logarithm is finite
 # The hyperparameters that turn an augmentation on.
-SELECTORS = "gain_db", "mixup", "freq_masks", "time_masks"
+SELECTORS = "gain_db", "freq_masks", "time_masks"
 
 
 def augment_batches(
@@ -24,30 +23,23 @@ def augment_batches(
 
     @tf.autograph.experimental.do_not_convert
     def change(number: tf.Tensor, batch: tuple) -> tuple[tf.Tensor, tf.Tensor]:
-        return augment(*batch, hparams, tf.random.fold_in(list(seed), number))
+        features, labels = batch
+        return augment(features, hparams, tf.random.fold_in(list(seed), number)), labels
 
     return dataset.enumerate().map(change)
 
 
-def augment(
-    features: tf.Tensor, labels: tf.Tensor, hparams: Hparams, seed: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def augment(features: tf.Tensor, hparams: Hparams, seed: tf.Tensor) -> tf.Tensor:
     """Applies the augmentations that the hyperparameters select to a batch.
 
     Args:
       features: float32 [E, T, F].
-      labels: float32 [E, C].
-      hparams: gain_db, mixup, freq_masks, time_masks and their widths.
+      hparams: gain_db, freq_masks, time_masks and their widths.
       seed: integer [2]; the same seed gives the same result.
-
-    Returns:
-      Features and labels of the same shapes.
     """
-    gain_seed, mixup_seed, freq_seed, time_seed = tf.unstack(tf.random.split(seed, 4))
+    gain_seed, freq_seed, time_seed = tf.unstack(tf.random.split(seed, 3))
     if hparams.gain_db:
         features = change_gain(features, hparams, gain_seed)
-    if hparams.mixup:
-        features, labels = mix_up(features, labels, hparams, mixup_seed)
     mask = functools.partial(mask_stripes, fill=silence(hparams))
     for number in range(hparams.freq_masks):
         one_seed = tf.random.fold_in(freq_seed, number)
@@ -55,7 +47,7 @@ def augment(
     for number in range(hparams.time_masks):
         one_seed = tf.random.fold_in(time_seed, number)
         features = mask(features, axis=1, width=hparams.time_mask_frames, seed=one_seed)
-    return features, labels
+    return features
 
 
 def silence(hparams: Hparams) -> float:
@@ -80,43 +72,6 @@ def change_gain(features: tf.Tensor, hparams: Hparams, seed: tf.Tensor) -> tf.Te
     offset = hparams.mel_log_offset
     mel = tf.maximum(tf.exp(features) - offset, 0.0) * 10 ** (decibels / 20)
     return tf.where(features == 0.0, features, tf.math.log(mel + offset))
-
-
-def mix_up(
-    features: tf.Tensor, labels: tf.Tensor, hparams: Hparams, seed: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mixes each example with the previous one of the batch (Zhang et al. 2018).
-
-    The share of the example is drawn from Beta(mixup, mixup). Mel spectrograms are
-    mixed, not their logarithms. PCEN features are mixed as they are.
-
-    Args:
-      features: float32 [E, T, F].
-      labels: float32 [E, C].
-      hparams: mixup, the parameter of the Beta distribution, and frontend.
-      seed: integer [2].
-
-    Returns:
-      The mixed features and labels.
-    """
-    # With two gamma variables g of the same parameter, g[0] / (g[0] + g[1]) is Beta.
-    # The logarithm of a gamma variable is that of one with a parameter that is larger
-    # by 1, plus log(uniform) / parameter. It does not underflow for small parameters.
-    alpha, shape = hparams.mixup, [2, tf.shape(features)[0]]
-    gamma_seed, uniform_seed = tf.unstack(tf.random.split(seed))
-    log_gamma = tf.math.log(tf.random.stateless_gamma(shape, gamma_seed, alpha + 1))
-    uniform = tf.random.stateless_uniform(shape, uniform_seed, SMALLEST, 1.0)
-    log_gamma += tf.math.log(uniform) / alpha
-    share = tf.sigmoid(log_gamma[0] - log_gamma[1])[:, tf.newaxis]
-
-    def mix(values: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-        return share * values + (1 - share) * tf.roll(values, 1, axis=0)
-
-    labels, share = mix(labels, share), share[:, tf.newaxis]
-    if hparams.frontend == "pcen":
-        return mix(features, share), labels
-    # Mixing keeps the offset, which is in both.
-    return tf.math.log(mix(tf.exp(features), share)), labels
 
 
 def mask_stripes(

@@ -162,12 +162,6 @@ class Hparams:
         "With cosine, the learning rate first grows linearly from 0 for these steps; "
         "0: no warm-up",
     )
-    mixup: float = _hparam(
-        0.0,
-        "",
-        _from_0_to(100),
-        "Examples are mixed in pairs, with shares from Beta(mixup, mixup); 0: none",
-    )
     gain_db: float = _hparam(
         0.0,
         "dB",
@@ -229,8 +223,6 @@ class Hparams:
         """Yields a message for each value that cannot be used with another one."""
         if self.cosine and self.lrdecay:
             yield "cosine=1 and lrdecay are two schedules; set one of them"
-        if self.mixup and self.batch_size == 1:
-            yield "mixup needs batch_size of at least 2 per device"
         if self.frontend == "pcen" and self.gain_db:
             yield "gain_db needs frontend=log; PCEN removes gains"
         if self.freq_masks and self.freq_mask_bands > self.mel_bands:
@@ -286,7 +278,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Hparams)}
 TRAINING_HPARAMS = (
     *("batch_size", "dropout", "lsmooth", "weights_init_stddev", "bndecay"),
     *("warmstart", "opt", "lr", "adam_eps", "lrdecay", "decay_epochs", "bn_ramp"),
-    *("cosine", "warmup_steps", "mixup", "gain_db"),
+    *("cosine", "warmup_steps", "gain_db"),
     *("freq_masks", "freq_mask_bands", "time_masks", "time_mask_frames"),
 )
 MODEL_HPARAMS = tuple(name for name in FIELDS if name not in TRAINING_HPARAMS)

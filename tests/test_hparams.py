@@ -41,7 +41,7 @@ def test_defaults_equal_those_of_the_baseline():
 
 def test_options_beyond_the_baseline_are_off_by_default():
     defaults = Hparams()
-    options = ("bn_ramp", "cosine", "mixup", "gain_db", "freq_masks", "time_masks")
+    options = ("bn_ramp", "cosine", "gain_db", "freq_masks", "time_masks")
     for name in options:
         assert getattr(defaults, name) == 0
     assert defaults.frontend == "log"
@@ -113,7 +113,6 @@ def test_overrides_have_their_types():
         ("example_hop_seconds=0.001", "example_hop_frames of at least 1"),
         ("example_window_seconds=1e9", "at most 60"),
         ("cosine=1,lrdecay=0.5", "cosine=1 and lrdecay"),
-        ("mixup=0.4,batch_size=1", "mixup needs batch_size"),
         ("frontend=pcen,gain_db=3", "gain_db needs frontend=log"),
         ("freq_masks=1,freq_mask_bands=97", "freq_mask_bands .* at most mel_bands, 96"),
         ("time_masks=1,time_mask_frames=101", "time_mask_frames .* the 100 frames"),
