@@ -8,7 +8,7 @@ import pathlib
 import sys
 import uuid
 from collections.abc import Iterator
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 # Errors of file systems without locks, such as some network drives.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -72,30 +72,22 @@ def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
 def locked(path: str, error: Exception) -> Iterator[None]:
     """Locks a file until the end of the block or of the process.
 
+    Warns if the file system has no locks.
+
     Raises:
       The given error: another process has locked it.
     """
     with open(path, "w") as file:
         try:
-            lock(file)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise error from None
+        except OSError as problem:
+            if problem.errno not in NO_LOCKS:
+                raise
+            print(
+                f"warning: the file system of {path} has no locks; make sure that no "
+                f"other process writes there",
+                file=sys.stderr,
+            )
         yield
-
-
-def lock(file: IO) -> None:
-    """Locks an open file with fcntl.flock; warns if the file system has no locks.
-
-    Raises:
-      BlockingIOError: another process has locked it.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        print(
-            f"warning: the file system of {file.name} has no locks; make sure that no "
-            f"other process writes there",
-            file=sys.stderr,
-        )

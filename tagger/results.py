@@ -113,7 +113,7 @@ def read_thresholds(path: str, flag: str) -> dict[str, float]:
     thresholds, problems = {}, []
     for line, fields in records:
         name, text = composed(fields[0].strip()), fields[-1].strip()
-        if len(fields) != 2 or not _is_threshold(text):
+        if len(fields) != 2 or not is_score(text):
             got = ",".join(fields)
             problems.append(
                 f"{path}:{line}: expected a class and a number from 0 to 1, but got "
@@ -128,7 +128,8 @@ def read_thresholds(path: str, flag: str) -> dict[str, float]:
     return thresholds
 
 
-def _is_threshold(text: str) -> bool:
+def is_score(text: str) -> bool:
+    """Whether the text is a number from 0 to 1."""
     try:
         return 0 <= float(text) <= 1
     except ValueError:

@@ -125,8 +125,7 @@ def test_the_later_of_equal_steps_is_best(dataset, trained, tmp_path, capsys):
 def test_a_second_evaluator_of_the_same_part_is_refused(
     dataset, trained, eval_dir, capsys
 ):
-    with (eval_dir / ".lock-0-of-1").open("w") as file:
-        files.lock(file)
+    with files.locked(eval_dir / ".lock-0-of-1", AssertionError()):
         assert run_eval(dataset, trained, eval_dir) == 1
     assert "--eval_shard" in capsys.readouterr().err
     assert run_eval(dataset, trained, eval_dir) == 0

@@ -301,10 +301,11 @@ def test_a_folder_with_other_files_is_an_error(sounds, tmp_path):
 def test_two_processes_do_not_write_at_once(sounds, tmp_path, monkeypatch):
     audio = tmp_path / "out" / "audio"
     audio.mkdir(parents=True)
-    with (tmp_path / "out" / ".lock").open("w") as file:
-        files.lock(file)
-        with pytest.raises(ValueError, match="OUT: another process"):
-            make(sounds, tmp_path / "out")
+    with (
+        files.locked(tmp_path / "out" / ".lock", AssertionError()),
+        pytest.raises(ValueError, match="OUT: another process"),
+    ):
+        make(sounds, tmp_path / "out")
     assert list(audio.iterdir()) == []
 
     def check(*arguments, check=make_dataset.check_recordings, **options):

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from tagger import program
 from tagger.clips import FINGERPRINT_COLUMN, write_csv
 from tagger.progress import print_result
+from tagger.results import is_score
 
 
 def find_parts(path: pathlib.Path) -> list[pathlib.Path]:
@@ -59,7 +60,7 @@ def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
                 raise ValueError(
                     f"{part} has other checkpoints, classes or clips than {parts[0]}"
                 )
-            if not all(map(_is_score, scores)):
+            if not all(map(is_score, scores)):
                 raise ValueError(f"{part}: a score of {name} is not from 0 to 1")
             joined.append([name, *scores])
     expected = first[1].rpartition("-")[2] if first else ""
@@ -69,14 +70,6 @@ def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
             f"'{expected}'; are rows missing?"
         )
     return [header[:-1], *sorted(joined, key=lambda row: row[0])]
-
-
-def _is_score(text: str) -> bool:
-    """Whether a cell is a number from 0 to 1."""
-    try:
-        return 0 <= float(text) <= 1
-    except ValueError:
-        return False
 
 
 def main(argv: Sequence[str]) -> int:
