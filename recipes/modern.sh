@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The published recipe with the options that gained most; see docs/learning.md.
+# The published recipe with the combination of docs/learning.md.
 #
 #   recipes/modern.sh DATA OUT [FLAGS]
 #   recipes/modern.sh --smoke OUT [FLAGS]

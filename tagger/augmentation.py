@@ -36,6 +36,9 @@ def augment(features: tf.Tensor, hparams: Hparams, seed: tf.Tensor) -> tf.Tensor
       features: float32 [E, T, F].
       hparams: gain_db, freq_masks, time_masks and their widths.
       seed: integer [2]; the same seed gives the same result.
+
+    Returns:
+      Features of the same shape.
     """
     gain_seed, freq_seed, time_seed = tf.unstack(tf.random.split(seed, 3))
     if hparams.gain_db:

@@ -69,7 +69,7 @@ def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def locked(path: str, error: Exception) -> Iterator[None]:
+def locked(path: str | os.PathLike[str], error: Exception) -> Iterator[None]:
     """Locks a file until the end of the block or of the process.
 
     Warns if the file system has no locks.

@@ -67,7 +67,15 @@ def test_the_seed_decides(features):
 
 
 @pytest.mark.parametrize(
-    ("frontend", "value"), [("log", math.log(OFFSET)), ("pcen", 0.0)]
+    ("frontend", "silence"), [("log", math.log(OFFSET)), ("pcen", 0)]
 )
-def test_masks_are_filled_with_silence(frontend, value):
-    assert augmentation.silence(Hparams(frontend=frontend)) == value
+@pytest.mark.parametrize(("axis", "selected"), [(1, "time_mask"), (2, "freq_mask")])
+def test_masks_are_filled_with_silence(features, frontend, silence, axis, selected):
+    width = {"time_mask": "time_mask_frames", "freq_mask": "freq_mask_bands"}[selected]
+    hparams = Hparams(**{"frontend": frontend, f"{selected}s": 2, width: 2})
+    masked = augmentation.augment(features + 20, hparams, SEED).numpy()
+    changed = masked != features + 20
+    np.testing.assert_allclose(masked[changed], silence, rtol=1e-6)
+    stripes = changed.all(axis=3 - axis)
+    np.testing.assert_array_equal(stripes, changed.any(axis=3 - axis))
+    assert stripes.sum(axis=1).max() in (3, 4)  # two masks, each at most 2 wide
