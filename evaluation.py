@@ -24,7 +24,7 @@ SHUFFLE_SEED = 0  # The same order for all checkpoints makes Lwlrap-5% comparabl
 PARTIAL_FRACTION = 0.05  # of the clips, for Lwlrap-5%
 RUNNING_PRINT_SECONDS = 30
 POLL_SECONDS = 2
-MIN_SCORE_RANGE = 1e-3  # A note is printed if the range of every class is smaller.
+MIN_SCORE_RANGE = 0.1  # A note is printed if the range of every class is smaller.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Makes a class map from a CSV of clips: its labels in alphabetical order.
 
-    python make_class_map.py < train_curated.csv > class_map.csv
+    python make_class_map.py < train_curated.csv > my_class_map.csv
 
 The CSV has the columns `fname,labels`, with several labels comma-separated inside
 quotes, or the older `fname,aso_ids,label`. The class map has one line index,name for

@@ -1,7 +1,7 @@
 """Exports a trained tagger for use with TensorFlow or LiteRT, without this project.
 
     python -m tools.export_model --checkpoint runs/first \\
-        --class_map_path class_map.csv --export_dir shared/first
+        --class_map_path my_class_map.csv --export_dir shared/first
 
 This writes the folder shared/first with a SavedModel for TensorFlow, a model for LiteRT
 (formerly TensorFlow Lite), the class map, and model.json with the sample rate and the
