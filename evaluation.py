@@ -24,7 +24,7 @@ SHUFFLE_SEED = 0  # The same order for all checkpoints makes Lwlrap-5% comparabl
 PARTIAL_FRACTION = 0.05  # of the clips, for Lwlrap-5%
 RUNNING_PRINT_SECONDS = 30
 POLL_SECONDS = 2
-MIN_SCORE_RANGE = 0.1  # A note is printed if the range of every class is smaller.
+MAX_SAME_RANKING = 0.95  # Share of the clips; a note is printed above it.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,11 +207,12 @@ class _Evaluator:
         print_result(
             f"step {step}, all {len(scores)} clips in {seconds:.1f} s:\n{lwlrap}"
         )
-        if len(scores) > 1 and np.ptp(scores, axis=0).max() < MIN_SCORE_RANGE:
+        same = max_same_ranking(scores)
+        if len(scores) > 1 and same > MAX_SAME_RANKING * len(scores):
             print(
-                f"note: at step {step} all clips have nearly the same scores; early in "
-                f"training, the moving averages of batch norm lag behind "
-                f"(see bndecay in docs/reference.md)",
+                f"note: at step {step}, {same} of {len(scores)} clips have the same "
+                f"ranking of classes; early in training, the moving averages of batch "
+                f"norm can lag behind (see bndecay in docs/reference.md)",
                 file=sys.stderr,
             )
         partial = self._lwlrap(scores[: max(1, int(PARTIAL_FRACTION * len(scores)))])
@@ -288,6 +289,16 @@ class _Evaluator:
         lwlrap = Lwlrap(self._class_names)
         lwlrap.accumulate(self._clips.labels[: len(scores)], scores)
         return lwlrap
+
+
+def max_same_ranking(scores: np.ndarray) -> int:
+    """The number of clips with the most common ranking of classes.
+
+    Args:
+      scores: float [N, C], N > 0.
+    """
+    _, counts = np.unique(scores.argsort(axis=1), axis=0, return_counts=True)
+    return int(counts.max())
 
 
 def _report_best(eval_dir: str) -> None:

@@ -226,10 +226,16 @@ def test_train_dir_may_be_eval_dir_while_training_runs(dataset, run):
     assert evaluated_steps(run) == [0]
 
 
-def test_notes_on_empty_classes_and_nearly_equal_scores(
-    dataset, trained, tmp_path, capsys, monkeypatch
+def test_max_same_ranking():
+    scores = np.array([[0.1, 0.2, 0.3], [0.2, 0.1, 0.3], [0.0, 0.8, 0.9]])
+    assert evaluation.max_same_ranking(scores) == 2
+    assert evaluation.max_same_ranking(scores[:1]) == 1
+    assert evaluation.max_same_ranking(np.zeros([4, 3])) == 4
+
+
+def test_notes_on_empty_classes_and_the_same_ranking_of_all_clips(
+    dataset, trained, tmp_path, capsys
 ):
-    monkeypatch.setattr(evaluation, "MIN_SCORE_RANGE", 2.0)
     csv_path = tmp_path / "one_class.csv"
     csv_path.write_text("fname,labels\n00.wav,Tone\n03.wav,Tone\n")
     flags = dict(eval_csv_path=csv_path, eval_every_k=9)
@@ -238,7 +244,7 @@ def test_notes_on_empty_classes_and_nearly_equal_scores(
         line for line in capsys.readouterr().err.splitlines() if line.startswith("note")
     ]
     assert "Noise" in notes[0]
-    assert "step 0" in notes[1]
+    assert "step 0, 2 of 2 clips" in notes[1]
     assert "Lwlrap(Noise) = 0.000000" in (tmp_path / "eval-0.txt").read_text()
 
 
