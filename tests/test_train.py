@@ -319,3 +319,4 @@ def test_it_learns(dataset, tmp_path, capsys):
     assert run_main(dataset.eval_flags(run, eval_dir)) == 0
     overall = float((eval_dir / "eval-100.txt").read_text().split()[-1])
     assert overall > 0.95
+    assert "same ranking" not in capsys.readouterr().err
