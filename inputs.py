@@ -9,7 +9,6 @@ Letters for shapes: N clips, E examples, T frames, F mel bands, C classes, S sam
 
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -40,18 +39,6 @@ ENDLESS = np.iinfo(np.int64).max  # length of the stream from a data service
 CACHE_BYTES = 2 * 2**30  # Features up to this size are kept in memory between passes.
 # AutoGraph would take 1 s to search these functions for control flow. There is none.
 without_autograph = tf.autograph.experimental.do_not_convert
-
-
-class DataService(NamedTuple):
-    """A tf.data service that computes features.
-
-    Attributes:
-      address: address of its dispatcher, grpc://host:port.
-      job: name of the job: new for each start of a training, equal on all its workers.
-    """
-
-    address: str
-    job: str
 
 
 def clip_to_waveform(
@@ -235,7 +222,8 @@ def train_input(
     deterministic: bool = False,
     shard: int = 0,
     num_shards: int = 1,
-    data_service: DataService | None = None,
+    data_service: str = "",
+    job_name: str = "",
 ) -> tf.data.Dataset:
     """Makes an endless dataset of training batches.
 
@@ -252,7 +240,9 @@ def train_input(
       num_shards: number of workers that share an epoch, all with the same seed. Their
         numbers of clips differ by at most one. Their numbers of examples differ more,
         so one worker may start its next epoch before another.
-      data_service: computes the features, if given; see `_served_examples`.
+      data_service: grpc://host:port of the dispatcher of a tf.data service, which
+        computes the features; empty: this process computes them.
+      job_name: new for each start with a data service, equal on all workers.
 
     Returns:
       Dataset of (features float32 [batch_size, frames, F], labels float32 [batch_size,
@@ -267,16 +257,18 @@ def train_input(
     def label(clip: tf.Tensor, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return examples, tf.tile(labels[clip][tf.newaxis], [tf.shape(examples)[0], 1])
 
-    if data_service is None:
+    if not data_service:
         order = clip_order(len(clips), seed=seed, shard=shard, num_shards=num_shards)
         dataset = clip_examples(order, clips, hparams, deterministic=deterministic)
     else:
-        dataset = _served_examples(clips, hparams, seed=seed, service=data_service)
+        dataset = _served_examples(
+            clips, hparams, seed=seed, service=data_service, job_name=job_name
+        )
     # A larger buffer than the set would only take time to allocate.
     num_examples = int(hparams.num_examples(clips.num_samples).sum())
     buffered = max(1, min(EXAMPLE_SHUFFLE_BUFFER, num_examples // num_shards))
     dataset = dataset.map(label).unbatch().shuffle(buffered, seed=seed)
-    if data_service is None:
+    if not data_service:
         dataset = dataset.repeat()
     dataset = dataset.batch(hparams.batch_size, drop_remainder=True)
     dataset = augment_batches(dataset, hparams, seed=(seed, shard))
@@ -284,7 +276,7 @@ def train_input(
 
 
 def _served_examples(
-    clips: Clips, hparams: Hparams, *, seed: int, service: DataService
+    clips: Clips, hparams: Hparams, *, seed: int, service: str, job_name: str
 ) -> tf.data.Dataset:
     """Like `clip_examples`, but endless, from a data service that trainers can share.
 
@@ -309,8 +301,8 @@ def _served_examples(
     return dataset.apply(
         tf.data.experimental.service.distribute(
             processing_mode=tf.data.experimental.service.ShardingPolicy.DYNAMIC,
-            service=service.address,
-            job_name=service.job,
+            service=service,
+            job_name=job_name,
             compression=None,  # Compression hardly shrinks log mel spectrograms.
         )
     )

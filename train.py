@@ -7,7 +7,7 @@ training step is in tagger/trainer.py.
 import contextlib
 import dataclasses
 import os
-import random
+import secrets
 import signal
 import sys
 import time
@@ -286,11 +286,7 @@ def _batches(
     trainer: Trainer, plan: Plan, workers: Distribution, seed: int, received: list[int]
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """The stream of inputs of the steps. A resumed run starts a new epoch."""
-    service = None
-    if plan.options.data_service:
-        # Each start needs a new name, because a job delivers its data only once.
-        job = workers.chief_value(random.SystemRandom().randrange(hparams_lib.MAX_SEED))
-        service = inputs.DataService(plan.options.data_service, f"train-{job}")
+    service = plan.options.data_service
     batch_size = plan.hparams.batch_size // workers.num_replicas
     dataset = inputs.train_input(
         plan.clips,
@@ -301,10 +297,15 @@ def _batches(
         shard=workers.worker,
         num_shards=workers.num_workers,
         data_service=service,
+        # Each start needs a new job, because a job delivers its data only once.
+        job_name=f"train-{workers.chief_value(secrets.randbits(32))}"
+        if service
+        else "",
     )
     stream = inputs.read_batches(dataset)
     if service:
-        stream = served_batches(stream, received, can_save=workers.num_workers == 1)
+        # One of several workers cannot save without the others.
+        stream = served_batches(stream, received if workers.num_workers == 1 else ())
     return workers.batches(stream)
 
 

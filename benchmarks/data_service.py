@@ -57,12 +57,12 @@ def running(*arguments: object, core: int | None = None) -> Iterator[None]:
         process.wait()
 
 
-def audio_per_second(root: pathlib.Path, address: str | None, name: str) -> float:
+def audio_per_second(root: pathlib.Path, address: str, name: str) -> float:
     """The seconds of audio that are received per second, as examples.
 
     Args:
       root: folder that `measure.make_data` wrote.
-      address: address of the data service; None: features are computed here.
+      address: address of the data service; empty: features are computed here.
       name: name of the job of the data service.
     """
     import numpy as np
@@ -77,8 +77,9 @@ def audio_per_second(root: pathlib.Path, address: str | None, name: str) -> floa
     paths = [str(root / "clips" / n) for n in inference.list_wavs(str(root / "clips"))]
     headers = wav.read_wav_headers(paths)
     table = clips.make_clips(paths, headers, np.zeros([len(paths), 1], np.float32))
-    service = address and inputs.DataService(address, name)
-    stream = iter(inputs.train_input(table, hparams, seed=0, data_service=service))
+    stream = iter(
+        inputs.train_input(table, hparams, seed=0, data_service=address, job_name=name)
+    )
     for _ in range(WARM_UP_BATCHES):
         next(stream)
     started = time.perf_counter()
@@ -99,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
         measure.make_data(root, CLIPS, CLIP_SECONDS)
         rates = {"this process, all cores": [], "1 data worker": []}
         rates["2 data workers"] = []
-        addresses = {"this process, all cores": None}
+        addresses = {"this process, all cores": ""}
         for number, name in enumerate(("1 data worker", "2 data workers"), start=1):
             (port,) = measure.free_ports(1)
             stack.enter_context(running("dispatcher", "--port", port))

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tagger import signals
 from tagger.distribution import (
     CONNECT_SECONDS,
     NOTE_SECONDS,
@@ -41,7 +40,7 @@ def check_reachable(address: str) -> None:
 
 
 def served_batches(
-    stream: Iterator[Any], received: Sequence[int] = (), *, can_save: bool = True
+    stream: Iterator[Any], received: Sequence[int] = ()
 ) -> Iterator[Any]:
     """Yields the batches of a stream from a data service, which may die.
 
@@ -51,10 +50,8 @@ def served_batches(
 
     Args:
       stream: batches without end.
-      received: the signals received so far; a handler adds to it.
-      can_save: whether the caller can save a checkpoint after a signal. Then the
-        generator ends if a signal was received and no batch comes. Otherwise, the
-        process ends if no batch comes for NOTE_SECONDS.
+      received: the signals received so far; a handler adds to it. If there are any and
+        no batch comes, the generator ends.
 
     Raises:
       OSError: no batch comes for GIVE_UP_SECONDS, the stream ends, or it raises this.
@@ -73,35 +70,29 @@ def served_batches(
             found.put(last)
 
     threading.Thread(target=read, daemon=True).start()
-    stop_seconds = 0 if can_save else NOTE_SECONDS
-    batch = _next_served(found, received, stop_seconds, math.inf)
+    batch = _next_served(found, received, math.inf)
     while batch is not None:
         if isinstance(batch, Exception):
             raise batch
         yield batch
-        batch = _next_served(found, received, stop_seconds, GIVE_UP_SECONDS)
-    if not can_save:
-        signals.exit_now(received[-1])
+        batch = _next_served(found, received, GIVE_UP_SECONDS)
 
 
 def _next_served(
-    found: queue.Queue,
-    received: Sequence[int],
-    stop_seconds: float,
-    give_up_seconds: float,
+    found: queue.Queue, received: Sequence[int], give_up_seconds: float
 ) -> Any:
-    """The next item of a queue, or None to stop; see `served_batches`."""
+    """The next item of a queue; None after a signal. See `served_batches`."""
     started = noted = time.monotonic()
     while True:
         # A signal does not end the wait in `get`, so it is short.
         with contextlib.suppress(queue.Empty):
             return found.get(timeout=POLL_SECONDS)
+        if received:
+            return None
         now = time.monotonic()
         if now - noted >= NOTE_SECONDS:
             print("waiting for the data service", file=sys.stderr, flush=True)
             noted = now
-        if received and now - started >= stop_seconds:
-            return None
         if now - started >= give_up_seconds:
             raise OSError(
                 f"--data_service: no batch came for {give_up_seconds} s; are its "

@@ -76,13 +76,7 @@ def test_a_data_service_that_remains_dead_is_an_error(monkeypatch, blocked):
         next(served)
 
 
-@pytest.mark.parametrize("can_save", [True, False])
-def test_a_signal_ends_the_wait_for_a_data_service(monkeypatch, blocked, can_save):
-    """It needs no note, except if a checkpoint cannot be saved."""
-    monkeypatch.setattr(data_service, "NOTE_SECONDS", 10_000 if can_save else 0)
-    exits = []
-    monkeypatch.setattr(signals, "exit_now", exits.append)
-
+def test_a_signal_ends_the_wait_for_a_data_service(blocked):
     def stream():
         yield 1
         os.kill(os.getpid(), signal.SIGTERM)
@@ -90,6 +84,5 @@ def test_a_signal_ends_the_wait_for_a_data_service(monkeypatch, blocked, can_sav
 
     received = []
     with signals.recorded(received):
-        served = data_service.served_batches(stream(), received, can_save=can_save)
-        assert list(served) == [1]
-    assert exits == ([] if can_save else [signal.SIGTERM])
+        assert list(data_service.served_batches(stream(), received)) == [1]
+    assert received == [signal.SIGTERM]

@@ -64,7 +64,8 @@ def test_each_clip_comes_once_per_epoch(dataset, service, monkeypatch, num_train
                 seed=1,
                 shard=shard,
                 num_shards=num_trainers,
-                data_service=inputs.DataService(service, job),
+                data_service=service,
+                job_name=job,
             )
             for shard in range(num_trainers)
         ]
@@ -92,7 +93,8 @@ def test_an_unreadable_clip_is_named(service, tmp_path):
         table,
         parse_hparams(SMALL_HPARAMS),
         seed=1,
-        data_service=inputs.DataService(service, "broken"),
+        data_service=service,
+        job_name="broken",
     )
     with pytest.raises(OSError, match="gone.wav"):
         next(inputs.read_batches(stream))
