@@ -120,8 +120,9 @@ def start_tensorflow() -> None:
     # Keras imports these if they are installed, which takes most of a second.
     with hidden("matplotlib.pyplot", "sklearn"):
         import tensorflow as tf
-    gc.freeze()
     gc.enable()
+    if not gc.get_freeze_count():  # Later calls must not keep what is garbage by then.
+        gc.freeze()
 
     gpus = tf.config.list_physical_devices("GPU")
     for device in gpus:

@@ -1,5 +1,6 @@
 """How programs report errors."""
 
+import gc
 import importlib
 import io
 import os
@@ -96,6 +97,14 @@ def test_a_gpu_that_tensorflow_does_not_use_gives_a_warning(monkeypatch, capsys)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     program.start_tensorflow()
     assert not capsys.readouterr().err
+
+
+def test_garbage_is_collected_after_the_start():
+    program.start_tensorflow()
+    frozen = gc.get_freeze_count()
+    assert gc.isenabled()
+    program.start_tensorflow()
+    assert gc.get_freeze_count() <= frozen > 0
 
 
 def test_hidden_modules_can_be_imported_only_later(monkeypatch):
