@@ -5,8 +5,8 @@
 # make bench-more  benchmarks options, the Kaggle kernel, several workers, and a data service
 # make lint   checks the style of the code
 # make notebooks  makes the notebooks from their scripts
-# make lock   renews requirements-lock.txt, the versions that .ci/run installs
-# make clean  removes all files that these commands have made
+# make lock   updates requirements-lock.txt, the versions that .ci/run installs
+# make clean  removes .venv, .matrix and demo
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -110,7 +110,7 @@ def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) 
     is a checkpoint.
 
     Raises:
-      ValueError: it has.
+      ValueError: eval_dir has results of another evaluation.
     """
     path = pathlib.Path(options.eval_dir) / results.CONTENTS_FILE
     text = results.describe_run(
@@ -128,7 +128,7 @@ def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) 
 
 
 def _locked_part(options: Options) -> contextlib.AbstractContextManager[None]:
-    """Locks this evaluator's part of the work; a ValueError if another one has."""
+    """Locks this evaluator's part; a ValueError if another one has locked it."""
     index, num_evaluators = options.eval_shard
     error = ValueError(
         f"--eval_dir: another evaluator writes to {options.eval_dir}; several can "

@@ -89,7 +89,7 @@ def predict(options: Options) -> list[str]:
         mark = f"{crc32:08x}-{len(all_names)}"
     _write_predictions(csv_path, names, class_names, rows, mark)
     num_scored = len(names) - len(problems)
-    print_result(f"{num_scored} of {len(names)} clips scored in {csv_path}")
+    print_result(f"scores of {num_scored} of {len(names)} clips written to {csv_path}")
     return [problems[path] for path in sorted(problems)]
 
 

@@ -330,7 +330,7 @@ def _loop(trainer: Trainer, plan: Plan, workers: Distribution, seed: int) -> int
         timed_step, timed_at = step, time.monotonic()
         last = False
         while not last:
-            # Each step also adds up which workers were asked to stop.
+            # Each step also averages the stop requests of all workers.
             stop_request = tf.constant(float(bool(received)))
             result = trainer.train_step(*batch, stop_request)
             loss = float(result.loss)

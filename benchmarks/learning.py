@@ -9,8 +9,9 @@ results are appended to OUT/learning.csv, and those that are there are not repea
 the program can be stopped, and several can run at the same time, with different flags.
 At the end it prints a table: for each option the best lwlrap over the steps, and the
 mean of the last three evaluations, both averaged over folds, with the paired difference
-to the default. The best one is higher for options whose lwlrap varies more. Also draws
-the curves of the options, folds and labels in the flags, to OUT/learning.png.
+to the default. The best one is biased upwards for options whose lwlrap varies more.
+Also draws the curves of the options, folds and labels in the flags, to
+OUT/learning.png.
 """
 
 import csv

@@ -5,7 +5,7 @@
 
 This writes the data set, OUT/dataset, and the kernel, OUT/kernel, and prints the
 commands to upload them. The first kernel averages the scores of all checkpoints. The
-second one, notebooks/train_on_kaggle.ipynb, trains the published recipe.
+second one, notebooks/train_on_kaggle.ipynb, trains with the published recipe.
 """
 
 import json
@@ -66,7 +66,7 @@ def define_flags() -> None:
         flags.register_validator(
             name,
             lambda text: text is None or re.fullmatch("[a-z0-9_-]+", text),
-            message="must be lower-case letters, digits and hyphens, as in addresses",
+            message="must be lower-case letters, digits, hyphens and underscores",
         )
 
 
@@ -83,7 +83,7 @@ def check_new(out: pathlib.Path) -> None:
 def write_metadata(
     out: pathlib.Path, *, owner: str, name: str, code_file: str, sources: Sequence[str]
 ) -> None:
-    """Writes the metadata of the data set and the kernel for Kaggle's program."""
+    """Writes the metadata of data set and kernel for Kaggle's command-line tool."""
     address = f"{owner}/{name}"
     # Kaggle makes the address from the title, so both use the same name.
     dataset = {"title": name, "id": address, "licenses": [{"name": LICENSE}]}

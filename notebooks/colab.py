@@ -58,7 +58,9 @@ def run(command: str) -> None:
 def upload_zip(what: str, folder: str) -> None:
     """Uploads a zip file, and extracts it to a folder."""
     if not files:
-        raise FileNotFoundError(f"there is no {what}, and only Colab can upload it")
+        raise FileNotFoundError(
+            f"{what} not found; uploading is possible only on Colab"
+        )
     print(f"Choose a zip file of the {what}.")
     for name in files.upload():
         zipfile.ZipFile(name).extractall(folder)

@@ -96,7 +96,9 @@ with subprocess.Popen(
 if process.returncode == 0:
     print(f"The training is complete. The scores of the test set: {OUT}/submission.csv")
 elif process.returncode == TIMED_OUT:
-    print("The time is over. Run the next version with this output as an input.")
+    print(
+        "The time limit was reached. Run the next version with this output as an input."
+    )
 else:
     raise RuntimeError(
         f"the recipe failed with exit status {process.returncode}; its output is above"

@@ -1,4 +1,4 @@
-"""Checkpoints: names, files, saving, restoring and warm starts.
+"""Checkpoints: names, files, saving and restoring.
 
 The format is that of TensorFlow 1's Saver, as in the baseline: `model.ckpt-N` stores
 each variable under its own name. The original and this program can therefore use each

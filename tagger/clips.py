@@ -297,7 +297,7 @@ def _check_folder(clip_dir: str, paths: Sequence[str], flag: str) -> None:
         raise FileNotFoundError(f"{flag}: there is no folder {clip_dir}")
     if paths and not any(map(os.path.exists, paths)):
         raise FileNotFoundError(
-            f"{flag}: none of the {len(paths)} clips is in {clip_dir}, such as "
+            f"{flag}: none of the {len(paths)} clips is in {clip_dir}; the first is "
             f"{paths[0]}"
         )
 

@@ -54,7 +54,7 @@ def served_batches(
         no batch comes, the generator ends.
 
     Raises:
-      OSError: no batch comes for GIVE_UP_SECONDS, the stream ends, or it raises this.
+      OSError: no batch comes for GIVE_UP_SECONDS, or the stream ends or raises this.
     """
     found = queue.Queue(1)
 

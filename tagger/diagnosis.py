@@ -135,11 +135,13 @@ def class_results(evaluation: Evaluation) -> list[ClassResult]:
 
 
 def confused_pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
-    """The pairs of a class and a class that its clips wrongly rank higher.
+    """The pairs of classes that are confused: clips of A with a higher score for B.
+
+    Clips that have both labels do not count.
 
     Returns:
-      Both names, the number of such clips, and their share of the clips of the first
-      class; the most frequent pairs first.
+      The names of A and B, the number of such clips, and their share of the clips of A;
+      the most frequent pairs first.
     """
     pairs = []
     for index, name in enumerate(evaluation.class_names):

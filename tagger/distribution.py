@@ -30,8 +30,8 @@ CLUSTER_EXAMPLE = (
 CLUSTER_JOBS = ("chief", "worker")
 CONNECT_SECONDS = 10  # to wait for a connection
 MAX_PORT = 65535  # of TCP
-NOTE_SECONDS = 20  # between two notes about what is waited for
-POLL_SECONDS = 0.5  # between two looks at it
+NOTE_SECONDS = 20  # between two notes while waiting
+POLL_SECONDS = 0.5  # between two checks while waiting
 
 
 def read_cluster() -> tuple[int, list[tuple[str, int]]]:
@@ -78,10 +78,10 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 
 def _wait_for_workers(addresses: Sequence[tuple[str, int]], own: int) -> None:
-    """Returns when all workers listen at their ports.
+    """Returns when all workers listen on their ports.
 
     TensorFlow waits for them, too, but catches SIGTERM and does not stop. It also keeps
-    Python's lock, so no handler runs.
+    Python's global lock (GIL), so no handler runs.
 
     Raises:
       OSError: the port of this worker is in use.
@@ -93,7 +93,7 @@ def _wait_for_workers(addresses: Sequence[tuple[str, int]], own: int) -> None:
         server = socket.create_server(("", port), family=family, dualstack_ipv6=both)
     except OSError as error:
         raise OSError(
-            f"{CLUSTER_VARIABLE}: cannot listen at port {port}: {error}"
+            f"{CLUSTER_VARIABLE}: cannot listen on port {port}: {error}"
         ) from None
     with server:
         missing = [*addresses[:own], *addresses[own + 1 :]]
@@ -107,7 +107,7 @@ def _wait_for_workers(addresses: Sequence[tuple[str, int]], own: int) -> None:
 
 
 def _answers(address: tuple[str, int]) -> bool:
-    """Whether a program listens at a host and port."""
+    """Whether a program listens on a host and port."""
     try:
         socket.create_connection(address, CONNECT_SECONDS).close()
     except OSError:
@@ -251,7 +251,7 @@ class Distribution:
 
 @functools.cache
 def _mirrored(names: tuple[str, ...]) -> tf.distribute.Strategy:
-    """The strategy of this process. Two would mix up their collective operations."""
+    """The only strategy of this process; two cannot use collective operations."""
     return tf.distribute.MirroredStrategy(names)
 
 

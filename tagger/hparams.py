@@ -89,7 +89,8 @@ class Hparams:
         1.0,
         "",
         POSITIVE,
-        "Factor of the mel spectrogram; 0.25 gives the values of audio at 16 kHz",
+        "Factor applied to the mel spectrogram; 0.25 gives about the values of 16 kHz "
+        "audio",
     )
     mel_log_offset: float = _hparam(
         0.001,

@@ -28,7 +28,7 @@ class Convolution(keras.layers.Layer):
     """A convolution, then batch norm or biases, then ReLU.
 
     These are one layer, so that its name is the original's scope. In inference, batch
-    norm is multiplied into the kernel, which saves 10 % of its time.
+    norm is folded into the kernel, which saves 10 % of the time.
 
     Args:
       depth: output channels; a depthwise convolution keeps the channels of its input.
@@ -84,7 +84,7 @@ class Convolution(keras.layers.Layer):
             name="depthwise_weights" if self.depthwise else "weights",
             shape=(size, size, in_channels, 1 if self.depthwise else channels),
             initializer=_initializer(self.init_stddev),
-            autocast=False,  # Batch norm is multiplied into it in float32.
+            autocast=False,  # Batch norm is folded into it in float32.
         )
         if self.batch_norm:
             self.batch_norm.build((*input_shape[:-1], channels))

@@ -138,7 +138,7 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
     try:
         with _ForwardFile(os.fsencode(path)) as file:
             if file.samplerate not in RATES:
-                raise ValueError(f"{path}: has a rate of {file.samplerate} Hz")
+                raise ValueError(f"{path}: has a sample rate of {file.samplerate} Hz")
             blocks = _mono_blocks(file, path)
             if file.samplerate != SAMPLE_RATE:
                 blocks = _resampled(blocks, file.samplerate)

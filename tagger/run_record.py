@@ -21,7 +21,7 @@ LAST_LAYER = "fully_connected"  # has a column per class
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """The contents of `hparams.json`. Each run that starts anew has another `run`."""
+    """The contents of `hparams.json`. `run` identifies a run, also after resuming."""
 
     model: str
     hparams: Hparams

@@ -108,8 +108,8 @@ def matching(names: Iterable[str], scopes: Sequence[str], flag: str) -> set[str]
             ) from None
         if not found:
             raise ValueError(
-                f"{flag}: '{scope}' matches no variable of the network, such as "
-                f"{next(iter(names))}"
+                f"{flag}: '{scope}' matches no variable of the network; names are "
+                f"like {next(iter(names))}"
             )
         matching |= found
     return matching

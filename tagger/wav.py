@@ -84,7 +84,7 @@ def _find_samples(file, size: int, path: str) -> tuple[int, int]:
         raise _bad_wav(path, "the file is empty")
     riff, riff_size, wave = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
     if riff in (b"RF64", b"RIFX", b"BW64"):
-        raise _bad_wav(path, f"is of the kind {riff.decode()}, not RIFF")
+        raise _bad_wav(path, f"is an {riff.decode()} file, not a RIFF file")
     if riff != b"RIFF" or wave != b"WAVE":
         raise _bad_wav(path, "is not a WAV file")
     position, have_format = 12, False
@@ -137,6 +137,6 @@ def _check_format(chunk: bytes, path: str) -> None:
     if bits != 8 * BYTES_PER_SAMPLE:
         raise _bad_wav(path, f"has {bits} bits per sample")
     if rate != SAMPLE_RATE:
-        raise _bad_wav(path, f"has a rate of {rate} Hz")
+        raise _bad_wav(path, f"has a sample rate of {rate} Hz")
     if channels != 1:
         raise _bad_wav(path, f"has {channels} channels")

@@ -83,7 +83,7 @@ def test_rows_are_joined_unchanged(parts, capsys):
         ),
         ("s-1-of-3.csv", HEADER + "b.wav,1,0,cd34-7\n", "s-1-of-3.csv has other"),
         ("s-1-of-3.csv", HEADER + "b.wav,1,ab12-7\n", "s-1-of-3.csv has other"),
-        ("s-1-of-3.csv", HEADER + "b.wav,1,0,ab12-7\n", "6 rows, but .* '7'"),
+        ("s-1-of-3.csv", HEADER + "b.wav,1,0,ab12-7\n", "6 rows in all, but 7"),
         (
             "s-1-of-3.csv",
             HEADER + "b.wav,nan,0,ab12-7\n",

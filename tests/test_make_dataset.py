@@ -152,7 +152,7 @@ def test_all_problems_are_reported_at_once(sounds, tmp_path):
         ("Dog/a\u2028b.wav", "unprintable"),
         (f"Dog/{'ü' * 110}.wav", r"has 229 bytes; at most 220"),
         (b"Dog/\xff.wav", "unprintable"),
-        ("Dog__a.wav/b.wav", "names of those of"),
+        ("Dog__a.wav/b.wav", "names of the clips of"),
     ],
 )
 def test_unusable_names(tmp_path, name, message):
@@ -228,7 +228,7 @@ def test_clips_of_earlier_recordings_are_not_replaced(sounds, tmp_path):
     soundfile.write(sounds / "Dog, Rain__a b.flac", noise(1), 44100)
     csv = tmp_path / "labels.csv"
     csv.write_text('fname,labels\n"Dog, Rain__a b.flac",Dog\n')
-    with pytest.raises(InputProblems, match="those of Dog, Rain/a b.flac"):
+    with pytest.raises(InputProblems, match="clips of Dog, Rain/a b.flac"):
         make(sounds, tmp_path / "out", csv)
 
 

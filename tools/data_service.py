@@ -85,7 +85,7 @@ def start_server(
         )
     except (tf.errors.OpError, RuntimeError) as error:
         reason = program.tensorflow_reason(error)
-        raise OSError(f"cannot start the {role} at --port {port}: {reason}") from None
+        raise OSError(f"cannot start the {role} on --port {port}: {reason}") from None
 
 
 def main(argv: Sequence[str]) -> int:

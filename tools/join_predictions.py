@@ -4,7 +4,7 @@
 
 This reads submission-0-of-3.csv, submission-1-of-3.csv and submission-2-of-3.csv from
 the same folder, and writes the rows of all clips to submission.csv, sorted by name. If
-parts are missing or do not fit each other, it writes nothing.
+parts are missing or do not belong together, it writes nothing.
 """
 
 import csv
@@ -66,8 +66,8 @@ def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
     expected = first[1].rpartition("-")[2] if first else ""
     if str(len(joined)) != expected:
         raise ValueError(
-            f"the parts have {len(joined)} rows, but a fingerprint that ends with "
-            f"'{expected}'; are rows missing?"
+            f"the parts have {len(joined)} rows in all, but {expected or 0} are "
+            f"expected; are rows missing?"
         )
     return [header[:-1], *sorted(joined, key=lambda row: row[0])]
 

@@ -132,7 +132,7 @@ def name_problems(recording: Recording) -> list[str]:
     problems = []
     if not labels:
         problems.append(
-            f"{path}: is not in a sub-folder of SOUNDS that has its label as name"
+            f"{path}: is not in a sub-folder of SOUNDS that is named after its label"
         )
     if name != printable(name):
         problems.append(f"{path!r}: has unprintable characters in its name")
@@ -203,7 +203,7 @@ def check_recordings(
             others = sorted({owners[name] for name in names if name in owners})
             if others:
                 wrong.append(
-                    f"{recording.path}: its clips would have the names of those of "
+                    f"{recording.path}: its clips would have the names of the clips of "
                     f"{others[0]}"
                 )
             else:
@@ -354,7 +354,9 @@ def read_dataset(out: pathlib.Path) -> list[tuple[str, ...]]:
     if not csv_path.exists():
         others = {path.name for path in out.iterdir()} if out.is_dir() else set()
         if others - {"audio", "class_map.csv", LOCK_FILE}:
-            raise ValueError(f"OUT must be new or a data set, but {out} has files")
+            raise ValueError(
+                f"OUT must be new or a data set, but {out} has other files"
+            )
         return []
     header, rows = read_rows(str(csv_path))
     if tuple(header) != HEADER:

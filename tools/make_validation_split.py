@@ -42,7 +42,9 @@ def define_flags() -> None:
         "folds", None, "Number of folds, instead of a single split.", lower_bound=2
     )
     flags.DEFINE_string(
-        "group_by", "", "Column whose equal values stay in one part, such as recording."
+        "group_by",
+        "",
+        "Column, such as recording; rows with the same value in it stay in one part.",
     )
     flags.DEFINE_integer("seed", 0, "Seed of the random choices.", lower_bound=0)
     flags.mark_flag_as_required("out_dir")
@@ -168,13 +170,15 @@ def check_sources(sources: Sequence[str], out_dir: str) -> None:
     """Checks that the parts of the CSVs can all be written.
 
     Raises:
-      ValueError: there are no CSVs, two have one name, or a part would replace one.
+      ValueError: there are no CSVs, two have equal names, or a part would replace one.
     """
     stems = {pathlib.Path(source).stem for source in sources}
     if not sources:
         raise ValueError("expected at least one CSV of clips; see --help")
     if len(stems) < len(sources):
-        raise ValueError("the names of the CSVs must differ; parts are named by them")
+        raise ValueError(
+            "the names of the CSVs must differ; parts are named after them"
+        )
     for path in map(pathlib.Path, sources):
         in_folder = path.resolve().parent == pathlib.Path(out_dir).resolve()
         stem = re.sub(r"(_fold\d+)?_(train|validation)$", "", path.stem)

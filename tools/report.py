@@ -94,8 +94,8 @@ def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
         f"“from” and “to” in 95 % of {diagnosis.BOOTSTRAP_SAMPLES} bootstrap samples "
         f"of the clips. If it has the same sign in this whole interval, the last "
         f"column names the better evaluation. By chance alone, this happens for one "
-        f"class in 20. A class with up to three clips is never named; with a few more, "
-        f"this happens more often.</p>"
+        f"class in 20, and more often for classes with few clips. For a class with up "
+        f"to three clips, nothing is named.</p>"
         f"{table(headings, rows)}"
     )
 

@@ -177,9 +177,8 @@ def define_scorer(network: Any, hparams: Hparams) -> Scorer:
 def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[tuple[np.ndarray, int]]:
     """Reads a recording in overlapping blocks.
 
-    After some frames of context, the first BLOCK_EXAMPLES examples of each continue
-    those of the previous block. A block has all their samples, unless the recording
-    ends before.
+    A block starts with some frames of context. The BLOCK_EXAMPLES examples after them
+    follow those of the previous block. Only the last block may have fewer.
 
     Yields:
       float32 [S], the samples of a block, and the number of its frames of context: at
@@ -309,7 +308,7 @@ def tag_files(
       by_class: thresholds by class, instead of --threshold.
 
     Returns:
-      The number of files that could not be read, or whose results not written.
+      The number of files that could not be read or whose results were not written.
     """
     class_names, hparams, scorer = load(
         checkpoint,
