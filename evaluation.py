@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,8 +145,14 @@ def _new_checkpoints(options: Options) -> Iterator[str]:
     """
     yielded = set()
     waiting_since = None
+
+    def is_new(prefix: str) -> bool:
+        step = checkpoints.checkpoint_step(prefix)
+        marker = results.marker_path(options.eval_dir, step)
+        return prefix not in yielded and not marker.exists()
+
     while True:
-        if prefix := _next_checkpoint(options, yielded):
+        if prefix := next(filter(is_new, _own_checkpoints(options)), None):
             yielded.add(prefix)
             waiting_since = None
             yield prefix
@@ -161,17 +167,6 @@ def _new_checkpoints(options: Options) -> Iterator[str]:
         if 0 <= options.eval_timeout_secs <= now - waiting_since:
             return
         time.sleep(POLL_SECONDS)
-
-
-def _next_checkpoint(options: Options, yielded: Set[str]) -> str | None:
-    """The oldest checkpoint of this evaluator that has no marker."""
-    for prefix in _own_checkpoints(options):
-        marker = results.marker_path(
-            options.eval_dir, checkpoints.checkpoint_step(prefix)
-        )
-        if prefix not in yielded and not marker.exists():
-            return prefix
-    return None
 
 
 def _own_checkpoints(options: Options) -> list[str]:
@@ -219,7 +214,6 @@ class _Evaluator:
         with self._writer.as_default(step=step):
             tf.summary.scalar("Lwlrap", lwlrap.overall_lwlrap())
             tf.summary.scalar("Lwlrap-5%", partial.overall_lwlrap())
-        self._writer.flush()
         eval_dir, text = self._options.eval_dir, f"{lwlrap}\n"
         found = results.read_results(eval_dir) | {step: results.read_overall(text)}
         # After a kill in between, the step has no marker, and is evaluated again.

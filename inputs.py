@@ -190,21 +190,15 @@ def clip_examples(
     return dataset.with_options(options)
 
 
-def clip_order(
-    num_clips: int, *, seed: int, shard: int = 0, num_shards: int = 1
-) -> tf.data.Dataset:
-    """The positions of a shard's clips, int64, in a new order every epoch.
-
-    All shards draw the same order. Each takes every num_shards-th clip of it.
-    """
-    positions = tf.data.Dataset.range(num_clips)
-    return positions.shuffle(num_clips, seed=seed).shard(num_shards, shard)
+def shuffle_buffer(clips: Clips, hparams: Hparams, num_shards: int = 1) -> int:
+    """The examples in the shuffle buffer: no more than a shard has in an epoch."""
+    num_examples = int(hparams.num_examples(clips.num_samples).sum())
+    return max(1, min(EXAMPLE_SHUFFLE_BUFFER, num_examples // num_shards))
 
 
-def check_memory(clips: Clips, hparams: Hparams) -> None:
+def check_memory(clips: Clips, hparams: Hparams, num_shards: int = 1) -> None:
     """Raises a ValueError if the shuffle buffer does not fit into the memory."""
-    num_examples = hparams.num_examples(clips.num_samples).sum()
-    buffered = min(EXAMPLE_SHUFFLE_BUFFER, num_examples)
+    buffered = shuffle_buffer(clips, hparams, num_shards)
     needed = 4 * buffered * hparams.example_window_frames * hparams.mel_bands  # float32
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > MAX_MEMORY_SHARE * memory:
@@ -258,15 +252,15 @@ def train_input(
         return examples, tf.tile(labels[clip][tf.newaxis], [tf.shape(examples)[0], 1])
 
     if not data_service:
-        order = clip_order(len(clips), seed=seed, shard=shard, num_shards=num_shards)
+        # All shards draw the same order. Each takes every num_shards-th clip of it.
+        order = tf.data.Dataset.range(len(clips)).shuffle(len(clips), seed=seed)
+        order = order.shard(num_shards, shard)
         dataset = clip_examples(order, clips, hparams, deterministic=deterministic)
     else:
         dataset = _served_examples(
             clips, hparams, seed=seed, service=data_service, job_name=job_name
         )
-    # A larger buffer than the set would only take time to allocate.
-    num_examples = int(hparams.num_examples(clips.num_samples).sum())
-    buffered = max(1, min(EXAMPLE_SHUFFLE_BUFFER, num_examples // num_shards))
+    buffered = shuffle_buffer(clips, hparams, num_shards)
     dataset = dataset.map(label).unbatch().shuffle(buffered, seed=seed)
     if not data_service:
         dataset = dataset.repeat()

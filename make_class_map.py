@@ -17,7 +17,7 @@ from tagger import clips, program
 
 def main(argv: Sequence[str]) -> int:
     """Writes the class map of the CSV on stdin to stdout; returns the exit status."""
-    if argv[1:] or sys.stdin.isatty():
+    if argv[1:] or sys.stdin is None or sys.stdin.isatty():
         raise ValueError("expected a CSV on stdin, and no arguments; see --help")
     _, rows = clips.read_rows("stdin", contents=sys.stdin.buffer.read())
     names = sorted({label for row in rows for label in row.labels})

@@ -259,7 +259,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
 
 
 def check_flags() -> None:
-    """Checks the flags, before any file is read and before TensorFlow is imported.
+    """Checks the flags, before any clip is read and before TensorFlow is imported.
 
     Raises:
       ValueError: flags are missing or contradict each other; the message names them.
@@ -274,10 +274,9 @@ def check_flags() -> None:
     if FLAGS.mode != "train":
         return
     overrides = hparams_lib.parse_overrides(FLAGS.hparams)
-    record = run_record.read_record(FLAGS.train_dir)
-    model_name = FLAGS.model or hparams_lib.MODEL_NAMES[0]
-    base = record.hparams if record else hparams_lib.model_hparams(model_name, {})
-    dataclasses.replace(base, **overrides)  # checks them together
+    if run_record.read_record(FLAGS.train_dir) is None:  # Else they override others.
+        # Checks them together.
+        hparams_lib.model_hparams(FLAGS.model or hparams_lib.MODEL_NAMES[0], overrides)
     warmstart = overrides.get("warmstart")
     if warmstart and not FLAGS.warmstart_checkpoint:
         raise ValueError("--hparams warmstart=1 needs --warmstart_checkpoint")

@@ -110,7 +110,7 @@ def train(options: Options) -> int:
     lock = checkpoints.locked if workers.is_chief else contextlib.nullcontext
     with lock(options.train_dir):
         plan = _plan(options, class_names, clips)
-        inputs.check_memory(clips, plan.hparams)
+        inputs.check_memory(clips, plan.hparams, workers.num_workers)
         _check_workers(plan, workers)
         seed = workers.set_seed(options.seed)
         trainer = define_trainer(
@@ -169,13 +169,16 @@ def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
         epoch_num_batches=options.epoch_num_batches or epoch_num_batches,
         max_steps=options.max_steps or max_steps,
     )
-    changed = hparams_lib.non_defaults(hparams).items()
-    changed = ", ".join(f"{name}={value}" for name, value in changed) or "defaults"
+    changed = [
+        f"{name}={value}"
+        for name, value in dataclasses.asdict(hparams).items()
+        if value != hparams_lib.FIELDS[name].default
+    ]
     print(
         platform.describe_platform(mixed_precision=options.mixed_precision),
         f"{clips}, {num_examples} examples; {plan.epoch_num_batches} batches of "
         f"{hparams.batch_size} per epoch; training to step {plan.max_steps}",
-        f"{model_name}, hyperparameters: {changed}",
+        f"{model_name}, hyperparameters: {', '.join(changed) or 'defaults'}",
         sep="\n",
         file=sys.stderr,
     )
@@ -315,13 +318,16 @@ def _loop(trainer: Trainer, plan: Plan, workers: Distribution, seed: int) -> int
     if step == 0:
         _save(trainer, plan, workers)
     received = []
-    batches = _batches(trainer, plan, workers, seed, received)
     print("filling the shuffle buffer", file=sys.stderr)
     with signals.end_at_once():
+        batches = _batches(trainer, plan, workers, seed, received)
         batch = next(batches)
+    writer = tf.summary.create_noop_writer()
+    if workers.is_chief:
+        writer = tf.summary.create_file_writer(options.train_dir)
     with (
         signals.recorded(received),
-        summaries.writer(options.train_dir, enabled=workers.is_chief).as_default(),
+        writer.as_default(),
         progress_bar(
             plan.max_steps, what="training", unit="step", done=step, keep=True
         ) as bar,

@@ -46,7 +46,7 @@ def find_folders(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
 
 def read_csv(path: pathlib.Path) -> list[list[str]]:
     """The rows of a CSV, without empty lines."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         return [row for row in csv.reader(file) if row]
 
 
@@ -112,7 +112,7 @@ def write_submission(
     clips = sample_clips if scores.keys() <= set(sample_clips) else list(scores)
     zeros = dict.fromkeys(classes, "0.0")
     part = SUBMISSION.with_suffix(".part")
-    with part.open("w", encoding="utf-8", newline="") as file:
+    with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["fname", *columns])
         for clip in clips:

@@ -70,16 +70,6 @@ def define_flags() -> None:
         )
 
 
-def check_new(out: pathlib.Path) -> None:
-    """Checks that the folder does not exist.
-
-    Raises:
-      FileExistsError: it exists.
-    """
-    if out.exists():
-        raise FileExistsError(f"OUT must be a new folder, but {out} exists")
-
-
 def write_metadata(
     out: pathlib.Path, *, owner: str, name: str, code_file: str, sources: Sequence[str]
 ) -> None:
@@ -154,7 +144,6 @@ def pack(
       ValueError, OSError: an argument cannot be used. If it is a checkpoint, the class
         map or a hyperparameter, nothing is written.
     """
-    check_new(out)
     class_names = read_class_map(class_map_path)
     overrides = parse_overrides(hparams)
     program.start_tensorflow()
@@ -194,9 +183,8 @@ def pack_training(
     Each version of the notebook has the output of the version before as an input.
 
     Raises:
-      ValueError, OSError: `out` exists, or the class map cannot be used.
+      ValueError, OSError: the class map cannot be used, or `out` not be written.
     """
-    check_new(out)
     read_class_map(class_map_path)
     pack_code(
         out,
@@ -213,6 +201,9 @@ def main(argv: Sequence[str]) -> int:
     """Runs the program; returns the exit status."""
     if len(argv) != 2:
         raise ValueError(f"OUT must be one folder, but got {len(argv) - 1} arguments")
+    out = pathlib.Path(argv[1])
+    if out.exists():
+        raise FileExistsError(f"OUT must be a new folder, but {out} exists")
     values = flags.FLAGS
     if values.train == bool(values.checkpoint):
         raise ValueError("give one of --checkpoint and --train, and only one")
@@ -223,7 +214,6 @@ def main(argv: Sequence[str]) -> int:
         "name": values.name or (TRAINING_NAME if values.train else NAME),
         "class_map_path": values.class_map_path,
     }
-    out = pathlib.Path(argv[1])
     if values.train:
         pack_training(out, **common)
     else:

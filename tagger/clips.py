@@ -202,11 +202,11 @@ def _read_file(path: str, flag: str = "") -> bytes:
         raise OSError(f"{prefix}cannot read {path}: {error.strerror}") from None
 
 
-def read_records(path: str, flag: str) -> list[tuple[int, list[str]]]:
+def read_records(path: str, flag: str = "") -> list[tuple[int, list[str]]]:
     """Reads the records of a CSV that are not blank: first line, fields.
 
     Raises:
-      OSError: the file cannot be read; the message names the flag.
+      OSError: the file cannot be read; the message names the flag, if given.
       InputProblems: it is not a CSV in UTF-8.
     """
     return _records(_read_file(path, flag), path)

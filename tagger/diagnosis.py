@@ -100,10 +100,10 @@ def read_evaluation(eval_dir: str) -> Evaluation:
         ) from None
     except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
+    classes, values = positive_class_precisions(scores, labels)
+    rows = np.repeat(np.arange(len(labels)), np.count_nonzero(labels, axis=1))
     precisions = np.zeros(labels.shape)
-    for row, (score, label) in enumerate(zip(scores, labels, strict=True)):
-        classes, values = positive_class_precisions(score[None], label[None])
-        precisions[row, classes] = values
+    precisions[rows, classes] = values
     return Evaluation(step, names, clips, labels, scores, precisions)
 
 

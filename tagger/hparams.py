@@ -336,12 +336,3 @@ def model_hparams(model_name: str, overrides: Mapping[str, Any]) -> Hparams:
 def parse_hparams(text: str) -> Hparams:
     """The defaults, overridden by the `name=value` pairs of a --hparams flag."""
     return Hparams(**parse_overrides(text))
-
-
-def non_defaults(hparams: Hparams) -> dict[str, Any]:
-    """The values that differ from the defaults, by name."""
-    return {
-        name: getattr(hparams, name)
-        for name, field in FIELDS.items()
-        if getattr(hparams, name) != field.default
-    }

@@ -4,7 +4,6 @@ Uses Matplotlib without pyplot, because pyplot would look for a display.
 Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
 
-import io
 import math
 from collections.abc import Sequence
 
@@ -26,18 +25,6 @@ TICKS_HZ = (50, 200, 500, 1000, 2000, 5000, 10000, 20000)
 # The HTK mel scale, as in tf.signal.linear_to_mel_weight_matrix.
 MEL_BREAK_HZ = 700.0
 MEL_HIGH_Q = 1127.0
-
-
-def tags_picture(
-    tags: Tags,
-    class_names: Sequence[str],
-    hparams: Hparams,
-    thresholds: float | np.ndarray,
-) -> bytes:
-    """Draws the figure of `tags_figure`; returns a PNG file."""
-    png = io.BytesIO()
-    tags_figure(tags, class_names, hparams, thresholds).savefig(png, format="png")
-    return png.getvalue()
 
 
 def tags_figure(

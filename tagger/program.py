@@ -4,7 +4,6 @@ All programs use absl flags: `--help` lists those of the program, `--helpfull` l
 all, and `--flagfile` reads flags from a file.
 """
 
-import contextlib
 import functools
 import gc
 import os
@@ -13,7 +12,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
@@ -117,9 +116,8 @@ def start_tensorflow() -> None:
     # Searching the imported objects for garbage would take almost a second during the
     # import, and another one when the process ends.
     gc.disable()
-    # Keras imports these if they are installed, which takes most of a second.
-    with hidden("matplotlib.pyplot", "sklearn"):
-        import tensorflow as tf
+    import tensorflow as tf
+
     gc.enable()
     if not gc.get_freeze_count():  # Later calls must not keep what is garbage by then.
         gc.freeze()
@@ -133,18 +131,6 @@ def start_tensorflow() -> None:
             f"with pip install -r requirements-gpu.txt",
             file=sys.stderr,
         )
-
-
-@contextlib.contextmanager
-def hidden(*modules: str) -> Iterator[None]:
-    """Lets the import of modules fail in the block, if they are not imported yet."""
-    new = [name for name in modules if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(new))
-    try:
-        yield
-    finally:
-        for name in new:
-            del sys.modules[name]
 
 
 def list_gpus() -> str:

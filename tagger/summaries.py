@@ -13,13 +13,6 @@ from tagger.hparams import Hparams
 from tagger.trainer import StepResult
 
 
-def writer(directory: str, *, enabled: bool) -> tf.summary.SummaryWriter:
-    """A writer of events to a folder; if it is not enabled, it writes nothing."""
-    if not enabled:
-        return tf.summary.create_noop_writer()
-    return tf.summary.create_file_writer(directory)
-
-
 def write_step(result: StepResult, rate: float, step: int) -> None:
     """Writes the scalars of a training step; the rate is in examples per second."""
     tf.summary.scalar("loss", result.loss, step=step)

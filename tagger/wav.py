@@ -89,11 +89,11 @@ def _find_samples(file, size: int, path: str) -> tuple[int, int]:
         raise _bad_wav(path, "is not a WAV file")
     position, have_format = 12, False
     for _ in range(MAX_CHUNKS):
-        chunk = _read_chunk_header(file, position, size)
-        if chunk is None:
-            break
-        name, chunk_size = chunk
         start = position + 8
+        if start > size:
+            break
+        file.seek(position)
+        name, chunk_size = struct.unpack("<4sI", file.read(8))
         if name == b"fmt ":
             _check_format(file.read(min(chunk_size, FORMAT_CHUNK_BYTES)), path)
             have_format = True
@@ -114,14 +114,6 @@ def _find_samples(file, size: int, path: str) -> tuple[int, int]:
         position = start + chunk_size + chunk_size % 2  # with the pad byte
     missing = "samples (no data chunk)" if have_format else "format (no fmt chunk)"
     raise _bad_wav(path, f"has no {missing}, or is cut off")
-
-
-def _read_chunk_header(file, position: int, size: int) -> tuple[bytes, int] | None:
-    """The name and the size of a chunk; None at the end of the file."""
-    if position + 8 > size:
-        return None
-    file.seek(position)
-    return struct.unpack("<4sI", file.read(8))
 
 
 def _check_format(chunk: bytes, path: str) -> None:

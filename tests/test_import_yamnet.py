@@ -151,7 +151,7 @@ def test_all_that_does_not_fit_is_reported(files, arrays):
     ("index", "contents", "message"),
     [
         (0, b"hello", "not a weights file"),
-        (1, b"\x89HDF\r\n", "is not a CSV"),
+        (1, b"\x89HDF\r\n", "not in UTF-8"),
         (1, b"", "expected the header"),
         (1, b"0,Bark\n", "expected the header"),
         (1, b"index,mid,display_name\n1,/m/0,Bark\n", "indices"),

@@ -123,7 +123,7 @@ def test_a_pack_for_training(tmp_path):
     # The checkpoints of the previous version.
     assert metadata["kernel_sources"] == [metadata["id"]] == ["me/train"]
     with pytest.raises(FileExistsError, match="OUT"):
-        pack.pack_training(out, owner="me", name="train", class_map_path=str(class_map))
+        pack.main(["pack.py", str(out)])
 
 
 def test_a_checkpoint_of_the_original_is_packed_with_its_hyperparameters(

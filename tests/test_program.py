@@ -1,9 +1,7 @@
 """How programs report errors."""
 
 import gc
-import importlib
 import io
-import os
 import re
 import sys
 import tomllib
@@ -105,15 +103,6 @@ def test_garbage_is_collected_after_the_start():
     assert gc.isenabled()
     program.start_tensorflow()
     assert gc.get_freeze_count() <= frozen > 0
-
-
-def test_hidden_modules_can_be_imported_only_later(monkeypatch):
-    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    with program.hidden("colorsys", "os"):
-        assert importlib.import_module("os") is os
-        with pytest.raises(ImportError):
-            importlib.import_module("colorsys")
-    assert importlib.import_module("colorsys")
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,11 @@ def encoded(suffix: str, samples: np.ndarray | None = None, **options) -> bytes:
             encoded("WAV", np.array([0, np.nan]), subtype="FLOAT"),
             "not finite",
         ),
-        ("rate.wav", encoded("WAV").replace(b"\x44\xac", b"\1\0"), "a sample rate of 1 Hz"),
+        (
+            "rate.wav",
+            encoded("WAV").replace(b"\x44\xac", b"\1\0"),
+            "a sample rate of 1 Hz",
+        ),
     ],
     # The bytes contain the time at which they were made.
     ids=lambda value: "contents" if isinstance(value, bytes) else None,

@@ -20,7 +20,6 @@ from tagger import program, signals
 
 FLAGS = flags.FLAGS
 ROLES = ("dispatcher", "worker")
-PROTOCOL = "grpc"
 MAX_PORT = 65535
 
 
@@ -70,7 +69,6 @@ def start_server(
             return service.DispatchServer(
                 service.DispatcherConfig(
                     port=port,
-                    protocol=PROTOCOL,
                     work_dir=work_dir or None,
                     fault_tolerant_mode=bool(work_dir),
                 )
@@ -80,7 +78,6 @@ def start_server(
                 dispatcher_address=dispatcher,
                 worker_address=f"{host}:{port or '%port%'}",
                 port=port,
-                protocol=PROTOCOL,
             )
         )
     except (tf.errors.OpError, RuntimeError) as error:

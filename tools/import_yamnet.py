@@ -10,7 +10,6 @@ This writes the new folder OUT with model.ckpt-0, hparams.json and class_map.csv
 arrays that do not fit are reported, and nothing is written.
 """
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tagger import program, run_record
-from tagger.clips import InputProblems, write_csv
+from tagger.clips import InputProblems, read_records, write_csv
 from tagger.files import make_folder
 from tagger.hparams import model_hparams
 from tagger.progress import print_result
@@ -43,13 +42,8 @@ def read_class_names(path: str) -> list[str]:
     Raises:
       ValueError, OSError: the file is not YAMNet's class map.
     """
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            header, *rows = [*csv.reader(file)] or [[]]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: is not a CSV file: {error}") from None
-    names = [row[-1] for row in rows if row]
-    indices = [row[0] for row in rows if row]
+    header, *rows = [fields for _, fields in read_records(path)] or [[]]
+    names, indices = [row[-1] for row in rows], [row[0] for row in rows]
     if header != CLASS_MAP_HEADER or indices != list(map(str, range(len(rows)))):
         raise ValueError(
             f"{path}: expected the header {','.join(CLASS_MAP_HEADER)}, and indices "

@@ -102,7 +102,9 @@ def find_recordings(sounds: str, csv_path: str = "") -> list[Recording]:
     if not os.path.isdir(sounds):
         raise FileNotFoundError(f"SOUNDS: there is no folder {sounds}")
     if csv_path:
-        return _recordings_of_csv(sounds, csv_path)
+        rows = read_rows(csv_path)[1]
+        named = [(posixpath.normpath(row.fname), row.labels) for row in rows]
+        return [Recording(os.path.join(sounds, n), n, labels) for n, labels in named]
     found, num_others = recordings.find_sounds(sounds)
     if num_others:
         print(f"{counted(num_others, 'other file')} ignored", file=sys.stderr)
@@ -112,17 +114,6 @@ def find_recordings(sounds: str, csv_path: str = "") -> list[Recording]:
         # A recording that is in no sub-folder has no labels.
         Recording(path, name, parse_labels(name.split("/")[0] if "/" in name else ""))
         for path, name in found
-    ]
-
-
-def _recordings_of_csv(sounds: str, csv_path: str) -> list[Recording]:
-    """The recordings that a CSV names."""
-    names = {
-        posixpath.normpath(row.fname): row.labels for row in read_rows(csv_path)[1]
-    }
-    return [
-        Recording(os.path.join(sounds, name), name, labels)
-        for name, labels in names.items()
     ]
 
 

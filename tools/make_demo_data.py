@@ -7,7 +7,6 @@ imitate 5 of the 80 classes with sines and noise. They last from 0.3 to 1.5 seco
 Some of them have two labels.
 """
 
-import csv
 import itertools
 import pathlib
 import wave
@@ -16,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tagger import program
+from tagger.clips import write_csv
 from tagger.hparams import SAMPLE_RATE
 from tagger.progress import print_result
 
@@ -116,8 +116,7 @@ def write_data(out: pathlib.Path) -> None:
             write_wav(out / folder / fname, synthesize(labels, seconds, rng))
             if folder == "train_curated":
                 rows.append((fname, ",".join(labels)))
-    with (out / "train_curated.csv").open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    write_csv(out / "train_curated.csv", rows)
     print_result(f"{len(labelled)} labelled clips and {len(tests)} test clips in {out}")
 
 

@@ -27,7 +27,7 @@ from absl import flags
 
 from tagger import program, recordings, results, run_record
 from tagger.clips import read_class_map, write_csv
-from tagger.files import make_folder, write_whole
+from tagger.files import atomic, make_folder
 from tagger.hparams import SAMPLE_RATE, Hparams, parse_overrides
 from tagger.progress import counted, print_result, printable, progress_bar
 from tagger.segments import (
@@ -258,20 +258,6 @@ def tag(
     )
 
 
-def print_tags(
-    path: str,
-    tags: Tags,
-    class_names: Sequence[str],
-    marked_from: np.ndarray | None,
-    bar: Any,
-) -> None:
-    """Prints the name of a file above its `top_classes`, and a note of any doubt."""
-    if tags.doubt:
-        bar.write(f"note: {printable(path)}: {tags.doubt}", file=sys.stderr)
-    top = top_classes(tags, class_names, FLAGS.top, marked_from)
-    print_result(f"{printable(path)} ({tags.seconds:.1f} s)\n{top}")
-
-
 def result_path(folder: str, sound: recordings.Sound, suffix: str) -> pathlib.Path:
     """The path of a result of one file."""
     return pathlib.Path(folder) / (sound.name.replace("/", "__") + suffix)
@@ -291,8 +277,9 @@ def write_file_results(
     if FLAGS.plot:
         from tagger import plots
 
-        png = plots.tags_picture(tags, class_names, hparams, thresholds)
-        write_whole(result_path(FLAGS.plot, sound, ".png"), png)
+        figure = plots.tags_figure(tags, class_names, hparams, thresholds)
+        with atomic(result_path(FLAGS.plot, sound, ".png")) as file:
+            figure.savefig(file, format="png")
 
 
 def tag_files(
@@ -346,7 +333,11 @@ def tag_files(
                     bar.write(f"error: {printable(str(error))}", file=sys.stderr)
                     num_failed += 1
                 else:
-                    print_tags(sound.path, tags, class_names, marked_from, bar)
+                    name = printable(sound.path)
+                    if tags.doubt:
+                        bar.write(f"note: {name}: {tags.doubt}", file=sys.stderr)
+                    top = top_classes(tags, class_names, FLAGS.top, marked_from)
+                    print_result(f"{name} ({tags.seconds:.1f} s)\n{top}")
     finally:  # The results so far are kept if this is interrupted.
         try:
             if embedded:
