@@ -147,6 +147,12 @@ def test_all_that_does_not_fit_is_reported(files, arrays):
     assert not files[2].exists()
 
 
+def test_a_class_map_may_have_a_byte_order_mark_and_blank_lines(tmp_path):
+    path = tmp_path / "names.csv"
+    path.write_text("\ufeffindex,mid,display_name\n0,/m/0,Bark\n\n1,/m/1,Meow\n\n")
+    assert import_yamnet.read_class_names(str(path)) == ["Bark", "Meow"]
+
+
 @pytest.mark.parametrize(
     ("index", "contents", "message"),
     [

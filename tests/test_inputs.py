@@ -267,6 +267,8 @@ def test_a_shuffle_buffer_beyond_the_memory_is_refused(monkeypatch):
     no_labels = np.zeros([9, 2], np.float32)
     clips = clips_lib.make_clips(["a.wav"] * 9, [(44, 10**7)] * 9, no_labels)
     inputs.check_memory(clips, Hparams())
+    whole = inputs.shuffle_buffer(clips, Hparams())
+    assert inputs.shuffle_buffer(clips, Hparams(), num_shards=3) == whole // 3
     monkeypatch.setattr(inputs, "MAX_MEMORY_SHARE", 1e-6)
     with pytest.raises(ValueError, match="shuffle buffer .* example_window_seconds"):
         inputs.check_memory(clips, Hparams())

@@ -39,6 +39,9 @@ def test_a_class_map_has_the_labels_in_order(text, expected, capsys, monkeypatch
 
 
 def test_a_class_map_needs_a_csv_of_clips(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # closed
+    with pytest.raises(ValueError, match="expected a CSV on stdin"):
+        make_class_map.main(["make_class_map.py"])
     with pytest.raises(ValueError, match="stdin:1: "):
         class_map_of("a,b\n1,2\n", monkeypatch)
     assert capsys.readouterr().out == ""

@@ -15,8 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import model
 import train
-from tagger import checkpoints, progress
-from tagger.hparams import parse_hparams
+from tagger import checkpoints, progress, run_record
+from tagger.clips import read_class_map
+from tagger.hparams import model_hparams, parse_hparams
 from tagger.trainer import Trainer
 
 
@@ -105,6 +106,18 @@ def test_a_resumed_run_keeps_its_hyperparameters(dataset, trained, tmp_path, cap
     # Adam's powers continue.
     power = values_of(str(run / "model.ckpt-7"))["beta1_power"]
     assert power == pytest.approx(0.9**8)
+
+
+def test_hyperparameters_without_a_checkpoint_are_replaced(dataset, tmp_path):
+    hparams = model_hparams("mobilenet-v1", {"cosine": 1})
+    names = read_class_map(dataset.class_map_path)
+    run_record.write_hparams(
+        tmp_path, model_name="mobilenet-v1", hparams=hparams, class_names=names
+    )
+    more = SMALL_HPARAMS + ",lrdecay=0.5"  # It contradicts cosine=1.
+    assert run_main(dataset.train_flags(tmp_path, max_steps=1, hparams=more)) == 0
+    record = run_record.read_record(tmp_path)
+    assert (record.hparams.cosine, record.hparams.lrdecay) == (0, 0.5)
 
 
 def test_a_damaged_newest_checkpoint_is_skipped(dataset, trained, tmp_path, capsys):
