@@ -191,7 +191,10 @@ def clip_examples(
 
 
 def shuffle_buffer(clips: Clips, hparams: Hparams, num_shards: int = 1) -> int:
-    """The examples in the shuffle buffer: no more than a shard has in an epoch."""
+    """The size of the shuffle buffer: at most the mean number of examples of a shard.
+
+    A larger buffer would only take time to allocate.
+    """
     num_examples = int(hparams.num_examples(clips.num_samples).sum())
     return max(1, min(EXAMPLE_SHUFFLE_BUFFER, num_examples // num_shards))
 

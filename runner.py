@@ -274,9 +274,14 @@ def check_flags() -> None:
     if FLAGS.mode != "train":
         return
     overrides = hparams_lib.parse_overrides(FLAGS.hparams)
-    if run_record.read_record(FLAGS.train_dir) is None:  # Else they override others.
-        # Checks them together.
+    record = run_record.read_record(FLAGS.train_dir)
+    try:  # to use them together
         hparams_lib.model_hparams(FLAGS.model or hparams_lib.MODEL_NAMES[0], overrides)
+    except ValueError:
+        if record is None:
+            raise
+        # They may fit together with those of the run that is resumed.
+        dataclasses.replace(record.hparams, **overrides)
     warmstart = overrides.get("warmstart")
     if warmstart and not FLAGS.warmstart_checkpoint:
         raise ValueError("--hparams warmstart=1 needs --warmstart_checkpoint")

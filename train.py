@@ -289,7 +289,11 @@ def _batches(
     trainer: Trainer, plan: Plan, workers: Distribution, seed: int, received: list[int]
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """The stream of inputs of the steps. A resumed run starts a new epoch."""
-    service = plan.options.data_service
+    service, job_name = plan.options.data_service, ""
+    if (
+        service
+    ):  # Each start needs a new job, because a job delivers its data only once.
+        job_name = f"train-{workers.chief_value(secrets.randbits(32))}"
     batch_size = plan.hparams.batch_size // workers.num_replicas
     dataset = inputs.train_input(
         plan.clips,
@@ -300,10 +304,7 @@ def _batches(
         shard=workers.worker,
         num_shards=workers.num_workers,
         data_service=service,
-        # Each start needs a new job, because a job delivers its data only once.
-        job_name=f"train-{workers.chief_value(secrets.randbits(32))}"
-        if service
-        else "",
+        job_name=job_name,
     )
     stream = inputs.read_batches(dataset)
     if service:

@@ -59,7 +59,7 @@ def upload_zip(what: str, folder: str) -> None:
     """Uploads a zip file, and extracts it to a folder."""
     if not files:
         raise FileNotFoundError(
-            f"{what} not found; uploading is possible only on Colab"
+            f"cannot upload the {what}: this is possible only on Colab"
         )
     print(f"Choose a zip file of the {what}.")
     for name in files.upload():

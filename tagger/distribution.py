@@ -251,7 +251,7 @@ class Distribution:
 
 @functools.cache
 def _mirrored(names: tuple[str, ...]) -> tf.distribute.Strategy:
-    """The only strategy of this process; two cannot use collective operations."""
+    """The strategy for these devices. The operations of two would interfere."""
     return tf.distribute.MirroredStrategy(names)
 
 

@@ -113,8 +113,8 @@ def start_tensorflow() -> None:
     Each process takes only the GPU memory that it needs.
     """
     set_environment()
-    # Searching the imported objects for garbage would take almost a second during the
-    # import, and another one when the process ends.
+    # Searching the many imported objects for garbage would take more than a second,
+    # during the import and at the end of the process.
     gc.disable()
     import tensorflow as tf
 

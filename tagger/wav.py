@@ -84,7 +84,7 @@ def _find_samples(file, size: int, path: str) -> tuple[int, int]:
         raise _bad_wav(path, "the file is empty")
     riff, riff_size, wave = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
     if riff in (b"RF64", b"RIFX", b"BW64"):
-        raise _bad_wav(path, f"is an {riff.decode()} file, not a RIFF file")
+        raise _bad_wav(path, f"has the type {riff.decode()}, not RIFF")
     if riff != b"RIFF" or wave != b"WAVE":
         raise _bad_wav(path, "is not a WAV file")
     position, have_format = 12, False

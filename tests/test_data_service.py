@@ -4,10 +4,13 @@ import os
 import signal
 import socket
 import threading
+import types
 
 import pytest
 
+import train
 from tagger import data_service, signals
+from tagger.hparams import Hparams
 from tools.data_service import start_server
 
 
@@ -74,6 +77,26 @@ def test_a_data_service_that_remains_dead_is_an_error(monkeypatch, blocked):
     assert next(served) == 1
     with pytest.raises(OSError, match="--data_service: no batch"):
         next(served)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_only_a_single_worker_stops_alone(monkeypatch, num_workers):
+    received = [signal.SIGTERM]
+    seen = []
+    monkeypatch.setattr(train.inputs, "train_input", lambda *args, **kwargs: [])
+    monkeypatch.setattr(train, "served_batches", lambda stream, stop: seen.append(stop))
+    workers = types.SimpleNamespace(
+        num_workers=num_workers,
+        num_replicas=num_workers,
+        worker=0,
+        chief_value=lambda value: value,
+        batches=lambda stream: stream,
+    )
+    options = types.SimpleNamespace(data_service="grpc://host:1", seed=None)
+    plan = types.SimpleNamespace(options=options, hparams=Hparams(), clips=None)
+    trainer = types.SimpleNamespace(steps_done=0)
+    train._batches(trainer, plan, workers, 0, received)
+    assert seen == [received if num_workers == 1 else ()]
 
 
 def test_a_signal_ends_the_wait_for_a_data_service(blocked):

@@ -1,6 +1,7 @@
 """The input pipeline, eagerly and inside tf.data."""
 
 import dataclasses
+import os
 import zlib
 
 import numpy as np
@@ -269,6 +270,8 @@ def test_a_shuffle_buffer_beyond_the_memory_is_refused(monkeypatch):
     inputs.check_memory(clips, Hparams())
     whole = inputs.shuffle_buffer(clips, Hparams())
     assert inputs.shuffle_buffer(clips, Hparams(), num_shards=3) == whole // 3
-    monkeypatch.setattr(inputs, "MAX_MEMORY_SHARE", 1e-6)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(inputs, "MAX_MEMORY_SHARE", whole / 2 * 4 * 100 * 96 / memory)
+    inputs.check_memory(clips, Hparams(), num_shards=3)
     with pytest.raises(ValueError, match="shuffle buffer .* example_window_seconds"):
         inputs.check_memory(clips, Hparams())

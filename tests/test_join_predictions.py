@@ -61,6 +61,13 @@ def parts(tmp_path):
     return tmp_path
 
 
+def test_parts_without_rows_are_an_error(parts):
+    for part in parts.iterdir():
+        part.write_text(HEADER)
+    with pytest.raises(ValueError, match="no rows"):
+        join(parts / "s.csv")
+
+
 def test_rows_are_joined_unchanged(parts, capsys):
     (parts / "other-0-of-2.csv").touch()
     assert join(parts / "s.csv") == 0

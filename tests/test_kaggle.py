@@ -234,6 +234,14 @@ def test_bad_inputs_are_reported_before_scoring(inputs, tmp_path, change, messag
     assert not (tmp_path / "submission.csv").exists()
 
 
+def test_names_that_are_not_utf8_are_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    predictions = b"fname,A\n\xff.wav,0.1\n"
+    (tmp_path / "p.csv").write_bytes(predictions)
+    kernel.write_submission(tmp_path / "p.csv", ["A"], [])
+    assert (tmp_path / "submission.csv").read_bytes() == predictions
+
+
 @pytest.mark.parametrize(
     ("sample", "rows"),
     [

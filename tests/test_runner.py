@@ -15,7 +15,7 @@ import evaluation
 import inference
 import runner
 import train
-from tagger import hparams, program
+from tagger import hparams, program, run_record
 
 TRAIN = (
     "--mode=train --class_map_path=m --train_clip_dir=d --train_csv_path=c "
@@ -81,6 +81,19 @@ def test_wrong_flags_are_named(arguments, named, capsys, monkeypatch):
     assert output.out == ""
     assert named in output.err.splitlines()[0]
     assert "Traceback" not in output.err
+
+
+def test_contradictions_are_named_also_in_a_folder_with_a_run(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(program, "start_tensorflow", pytest.fail)
+    run_record.write_hparams(
+        tmp_path, model_name="yamnet", hparams=hparams.Hparams(), class_names=["A"]
+    )
+    folder = f"--train_dir={tmp_path} "
+    flags = TRAIN.replace("--train_dir=t ", folder) + "--hparams=cosine=1,lrdecay=0.5"
+    assert run_main(flags.split()) == 1
+    assert "cosine=1 and lrdecay" in capsys.readouterr().err
 
 
 def names_of(options: type) -> list[str]:

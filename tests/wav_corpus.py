@@ -133,8 +133,8 @@ INVALID = {
     "no_channels": (riff(fmt(channels=0), DATA), "has 0 channels"),
     "48_khz": (riff(fmt(rate=48000), DATA), "has a sample rate of 48000 Hz"),
     "16_khz": (riff(fmt(rate=16000), DATA), "has a sample rate of 16000 Hz"),
-    "rf64": (riff(FMT, DATA, kind=b"RF64"), "is an RF64 file, not a RIFF file"),
-    "rifx": (riff(FMT, DATA, kind=b"RIFX"), "is an RIFX file, not a RIFF file"),
+    "rf64": (riff(FMT, DATA, kind=b"RF64"), "has the type RF64, not RIFF"),
+    "rifx": (riff(FMT, DATA, kind=b"RIFX"), "has the type RIFX, not RIFF"),
     "cut_off_samples": (
         riff(FMT, DATA)[:-2],
         "is cut off: its header says 14 bytes of samples, but the file has 12",

@@ -63,11 +63,13 @@ def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
             if not all(map(is_score, scores)):
                 raise ValueError(f"{part}: a score of {name} is not from 0 to 1")
             joined.append([name, *scores])
-    expected = first[1].rpartition("-")[2] if first else ""
+    if first is None:
+        raise ValueError("the parts have no rows")
+    expected = first[1].rpartition("-")[2]
     if str(len(joined)) != expected:
         raise ValueError(
-            f"the parts have {len(joined)} rows in all, but {expected or 0} are "
-            f"expected; are rows missing?"
+            f"the parts have {len(joined)} rows in all, but {expected} are expected; "
+            f"are rows missing?"
         )
     return [header[:-1], *sorted(joined, key=lambda row: row[0])]
 

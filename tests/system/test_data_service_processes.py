@@ -142,6 +142,25 @@ def test_training_continues_when_a_data_worker_or_the_dispatcher_dies(
             assert process.status() == status
 
 
+def test_a_signal_ends_the_wait_for_the_first_batch(dataset, tmp_path):
+    (port,) = free_ports(1)
+    flags = dataset.train_flags(
+        tmp_path / "run",
+        hparams=SMALL_HPARAMS,
+        data_service=f"grpc://localhost:{port}",
+    )
+    with (
+        start_server(tmp_path, "dispatcher", "dispatcher", f"--port={port}") as server,
+        contextlib.ExitStack() as stack,
+    ):
+        assert server.wait_for("is ready"), server.err
+        trainer = Process(tmp_path, "trainer", "runner.py", *flags)
+        stack.enter_context(trainer)
+        assert trainer.wait_for("^filling the shuffle buffer"), trainer.err
+        trainer.send(signal.SIGTERM)
+        assert trainer.status() == -signal.SIGTERM
+
+
 @pytest.mark.parametrize(("seconds", "number"), [(2, None), (300, signal.SIGTERM)])
 def test_training_ends_if_the_data_service_remains_dead(
     dataset, tmp_path, seconds, number
