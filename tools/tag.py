@@ -258,6 +258,20 @@ def tag(
     )
 
 
+def print_tags(
+    path: str,
+    tags: Tags,
+    class_names: Sequence[str],
+    marked_from: np.ndarray | None,
+    bar: Any,
+) -> None:
+    """Prints the name of a file above its `top_classes`, and a note of any doubt."""
+    if tags.doubt:
+        bar.write(f"note: {printable(path)}: {tags.doubt}", file=sys.stderr)
+    top = top_classes(tags, class_names, FLAGS.top, marked_from)
+    print_result(f"{printable(path)} ({tags.seconds:.1f} s)\n{top}")
+
+
 def result_path(folder: str, sound: recordings.Sound, suffix: str) -> pathlib.Path:
     """The path of a result of one file."""
     return pathlib.Path(folder) / (sound.name.replace("/", "__") + suffix)
@@ -333,11 +347,7 @@ def tag_files(
                     bar.write(f"error: {printable(str(error))}", file=sys.stderr)
                     num_failed += 1
                 else:
-                    name = printable(sound.path)
-                    if tags.doubt:
-                        bar.write(f"note: {name}: {tags.doubt}", file=sys.stderr)
-                    top = top_classes(tags, class_names, FLAGS.top, marked_from)
-                    print_result(f"{name} ({tags.seconds:.1f} s)\n{top}")
+                    print_tags(sound.path, tags, class_names, marked_from, bar)
     finally:  # The results so far are kept if this is interrupted.
         try:
             if embedded:
