@@ -290,9 +290,8 @@ def _batches(
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """The stream of inputs of the steps. A resumed run starts a new epoch."""
     service, job_name = plan.options.data_service, ""
-    if (
-        service
-    ):  # Each start needs a new job, because a job delivers its data only once.
+    if service:
+        # Each start needs a new job, because a job delivers its data only once.
         job_name = f"train-{workers.chief_value(secrets.randbits(32))}"
     batch_size = plan.hparams.batch_size // workers.num_replicas
     dataset = inputs.train_input(

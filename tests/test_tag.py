@@ -252,7 +252,9 @@ def test_pictures_show_detected_classes_first(by_class):
         expected = ["C29"] * (rows == 30) + class_names[: 19 if rows == 30 else 5]
         assert names == expected
         assert re.search(title, below.get_title())
-        figure.savefig(io.BytesIO(), format="png")
+        png = io.BytesIO()
+        figure.savefig(png, format="png")
+    assert png.getvalue().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("hparams", ["", "example_hop_seconds=0.3", ALT_HPARAMS])

@@ -149,7 +149,7 @@ def test_only_colab_can_upload(tmp_path):
     """There is no code in this folder and its parent."""
     folder = tmp_path / "content"
     folder.mkdir()
-    with pytest.raises(nbclient.exceptions.CellExecutionError, match="on Colab"):
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="only on Colab"):
         execute(read_notebook("colab"), folder)
 
 
@@ -216,7 +216,7 @@ def test_training_on_kaggle_resumes_from_the_output_of_the_previous_version(
 def test_training_on_kaggle_stops_in_time(inputs, tmp_path):
     parameters = {"INPUT_DIR": str(inputs), "HOURS": 0.1 / 3600}
     output = execute(read_notebook("train_on_kaggle", **parameters), tmp_path)
-    assert output.splitlines()[-1].startswith("The time limit")
+    assert output.splitlines()[-1].startswith("The time limit was reached.")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ PROGRAM = """
 import json, os, sys
 
 vars(os).pop("sched_getaffinity", None)
+vars(os).pop("process_cpu_count", None)
 from helpers import run_main
 from tools import export_model
 import model
