@@ -372,4 +372,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, lossy_stdout=True)  # The results are in files.

@@ -4,15 +4,19 @@ All programs use absl flags: `--help` lists those of the program, `--helpfull` l
 all, and `--flagfile` reads flags from a file.
 """
 
+import contextlib
 import functools
 import gc
+import io
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -20,22 +24,46 @@ from tagger import signals
 
 GPU_SECONDS = 10  # to wait for the driver's list of GPUs
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
+LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+# Lines that TensorFlow writes at every start: logs of level I (with the time before or
+# after it), and what follows them.
+ROUTINE_LINES = (
+    r"I\d{4} ",
+    r"\d{4}-\d\d-\d\d \S+ I ",
+    r"WARNING: All log messages before absl::InitializeLog\(\)",
+    r"To enable the following instructions: ",
+    # Errors without consequence of the packages of TensorFlow 2.16 to 2.19.
+    r".*Unable to register cu\w+ factory",
+    r".*computation placer already registered",
+)
+NO_GPU_LINE = r".*failed call to cuInit"  # routine on a machine without a GPU
 
 
-def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> None:
+def run(
+    main: Callable[[list[str]], int],
+    argv: Sequence[str] | None = None,
+    *,
+    lossy_stdout: bool = False,
+) -> None:
     """Parses the flags, calls main, and exits.
 
     A ValueError, FloatingPointError or OSError that main raises is printed to stderr,
     each line after "error: ", and the exit status is 1.
 
+    Text that cannot be written to stderr is lost, and the program continues. The same
+    holds for stdout if the program that reads it has ended, such as `head`.
+
     Args:
       main: takes the name of the program and the arguments that are not flags, and
         returns the exit status.
       argv: the command line; None: the command line of this process.
+      lossy_stdout: whether text that cannot be written to stdout for another reason,
+        such as a full disk, is lost, too. If not, it is an error.
 
     Raises:
       SystemExit: always.
     """
+    open_output(lossy_stdout=lossy_stdout)
     if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
         supported = "{}.{} to {}.{}".format(*OLDEST_PYTHON, *NEWEST_PYTHON)
         print(
@@ -53,14 +81,11 @@ def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
     if not flags.FLAGS["verbosity"].present:
         # The default of absl is INFO, which logs every detail of what is saved.
         logging.set_verbosity(logging.WARNING)
-    if sys.stdout is None:  # The caller has closed it.
-        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
-    # Names of files and classes may have letters that the terminal does not know.
-    if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
-        sys.stdout.reconfigure(errors="replace")
     try:
         with signals.handler(signals.exit_now, [signal.SIGTERM]):
-            return main(argv)
+            status = main(argv)
+        sys.stdout.flush()  # An error at the exit would be a traceback.
+        return status
     except (ValueError, FloatingPointError, OSError) as error:
         for line in (str(error) or repr(error)).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -68,6 +93,59 @@ def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nstopped by SIGINT", file=sys.stderr)
         return signals.exit_status(signal.SIGINT)
+
+
+class _Output(io.FileIO):
+    """An open file descriptor. Text that nobody can read any more is lost.
+
+    Args:
+      descriptor: the descriptor, which stays open.
+      lossy: whether text is also lost after any other error. If not, the first such
+        error is raised.
+    """
+
+    def __init__(self, descriptor: int, *, lossy: bool):
+        super().__init__(descriptor, "w", closefd=False)
+        self._lossy = lossy
+
+    def write(self, data) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if not self._lossy and not isinstance(error, BrokenPipeError):
+                self._lossy = True  # Later writes, such as at the exit, add nothing.
+                raise
+            return len(data)
+
+
+def open_output(*, lossy_stdout: bool) -> None:
+    """Opens sys.stdout and sys.stderr anew, so that no message can end a program.
+
+    Streams that the caller has closed become /dev/null. Otherwise, the next file that
+    is opened would get their descriptor, and TensorFlow's messages.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
+    # Names of files and classes may have letters that the terminal does not know.
+    for descriptor, name, errors, lossy in (
+        (1, "stdout", "replace", lossy_stdout),
+        (2, "stderr", "backslashreplace", True),
+    ):
+        stream = getattr(sys, name)
+        if stream is None or stream is getattr(sys, f"__{name}__"):
+            output = io.BufferedWriter(_Output(descriptor, lossy=lossy))
+            stream = io.TextIOWrapper(
+                output,
+                stream and stream.encoding,
+                errors,
+                line_buffering=descriptor == 2 or os.isatty(descriptor),
+            )
+            setattr(sys, name, stream)
+        elif hasattr(stream, "reconfigure"):  # not in a notebook
+            stream.reconfigure(errors=errors)
 
 
 def tensorflow_reason(error: Exception) -> str:
@@ -104,7 +182,49 @@ def set_environment() -> None:
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault(LOG_LEVEL, "1")
+
+
+@contextlib.contextmanager
+def without_routine_lines() -> Iterator[None]:
+    """Hides the ROUTINE_LINES that are written to stderr within the block.
+
+    TensorFlow writes them while it is imported and looks for GPUs, whatever its log
+    level is. Another process passes on all other lines, so that they also appear if
+    TensorFlow aborts this process. If LOG_LEVEL is 0, nothing is hidden.
+    """
+    if os.environ.get(LOG_LEVEL) == "0" or "tensorflow" in sys.modules:
+        yield
+        return
+    routine = [*ROUTINE_LINES, *([] if shutil.which("nvidia-smi") else [NO_GPU_LINE])]
+    terminal = os.dup(2)
+    source, target = os.pipe()
+    reader = os.fork()
+    if not reader:
+        os.close(target)
+        _pass_on(source, terminal, re.compile("|".join(routine).encode()))
+    os.close(source)
+    os.dup2(target, 2)
+    os.close(target)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)  # closes the pipe
+        os.close(terminal)
+        os.waitpid(reader, 0)
+
+
+def _pass_on(source: int, target: int, hidden: re.Pattern[bytes]) -> NoReturn:
+    """Copies lines without those that match at their start, and ends the process."""
+    try:
+        for number in signals.STOP_SIGNALS:  # The pipe ends with the other process.
+            signal.signal(number, signal.SIG_IGN)
+        with open(source, "rb", buffering=0) as lines:
+            for line in lines:
+                if not hidden.match(line):
+                    os.write(target, line)
+    finally:
+        os._exit(0)
 
 
 def start_tensorflow() -> None:
@@ -112,17 +232,18 @@ def start_tensorflow() -> None:
 
     Each process takes only the GPU memory that it needs.
     """
-    set_environment()
-    # Searching the many imported objects for garbage would take more than a second,
-    # during the import and at the end of the process.
-    gc.disable()
-    import tensorflow as tf
+    with without_routine_lines():
+        set_environment()
+        # Searching the many imported objects for garbage would take more than a second,
+        # during the import and at the end of the process.
+        gc.disable()
+        import tensorflow as tf
 
-    gc.enable()
-    if not gc.get_freeze_count():  # Later calls must not keep what is garbage by then.
-        gc.freeze()
-
-    gpus = tf.config.list_physical_devices("GPU")
+        gc.enable()
+        # Later calls must not keep what is garbage by then.
+        if not gc.get_freeze_count():
+            gc.freeze()
+        gpus = tf.config.list_physical_devices("GPU")
     for device in gpus:
         tf.config.experimental.set_memory_growth(device, True)
     if not gpus and "CUDA_VISIBLE_DEVICES" not in os.environ and (found := list_gpus()):

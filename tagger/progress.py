@@ -78,16 +78,9 @@ def in_parallel(
 
 
 def print_result(text: str) -> None:
-    """Prints text to stdout and flushes it; a bar on the terminal moves below it.
-
-    If the program that reads stdout has ended, such as `head`, the work continues, and
-    further text is lost.
-    """
-    try:
-        tqdm.tqdm.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Prints text to stdout and flushes it; a bar on the terminal moves below it."""
+    tqdm.tqdm.write(text)
+    sys.stdout.flush()
 
 
 def printable(text: str) -> str:

@@ -48,7 +48,8 @@ def exit_now(number: int, frame: Any = None) -> None:
 
     It raises no exception, because an exception inside TensorFlow can crash it.
     """
-    os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+    with contextlib.suppress(OSError):
+        os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
     os._exit(exit_status(number))
 
 

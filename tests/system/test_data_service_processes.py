@@ -171,7 +171,7 @@ def test_training_ends_if_the_data_service_remains_dead(
         f"data_service.NOTE_SECONDS = 1\n"
         f"data_service.GIVE_UP_SECONDS = {seconds}\n"
         f"import small_runner\n"
-        f"program.run(small_runner.runner.main)\n"
+        f"program.run(small_runner.main)\n"
     )
     (port,) = free_ports(1)
     address = f"localhost:{port}"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,11 +12,33 @@ import time
 import numpy as np
 import pytest
 import soundfile
-from helpers import ROOT, SMALL_HPARAMS, run_program
+import tensorflow as tf
+from helpers import (
+    PROGRAM_ENVIRONMENT,
+    ROOT,
+    SMALL_HPARAMS,
+    program_command,
+    run_program,
+)
 from processes import HANG_SECONDS, SMALL_RUNNER
 
 import runner
 from tagger import signals
+
+# What TensorFlow 2.16 to 2.21 write at the start, and three lines that users need.
+LINES = b"""\
+WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+I0000 00:00:1795992956.370739    8233 port.cc:153] oneDNN custom operations are on.
+2026-11-29 22:47:24.123456: I tensorflow/core/util/port.cc:113] oneDNN is on.
+To enable the following instructions: AVX2 FMA, rebuild TensorFlow.
+E0000 00:00:1795992963.389449    8233 cuda_platform.cc:52] failed call to cuInit: 303
+2026-11-29 22:47:24.1: E cuda_fft.cc:485] Unable to register cuFFT factory: again
+W0000 00:00:1795992963.389449 8 computation_placer.cc:177] computation placer already \
+registered.
+E0000 00:00:1795992963.389449    8233 cuda_dnn.cc:10] Could not load cuDNN
+W0000 00:00:1795992963.389449    8233 gpu_device.cc:2342] Cannot dlopen some libraries
+a warning of Python
+"""
 
 
 @pytest.mark.parametrize("arguments", ["--help", "--mode=train"])
@@ -108,17 +131,92 @@ def test_the_recipe_for_own_sounds_runs(tmp_path):
     assert "sounds/Hum/0.flac (1.0 s)" in done.stdout
 
 
-def test_training_continues_if_its_output_is_not_read(dataset, tmp_path):
-    """As with `| head`."""
+@pytest.mark.parametrize(
+    "streams", ["2>&1 | head -n 1", ">/dev/full 2>&-", ">&- 2>/dev/full"]
+)
+def test_a_training_survives_its_output(dataset, tmp_path, streams):
     flags = dataset.train_flags(
         tmp_path / "run", hparams=SMALL_HPARAMS, max_steps=3, seed=1
     )
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = run_program(SMALL_RUNNER, *flags, stdout=writer, stderr=subprocess.PIPE)
-    os.close(writer)
+    command = shlex.join(program_command(SMALL_RUNNER, *flags))
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{command} {streams}"],
+        env=PROGRAM_ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
     assert (tmp_path / "run" / "model.ckpt-3.index").exists()
+
+
+def test_help_that_is_not_read_to_its_end_has_no_traceback():
+    command = shlex.join(program_command("runner.py", "--help"))
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | head -n 1"], capture_output=True, text=True
+    )
+    assert done.stdout.startswith("Trains")
+    assert not done.stderr
+
+
+def test_a_result_that_cannot_be_written_to_stdout_is_an_error():
+    with open("/dev/full", "w") as full:
+        done = run_program(
+            "make_class_map.py",
+            input=b"fname,labels\na.wav,Bark\n",
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode == 1
+    assert re.fullmatch(rb"error: .*No space left.*\n", done.stderr)
+
+
+@pytest.mark.parametrize(("level", "hidden"), [("1", True), ("0", False)])
+def test_routine_lines_of_tensorflow_are_hidden(tmp_path, level, hidden):
+    """Lines that a stand-in for TensorFlow writes, before and after its import."""
+    (tmp_path / "tensorflow.py").write_text(f"import os\nos.write(2, {LINES!r})\n")
+    code = (
+        "import os\n"
+        "from tagger import program\n"
+        "with program.without_routine_lines():\n"
+        "    import tensorflow\n"
+        "os.write(2, b'I0000 later')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ
+        | {
+            "PYTHONPATH": f"{tmp_path}:{ROOT}",
+            "PATH": str(tmp_path),
+            "TF_CPP_MIN_LOG_LEVEL": level,
+        },
+        capture_output=True,
+    )
+    shown = LINES.splitlines(keepends=True)[-3:] if hidden else [LINES]
+    assert done.stderr == b"".join([*shown, b"I0000 later"])
+    assert done.returncode == 0
+
+
+def test_an_error_of_tensorflow_that_ends_the_process_is_shown(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "import os\nos.write(2, b'F0000 needs AVX\\n')\nos.abort()\n"
+    )
+    code = "from tagger import program; program.start_tensorflow()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+    )
+    assert done.returncode == -signal.SIGABRT
+    assert done.stderr == b"F0000 needs AVX\n"
+
+
+def test_a_program_writes_only_its_own_lines(dataset, tmp_path):
+    flags = dataset.train_flags(tmp_path / "run", hparams=SMALL_HPARAMS, max_steps=1)
+    done = run_program(SMALL_RUNNER, *flags, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert not re.search(r"^[IWE]\d{4} |absl|oneDNN|cuInit", done.stderr, re.M)
+    assert done.stderr.startswith(f"TensorFlow {tf.__version__}, Python")
 
 
 def test_the_tables_of_learning_are_those_of_the_benchmark(tmp_path):
