@@ -6,6 +6,7 @@ Letters for shapes: N clips, C classes.
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,9 +117,8 @@ def class_results(evaluation: Evaluation) -> list[ClassResult]:
         if not count:
             found.append(ClassResult(name, 0, *[np.nan] * 6))
             continue
-        precision, recall, thresholds = precision_recall_curve(labels, scores)
-        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        best = int(f1[:-1].argmax())  # The last point has no threshold.
+        precision, recall, thresholds, f1 = threshold_curve(labels, scores)
+        best = f1.argmax()
         found.append(
             ClassResult(
                 name,
@@ -132,6 +132,33 @@ def class_results(evaluation: Evaluation) -> list[ClassResult]:
             )
         )
     return found
+
+
+def macro_means(found: Sequence[ClassResult]) -> dict[str, float]:
+    """The mean of each metric over the classes with clips, by name."""
+    return {
+        name: float(np.mean([getattr(row, name) for row in found if row.num_clips]))
+        for name in ("lwlrap", "average_precision", "precision", "recall", "f1")
+    }
+
+
+def threshold_curve(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Precision, recall, threshold and F1 of a class with clips, by rising threshold.
+
+    Of thresholds with the same recall, only the lowest and the highest are included,
+    which have the lowest and the highest precision.
+
+    Args:
+      labels: float32 [N], 1 for clips of the class.
+      scores: float64 [N].
+    """
+    precision, recall, thresholds = precision_recall_curve(
+        labels, scores, drop_intermediate=True
+    )
+    # The last point of scikit-learn is recall 0, which has no threshold.
+    precision, recall = precision[:-1], recall[:-1]
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return precision, recall, thresholds, f1
 
 
 def confused_pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
@@ -159,18 +186,19 @@ def class_curves(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Points of the precision-recall curve and histograms of each class with clips.
 
     Returns:
-      For each class its `name`; `precision` and `recall`, at most CURVE_POINTS values;
-      `positives` and `negatives`, the shares of the clips with and without the class
-      whose scores are in each of HISTOGRAM_BINS equal parts of [0, 1].
+      For each class its `name` and `clips`, their number; `precision`, `recall` and
+      `thresholds`, at most CURVE_POINTS + 1 values; `best`, the position of the highest
+      F1 in these; `positives` and `negatives`, the shares of the clips with and without
+      the class whose scores are in each of HISTOGRAM_BINS equal parts of [0, 1].
     """
     curves = []
     for index, name in enumerate(evaluation.class_names):
         labels, scores = evaluation.labels[:, index], evaluation.scores[:, index]
         if not labels.any():
             continue
-        precision, recall, _ = precision_recall_curve(labels, scores)
+        precision, recall, thresholds, f1 = threshold_curve(labels, scores)
         points = np.linspace(0, len(recall) - 1, CURVE_POINTS).round().astype(int)
-        points = np.unique(points)
+        points = np.union1d(points, f1.argmax())
         histograms = {}
         for kind, selected in (("positives", labels > 0), ("negatives", labels == 0)):
             counts, _ = np.histogram(scores[selected], HISTOGRAM_BINS, (0, 1))
@@ -178,8 +206,11 @@ def class_curves(evaluation: Evaluation) -> list[dict[str, Any]]:
         curves.append(
             {
                 "name": name,
+                "clips": int(labels.sum()),
                 "precision": precision[points].round(4).tolist(),
                 "recall": recall[points].round(4).tolist(),
+                "thresholds": [float(f"{value:.3g}") for value in thresholds[points]],
+                "best": int(np.searchsorted(points, f1.argmax())),
                 **histograms,
             }
         )

@@ -69,7 +69,8 @@ def train_dir_of(eval_dir: str) -> str:
     """The folder of the evaluated checkpoints.
 
     Raises:
-      ValueError: CONTENTS_FILE is missing or damaged, or the folder has another run.
+      ValueError: CONTENTS_FILE is missing or damaged, or the folder does not exist or
+        has another run.
     """
     path = pathlib.Path(eval_dir) / CONTENTS_FILE
     try:
@@ -79,6 +80,8 @@ def train_dir_of(eval_dir: str) -> str:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from None
     train_dir = os.path.normpath(train_dir)
+    if not os.path.isdir(train_dir):
+        raise ValueError(f"{path} names a folder that does not exist: {train_dir}")
     if run != run_record.run_of(train_dir):
         raise ValueError(f"{path} is about another run than the one in {train_dir}")
     return train_dir

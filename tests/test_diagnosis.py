@@ -26,6 +26,53 @@ def test_the_values_of_a_class(tmp_path):
     assert np.isnan(found[3].average_precision)
 
 
+def test_macro_means(tmp_path):
+    """The class without clips does not count."""
+    labels, scores, lwlrap = write_evaluation(tmp_path / "eval", 1)
+    found = diagnosis.class_results(diagnosis.read_evaluation(str(tmp_path / "eval")))
+    means = diagnosis.macro_means(found)
+    assert means["lwlrap"] == pytest.approx(lwlrap.per_class_lwlrap()[:3].mean())
+    expected = average_precision_score(labels[:, :3], scores[:, :3], average="macro")
+    assert means["average_precision"] == pytest.approx(expected)
+    assert "threshold" not in means
+
+
+def test_curves_have_thresholds():
+    labels = np.array([[1], [0], [1], [0]], np.float32)
+    scores = np.array([[0.9], [0.81234], [0.7], [0.1]])
+    evaluation = diagnosis.Evaluation(0, ["A"], [], labels, scores, labels)
+    (curve,) = diagnosis.class_curves(evaluation)
+    assert curve["thresholds"] == [0.1, 0.7, 0.812, 0.9]
+    assert curve["precision"] == [0.5, 0.6667, 0.5, 1]
+    assert curve["recall"] == [1, 1, 0.5, 0.5]
+    assert curve["best"] == 1  # F1: 2/3, 4/5, 1/2, 2/3
+    assert curve["clips"] == 2
+
+
+def test_the_curve_of_few_clips_among_many():
+    """Each of the five clips is a point of the curve."""
+    labels, scores = np.zeros([2, 5000, 1])
+    labels[:5] = 1
+    scores[:, 0] = np.linspace(1, 0, 5000)
+    evaluation = diagnosis.Evaluation(0, ["A"], [], labels, scores, labels)
+    (curve,) = diagnosis.class_curves(evaluation)
+    assert curve["recall"] == [1, 1, 0.8, 0.6, 0.4, 0.2]
+    assert curve["precision"] == [5 / 5000, 1, 1, 1, 1, 1]
+    assert curve["best"] == 1
+
+
+def test_a_long_curve_has_the_best_point(tmp_path):
+    write_evaluation(tmp_path / "eval", 1, num_clips=4000)
+    evaluation = diagnosis.read_evaluation(str(tmp_path / "eval"))
+    found = diagnosis.class_results(evaluation)
+    for result, curve in zip(found, diagnosis.class_curves(evaluation)):
+        best = curve["best"]
+        assert 90 < len(curve["recall"]) <= diagnosis.CURVE_POINTS + 1
+        assert curve["thresholds"][best] == pytest.approx(result.threshold, rel=0.005)
+        assert curve["recall"][best] == pytest.approx(result.recall, abs=1e-4)
+        assert curve["precision"][best] == pytest.approx(result.precision, abs=1e-4)
+
+
 def test_confused_pairs():
     labels = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 1]], np.float32)
     scores = np.array([[0.5, 0.9, 0.1], [0.5, 0.6, 0.7], [0.1, 0.2, 0.3]])

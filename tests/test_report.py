@@ -1,16 +1,23 @@
-"""The page about an evaluation: escaping, size, missing scores."""
+"""The page about an evaluation: escaping, size, features, marks, missing scores."""
 
+import base64
 import html
+import io
 import json
 import os
 import re
+import shutil
 import urllib.parse
 
+import matplotlib
+import matplotlib.image
 import numpy as np
 import pytest
 from helpers import CLASS_NAMES, CLIP_NAME, run_main, write_evaluation, write_wav
 
-from tagger import diagnosis, results
+import inputs
+from tagger import diagnosis, results, run_record
+from tagger.hparams import Hparams, model_hparams
 from tools import report
 
 
@@ -55,6 +62,126 @@ def test_a_folder_without_the_clips_is_an_error(tmp_path):
     write_evaluation(tmp_path / "eval", 1)
     with pytest.raises(ValueError, match="--clip_dir"):
         page_of(tmp_path / "eval", tmp_path)
+
+
+def write_contents(eval_dir, train_dir) -> None:
+    text = results.describe_run(str(eval_dir), str(train_dir), 0)
+    (eval_dir / results.CONTENTS_FILE).write_text(text)
+
+
+def write_run(tmp_path, model_name="mobilenet-v1", **hparams) -> Hparams:
+    """Writes a run, an evaluation of it and a clip; returns the hyperparameters."""
+    run, eval_dir = tmp_path / "run", tmp_path / "eval"
+    run.mkdir()
+    hparams = model_hparams(model_name, hparams)
+    run_record.write_hparams(
+        str(run), model_name=model_name, hparams=hparams, class_names=CLASS_NAMES
+    )
+    write_evaluation(eval_dir, 1)
+    write_contents(eval_dir, run)
+    noise = np.random.default_rng(0).uniform(-9000, 9000, 44100)
+    write_wav(tmp_path / CLIP_NAME.format(0), noise * np.linspace(0, 1, 44100))
+    return hparams
+
+
+@pytest.mark.parametrize(
+    ("model_name", "overrides", "num_bands"),
+    [("yamnet", {}, 64), ("mobilenet-v1", {"frontend": "pcen"}, 96)],
+)
+def test_pictures_show_the_features_of_the_run(
+    tmp_path, capsys, model_name, overrides, num_bands
+):
+    hparams = write_run(tmp_path, model_name, **overrides)
+    page = page_of(tmp_path / "eval", tmp_path)
+    assert "note:" not in capsys.readouterr().err
+    (encoded,) = re.findall(r"data:image/png;base64,([^\"]*)", page)
+    picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(encoded)))
+    waveform = inputs.clip_to_waveform(
+        str(tmp_path / CLIP_NAME.format(0)), np.int64(44), np.int64(44100)
+    )
+    features = inputs.waveform_to_log_mel_spectrogram(waveform, hparams).numpy()
+    assert features.shape[1] == num_bands
+    shares = (features - features.min()) / np.ptp(features)
+    expected = matplotlib.colormaps["viridis"](shares.T[::-1])
+    np.testing.assert_allclose(picture, expected, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [
+        ("eval/evaluated.json", "cannot be used"),
+        ("run", "does not exist"),
+        ("run/hparams.json", "there is no"),
+    ],
+)
+def test_pictures_of_an_unknown_run_have_the_default_features(
+    tmp_path, capsys, missing, reason
+):
+    write_run(tmp_path, "yamnet")
+    path = tmp_path / missing
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    if missing == "run/hparams.json":  # as beside checkpoints of the original
+        write_contents(tmp_path / "eval", tmp_path / "run")
+    page = page_of(tmp_path / "eval", tmp_path)
+    err = capsys.readouterr().err
+    (note,) = re.findall(r"^note: the spectrograms have .*default.*", err, re.MULTILINE)
+    assert reason in note
+    assert str(path) in note
+    clip = str(tmp_path / CLIP_NAME.format(0))
+    assert report.spectrogram(clip, Hparams()) in page
+
+
+def table_rows(page: str, number: int) -> list[list[str]]:
+    """The cells of the rows of a table of the page, as HTML without marks of cells."""
+    rows = re.findall(r"<tr.*?</tr>", page.split("<table>")[1 + number], re.DOTALL)
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows[1:]]
+
+
+def test_values_from_few_clips_are_marked(tmp_path):
+    """The classes have 11, 8, 8 and 0 clips."""
+    write_evaluation(tmp_path / "eval", 1, num_clips=24)
+    write_evaluation(tmp_path / "other", 2, num_clips=24)
+    write_wav(tmp_path / CLIP_NAME.format(0), np.ones(44100))
+    page = page_of(tmp_path / "eval", tmp_path, tmp_path / "other")
+    classes, compared, pairs = (table_rows(page, number) for number in range(3))
+    few = [html.escape(name) for name in CLASS_NAMES[1:3]]
+    for rows in (classes[:-1], compared, pairs):
+        for name, *cells in rows:
+            values = [cell for cell in cells if re.match(r"-?\d\.\d{3}", cell)]
+            assert {"†" in value for value in values} <= {name in few}
+    assert [row[1] for row in classes[:-1]] == ["11", "8", "8", "0"]
+    assert "†" not in "".join(classes[-1])
+    assert page.count("fewer than 10 clips") == 3
+    curves = json.loads(re.search(r"const data = (.*);", page)[1])["classes"]
+    assert [curve["clips"] for curve in curves] == [11, 8, 8]
+
+    write_evaluation(tmp_path / "large", 1)
+    page = page_of(tmp_path / "large", tmp_path)
+    assert "†" not in page
+    assert "fewer than 10 clips" not in page
+
+
+def test_the_last_row_has_means(tmp_path):
+    write_evaluation(tmp_path / "eval", 1)
+    write_wav(tmp_path / CLIP_NAME.format(0), np.ones(44100))
+    page = page_of(tmp_path / "eval", tmp_path)
+    foot = re.search(r"<tfoot>(.*?)</tfoot>", page, re.DOTALL)[1]
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", foot)
+    found = diagnosis.class_results(diagnosis.read_evaluation(str(tmp_path / "eval")))
+    lwlrap, recall = (
+        np.mean([getattr(result, name) for result in found[:3]])
+        for name in ("lwlrap", "recall")
+    )
+    assert cells[:3] == ["mean", "", f"{lwlrap:.3f}"]
+    assert (cells[4], cells[6]) == ("", f"{recall:.3f}")
+
+
+def test_names_can_break_after_underscores():
+    row = report.table_row(["A_<b>_c", 1])
+    assert "<td>A_<wbr>&lt;b&gt;_<wbr>c</td>" in row
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -8,7 +8,8 @@ to it. The page works offline. It has the lwlrap of all steps, and for the best 
 table and curves of the classes, the pairs of classes that are most often confused, and
 the clips with the lowest precision, each with a player. With --against, it compares the
 lwlrap of each class with that of another evaluation of the same clips. thresholds.csv
-has the threshold of the highest F1 of each class.
+has the threshold of the highest F1 of each class. Values from fewer than ten clips are
+marked.
 """
 
 import base64
@@ -20,19 +21,22 @@ import pathlib
 import string
 import sys
 import urllib.parse
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
 from absl import flags
 
-from tagger import diagnosis, program, results
+from tagger import diagnosis, program, results, run_record
 from tagger.files import write_whole
+from tagger.hparams import Hparams
 from tagger.progress import counted, print_result
 
 FLAGS = flags.FLAGS
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 WORST_CLIPS = 30
 TOP_CLASSES = 5
+FEW_CLIPS = 10  # Values from fewer clips are marked.
+FEW_MARK = "<sup>†</sup>"
 SPECTROGRAM_COLUMNS = 300
 UNREADABLE = "<p>This clip cannot be read.</p>"
 
@@ -46,26 +50,60 @@ def define_flags() -> None:
     flags.mark_flag_as_required("clip_dir")
 
 
-def cell(value: str | int | float) -> str:
-    """A cell of an HTML table; empty for NaN."""
-    if isinstance(value, str):
-        return f"<td>{html.escape(value)}</td>"
-    if np.isnan(value):
-        return '<td class="number"></td>'
-    rounded = str(value) if isinstance(value, int) else f"{value:.3f}"
-    return f'<td class="number" data-value="{value}">{rounded}</td>'
+def escape(name: str) -> str:
+    """HTML of a name, whose lines can also break after underscores."""
+    return html.escape(name).replace("_", "_<wbr>")
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> str:
-    """An HTML table that can be sorted."""
+def table_row(values: Sequence[str | int | float], *, few: bool = False) -> str:
+    """A row of an HTML table; empty cells for NaN.
+
+    Args:
+      values: texts, whole numbers, or values, which are rounded to three digits.
+      few: whether the values are from few clips, and are marked.
+    """
+    cells = []
+    for value in values:
+        if isinstance(value, str):
+            cells.append(f"<td>{escape(value)}</td>")
+        elif np.isnan(value):
+            cells.append('<td class="number"></td>')
+        else:
+            whole = isinstance(value, int)
+            text = str(value) if whole else f"{value:.3f}"
+            text += FEW_MARK if few and not whole else ""
+            cells.append(f'<td class="number" data-value="{value}">{text}</td>')
+    return f"<tr{' class=few' if few else ''}>{''.join(cells)}</tr>\n"
+
+
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str | int | float]],
+    *,
+    few: Container[str],
+    foot: str = "",
+) -> str:
+    """An HTML table that can be sorted.
+
+    Args:
+      headings: the headings of its columns.
+      rows: its rows. The first value of each is a class.
+      few: the classes with few clips.
+      foot: a row that remains at the end.
+    """
     head = "".join(
         f'<th><button type="button">{html.escape(heading)}</button></th>'
         for heading in headings
     )
-    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>\n" for row in rows)
+    body = "".join(table_row(row, few=row[0] in few) for row in rows)
+    note = (
+        f"<p>{FEW_MARK} These values rest on fewer than {FEW_CLIPS} clips of the "
+        f"class. They can be very different for other clips.</p>"
+    )
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f"<tbody>{body}</tbody><tfoot>{foot}</tfoot></table></div>"
+        f"{note if FEW_MARK in body else ''}"
     )
 
 
@@ -88,6 +126,7 @@ def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
         (*row, "this" if row.low > 0 else "the other" if row.high < 0 else "")
         for row in differences
     ]
+    few = {row.name for row in differences if row.num_clips < FEW_CLIPS}
     return (
         f"<h2>Compared with {html.escape(against)}</h2><p>The difference is the lwlrap "
         f"of this evaluation minus that of the other. It lies between the values of "
@@ -96,17 +135,35 @@ def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
         f"column names the better evaluation. By chance alone, this happens for one "
         f"class in 20, and more often for classes with few clips. For a class with up "
         f"to three clips, nothing is named.</p>"
-        f"{table(headings, rows)}"
+        f"{table(headings, rows, few=few)}"
     )
 
 
-def spectrogram(path: str) -> str:
-    """The log mel spectrogram of a clip, a PNG as data URL; "" if it is unreadable."""
+def run_hparams(eval_dir: str) -> Hparams:
+    """The hyperparameters of the run that was evaluated.
+
+    If they are not known, they are the defaults, and a line on stderr says so.
+    """
+    try:
+        train_dir = results.train_dir_of(eval_dir)
+        if record := run_record.read_record(train_dir):
+            return record.hparams
+        reason = f"there is no {os.path.join(train_dir, run_record.HPARAMS_FILE)}"
+    except ValueError as error:
+        reason = str(error)
+    print(
+        f"note: the spectrograms have the default hyperparameters: {reason}",
+        file=sys.stderr,
+    )
+    return Hparams()
+
+
+def spectrogram(path: str, hparams: Hparams) -> str:
+    """The features of a clip, a PNG as data URL; "" if it is unreadable."""
     import matplotlib.image
     import tensorflow as tf
 
     import inputs
-    from tagger.hparams import Hparams
     from tagger.wav import read_wav_header
 
     try:
@@ -114,7 +171,7 @@ def spectrogram(path: str) -> str:
         waveform = inputs.clip_to_waveform(path, np.int64(offset), np.int64(size))
     except (ValueError, tf.errors.OpError):
         return ""
-    log_mel = inputs.waveform_to_log_mel_spectrogram(waveform, Hparams()).numpy()
+    log_mel = inputs.waveform_to_log_mel_spectrogram(waveform, hparams).numpy()
     step = -(-len(log_mel) // SPECTROGRAM_COLUMNS)
     image = np.maximum.reduceat(log_mel, np.arange(0, len(log_mel), step))
     png = io.BytesIO()
@@ -130,16 +187,19 @@ def class_scores(
         f"{evaluation.class_names[index]} {evaluation.scores[row, index]:.2f}"
         for index in indices
     ]
-    return html.escape(", ".join(scores))
+    return escape(", ".join(scores))
 
 
-def worst_clips(evaluation: diagnosis.Evaluation, clip_dir: str, page_dir: str) -> str:
+def worst_clips(
+    evaluation: diagnosis.Evaluation, clip_dir: str, page_dir: str, hparams: Hparams
+) -> str:
     """HTML of the clips whose labels have the lowest mean precision.
 
     Args:
       evaluation: the evaluation.
       clip_dir: folder of the clips.
       page_dir: folder of the page, which the addresses of the clips are relative to.
+      hparams: the hyperparameters of the spectrograms.
 
     Raises:
       ValueError: none of these clips can be read.
@@ -153,7 +213,7 @@ def worst_clips(evaluation: diagnosis.Evaluation, clip_dir: str, page_dir: str) 
         labels = np.flatnonzero(evaluation.labels[row])
         top = np.argsort(-evaluation.scores[row], kind="stable")[:TOP_CLASSES]
         address = urllib.parse.quote(os.fsencode(os.path.relpath(path, page_dir)))
-        image = spectrogram(path)
+        image = spectrogram(path, hparams)
         picture = f'<img alt="spectrogram" src="{image}">' if image else UNREADABLE
         cards.append(
             f'<div class="clip"><strong>{html.escape(evaluation.clips[row])}</strong> '
@@ -200,7 +260,10 @@ def make_page(
     data = {
         "progress": sorted(by_step.items()),
         "classes": diagnosis.class_curves(evaluation),
+        "fewClips": FEW_CLIPS,
     }
+    few = {result.name for result in found if 0 < result.num_clips < FEW_CLIPS}
+    means = diagnosis.macro_means(found) | {"name": "mean"}
     headings = (
         *("class", "clips", "lwlrap", "average precision", "threshold", "precision"),
         *("recall", "F1"),
@@ -211,15 +274,21 @@ def make_page(
             f"Best step: {evaluation.step}. Overall lwlrap {overall:.6f} on "
             f"{len(evaluation.clips)} clips with {len(evaluation.class_names)} classes."
         ),
-        classes=table(headings, found),
+        classes=table(
+            headings,
+            found,
+            few=few,
+            foot=table_row([means.get(name, "") for name in found[0]._fields]),
+        ),
         # "<" would end the script if a class is named "</script>".
         data=json.dumps(data).replace("<", "\\u003c"),
         comparison=comparison_section(evaluation, against) if against else "",
         pairs=table(
             ("class", "ranks higher", "clips", "share of its clips"),
             diagnosis.confused_pairs(evaluation),
+            few=few,
         ),
-        clips=worst_clips(evaluation, clip_dir, eval_dir),
+        clips=worst_clips(evaluation, clip_dir, eval_dir, run_hparams(eval_dir)),
     )
 
 

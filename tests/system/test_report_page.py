@@ -1,4 +1,4 @@
-"""The page of tools.report in Chromium: text, sorting, players, phones, dark mode.
+"""The page of tools.report in Chromium: text, tables, curves, players, phones, colours.
 
 Chromium and its driver are needed, as in Debian's packages chromium and
 chromium-driver. Without them, these tests are skipped.
@@ -16,15 +16,19 @@ import pytest
 from helpers import CLASS_NAMES, CLIP_NAME, run_program, write_evaluation, write_wav
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
+
+from tagger import results
 
 BROWSER, DRIVER = map(shutil.which, ("chromium", "chromedriver"))
 OPTIONS = (
     *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
     *("disable-background-networking", "disable-component-update", "disable-sync"),
 )
+LONG_NAMES = ["Accelerating_and_revving_and_vroom", "X" * 80, "Loudspeaker", "Unused"]
 CLIP_SECONDS = 0.5
 DESKTOP_WIDTH, PHONE_WIDTH, HEIGHT = 1200, 390, 900  # pixels
 LOAD_AUDIO = """
@@ -32,6 +36,23 @@ const [audio, done] = arguments;
 audio.addEventListener("error", () => done("cannot be loaded"));
 audio.addEventListener("canplaythrough", () => done(audio.duration));
 audio.load();
+"""
+
+# The numbers of lines of the parts of a name that end with an underscore.
+LINES_OF_PARTS = """
+const lines = [], texts = document.createTreeWalker(arguments[0], NodeFilter.SHOW_TEXT);
+while (texts.nextNode()) {
+  const range = document.createRange();
+  range.selectNode(texts.currentNode);
+  lines.push(new Set([...range.getClientRects()].map((box) => box.top)).size);
+}
+return lines;
+"""
+SHOW_STEPS = """
+data.progress = arguments[0].map((step) => [step, 0.5]);
+showProgress();
+const texts = document.querySelectorAll("#progress text[text-anchor=middle]");
+return [...texts].slice(0, -1).map((text) => text.textContent);
 """
 
 pytestmark = pytest.mark.skipif(
@@ -56,6 +77,21 @@ def page(tmp_path_factory) -> pathlib.Path:
     assert done.returncode == 0, done.stderr
     assert "warning: --clip_dir" not in done.stderr
     return eval_dir / "report.html"
+
+
+@pytest.fixture(scope="module")
+def long_names_page(tmp_path_factory) -> pathlib.Path:
+    """The page about an evaluation with long names of classes, which have few clips."""
+    folder = tmp_path_factory.mktemp("names")
+    write_evaluation(folder / "eval", 1, num_clips=24)
+    path = folder / "eval" / results.SCORES_FILE
+    with np.load(path) as arrays:
+        contents = dict(arrays) | {"class_names": np.array(LONG_NAMES)}
+    np.savez(path, **contents)
+    write_wav(folder / CLIP_NAME.format(0), np.ones(22050))
+    done = run_program("tools.report", folder / "eval", f"--clip_dir={folder}")
+    assert done.returncode == 0
+    return folder / "eval" / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +164,44 @@ def test_tables_are_sorted_by_a_click(browser, page):
     assert (names[0], names[-1]) == ("Unused", CLASS_NAMES[1])
 
 
+def test_the_means_stay_below_the_classes(browser, page):
+    show(browser, page)
+    table = browser.find_element(By.TAG_NAME, "table")
+    for _ in range(2):
+        assert "mean" not in column(table, "lwlrap")
+        assert table.text.splitlines()[-1].startswith("mean ")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_values_from_few_clips_look_different(browser, long_names_page, scheme):
+    show(browser, long_names_page, scheme=scheme)
+    table = browser.find_element(By.TAG_NAME, "table")
+    names, lwlrap = (column(table, heading) for heading in ("class", "lwlrap"))
+    marked = [value.endswith("†") for value in column(table, "lwlrap")]
+    assert len(names) == len(lwlrap) == 4
+    assert marked == [False, True, False, True]  # by rising lwlrap, no clips first
+    colors = [
+        cell.value_of_css_property("color")
+        for cell in table.find_elements(By.CSS_SELECTOR, "tbody td:nth-child(3)")
+    ]
+    assert colors[0] == colors[2] != colors[1] == colors[3]
+    assert "fewer than 10 clips" in browser.find_element(By.TAG_NAME, "body").text
+
+
+@pytest.mark.parametrize("width", [DESKTOP_WIDTH, PHONE_WIDTH])
+def test_names_do_not_break_inside_words(browser, long_names_page, width):
+    show(browser, long_names_page, width=width)
+    table = browser.find_element(By.TAG_NAME, "table")
+    cells = table.find_elements(By.CSS_SELECTOR, "tbody td:first-child")
+    assert [cell.get_property("textContent") for cell in cells] == LONG_NAMES
+    for cell, num_parts in ((cells[0], 5), (cells[2], 1), (cells[3], 1)):
+        assert browser.execute_script(LINES_OF_PARTS, cell) == [1] * num_parts
+    # A name without parts that is too long breaks, and the values remain visible.
+    assert browser.execute_script(LINES_OF_PARTS, cells[1])[0] > 1
+    assert cells[1].size["width"] < width / 2
+    assert browser.execute_script("return document.body.scrollWidth") <= width
+
+
 def test_names_are_shown_as_text(browser, page):
     show(browser, page)
     text = browser.find_element(By.TAG_NAME, "body").text
@@ -152,6 +226,58 @@ def test_curves_of_a_class_are_drawn_on_demand(browser, page):
     assert len(curves.find_elements(By.TAG_NAME, "polyline")) == 1
     progress = browser.find_element(By.ID, "progress")
     assert "the best step, 20" in progress.text
+
+
+@pytest.mark.parametrize(
+    ("steps", "numbers"),
+    [
+        ([0], "0 1"),
+        ([0, 2], "0 1 2"),
+        ([0, 7], "0 2 4 6 8"),
+        ([0, 120], "0 50 100 150"),
+        ([0, 400, 1000], "0 500 1000"),
+        ([0, 123456], "0 50000 100000 150000"),
+    ],
+)
+def test_the_axis_of_steps_has_round_numbers(browser, page, steps, numbers):
+    show(browser, page)
+    assert browser.execute_script(SHOW_STEPS, steps) == numbers.split()
+    progress = browser.find_element(By.ID, "progress")
+    assert f"the best step, {steps[-1]}" in progress.text
+    best = progress.find_element(By.TAG_NAME, "circle")
+    chart = progress.find_element(By.TAG_NAME, "svg").rect
+    center = best.rect["x"] + best.rect["width"] / 2 - chart["x"]
+    share = steps[-1] / int(numbers.split()[-1])
+    assert center == pytest.approx(45 + share * (chart["width"] - 75), abs=1)
+
+
+def test_thresholds_of_a_curve_are_shown(browser, page):
+    """At first that of the table, then that of the point below the pointer."""
+    show(browser, page)
+    table = browser.find_element(By.TAG_NAME, "table")
+    row = column(table, "class").index(CLASS_NAMES[0])
+    threshold = table.find_elements(By.CSS_SELECTOR, "tbody td:nth-child(5)")[row].text
+    svg = browser.find_element(By.CSS_SELECTOR, "#curves svg")
+
+    def shown() -> list[float]:
+        """Precision, recall and threshold."""
+        text = svg.find_element(By.CSS_SELECTOR, ".title").text
+        return [float(number) for number in re.findall(r"\d\.\d+", text)]
+
+    assert shown()[2] == pytest.approx(float(threshold), abs=0.001)
+    assert browser.find_element(By.ID, "clips").text == "19 clips of the class"
+    ring, point = svg.find_elements(By.TAG_NAME, "circle")
+    position = ring.get_attribute("cx")
+    assert point.get_attribute("cx") == position
+    # To the left end of the plot, where the recall is low.
+    left = 45 - svg.size["width"] / 2
+    ActionChains(browser).move_to_element_with_offset(svg, int(left), 0).perform()
+    assert shown()[1] < 0.2
+    assert shown()[2] > float(threshold)
+    assert ring.get_attribute("cx") == position
+    assert float(point.get_attribute("cx")) < float(position)
+    Select(browser.find_element(By.ID, "class")).select_by_index(1)
+    assert browser.find_element(By.ID, "clips").text == "13 clips of the class"
 
 
 def test_players_load_their_clips_and_nothing_else_is_requested(browser, page):
