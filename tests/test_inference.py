@@ -64,12 +64,13 @@ def test_unreadable_clips_get_zeros_and_are_listed(dataset, trained, tmp_path, c
     assert run_main(dataset.inference_flags(trained, out, clip_dir=folder)) == 1
     _, names, scores = read(out)
     assert names == ["00_text.wav", "01.wav", "02_folder.wav", "05.wav", "09_empty.wav"]
-    np.testing.assert_array_equal(scores.any(axis=1), [False, True, False, True, True])
+    np.testing.assert_array_equal(scores.any(axis=1), [False, True, False, True, False])
     errors = capsys.readouterr().err
     assert "1 sound file not named *.wav" in errors
-    listed = errors.splitlines()[-2:]
+    listed = errors.splitlines()[-3:]
     assert "00_text.wav" in listed[0]
     assert "02_folder.wav" in listed[1]
+    assert "09_empty.wav: has no samples" in listed[2]
 
 
 def test_a_clip_that_is_cut_off_later_gets_zeros(
