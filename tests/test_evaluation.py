@@ -81,6 +81,19 @@ def test_the_scores_of_the_best_step_are_kept(dataset, trained, results):
     assert sorted(arrays["clips"]) == [f"{n:02d}.wav" for n in range(12)]
 
 
+def test_the_partial_lwlrap_is_that_of_one_clip_more_than_its_share(
+    dataset, trained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluation, "PARTIAL_FRACTION", 0.3)  # 3.6 of 12 clips
+    assert run_eval(dataset, trained, tmp_path) == 0
+    arrays = np.load(tmp_path / "scores-best.npz")
+    lwlrap = Lwlrap(arrays["class_names"].tolist())
+    lwlrap.accumulate(arrays["labels"][:4], arrays["scores"][:4])
+    events = EventAccumulator(str(tmp_path)).Reload().Tensors("Lwlrap-5%")
+    (partial,) = (e.tensor_proto for e in events if e.step == arrays["step"])
+    assert tf.make_ndarray(partial) == pytest.approx(lwlrap.overall_lwlrap())
+
+
 def test_the_hparams_tab_joins_training_and_evaluation(trained, results):
     trials = []
     for folder in (trained, results):
