@@ -104,15 +104,15 @@ def list_wavs(clip_dir: str) -> list[str]:
     """
     if not os.path.isdir(clip_dir):
         raise FileNotFoundError(f"--inference_clip_dir: there is no folder {clip_dir}")
-    with os.scandir(clip_dir) as entries:
-        is_folder = {entry.name: entry.is_dir() for entry in entries}
+    entries = sorted(os.listdir(clip_dir))
     sounds = [
         name
-        for name in sorted(is_folder)
+        for name in entries
         if os.path.splitext(name)[1].lower() in SOUND_EXTENSIONS
     ]
     names = [name for name in sounds if name.endswith(".wav")]
-    if num_folders := sum(is_folder.values()):
+    paths = [os.path.join(clip_dir, name) for name in entries]
+    if num_folders := sum(map(os.path.isdir, paths)):
         print(
             f"note: {clip_dir} has {counted(num_folders, 'sub-folder')}; clips in them "
             f"will not be scored",

@@ -78,6 +78,7 @@ def test_subfolders_are_counted(tmp_path, capsys):
     for name in ("a.wav", "b/c.wav", "b/d/e.wav", "f/g.wav"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "loop").symlink_to("loop")
     assert inference.list_wavs(str(tmp_path)) == ["a.wav"]
     assert f"{tmp_path} has 2 sub-folders;" in capsys.readouterr().err
     (tmp_path / "a.wav").unlink()
