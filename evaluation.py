@@ -210,7 +210,8 @@ class _Evaluator:
                 f"norm can lag behind (see bndecay in docs/reference.md)",
                 file=sys.stderr,
             )
-        partial = self._lwlrap(scores[: max(1, int(PARTIAL_FRACTION * len(scores)))])
+        # As in the original: after one clip more than this fraction, rounded down.
+        partial = self._lwlrap(scores[: int(PARTIAL_FRACTION * len(scores)) + 1])
         with self._writer.as_default(step=step):
             tf.summary.scalar("Lwlrap", lwlrap.overall_lwlrap())
             tf.summary.scalar("Lwlrap-5%", partial.overall_lwlrap())

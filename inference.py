@@ -96,7 +96,7 @@ def predict(options: Options) -> list[str]:
 def list_wavs(clip_dir: str) -> list[str]:
     """The sorted names of the `*.wav` files in --inference_clip_dir.
 
-    Other sound files are counted on stderr.
+    Other sound files, and sub-folders, are counted on stderr.
 
     Raises:
       FileNotFoundError: there is no such folder.
@@ -104,12 +104,20 @@ def list_wavs(clip_dir: str) -> list[str]:
     """
     if not os.path.isdir(clip_dir):
         raise FileNotFoundError(f"--inference_clip_dir: there is no folder {clip_dir}")
+    entries = sorted(os.listdir(clip_dir))
     sounds = [
         name
-        for name in sorted(os.listdir(clip_dir))
+        for name in entries
         if os.path.splitext(name)[1].lower() in SOUND_EXTENSIONS
     ]
     names = [name for name in sounds if name.endswith(".wav")]
+    paths = [os.path.join(clip_dir, name) for name in entries]
+    if num_folders := sum(map(os.path.isdir, paths)):
+        print(
+            f"note: {clip_dir} has {counted(num_folders, 'sub-folder')}; clips in them "
+            f"will not be scored",
+            file=sys.stderr,
+        )
     if len(sounds) > len(names):
         print(
             f"note: {counted(len(sounds) - len(names), 'sound file')} not named *.wav "

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Makes a class map from a CSV of clips: its labels in alphabetical order.
 
     python make_class_map.py < train_curated.csv > my_class_map.csv

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Trains, evaluates and applies an audio tagger.
 
 The three modes, in the order in which they are used:

@@ -250,12 +250,13 @@ class Hparams:
     @property
     def example_window_frames(self) -> int:
         """STFT frames in an example."""
-        return round(self.example_window_seconds / self.stft_hop_seconds)
+        # As in the original: not seconds / hop, which rounds 0.235 / 0.01 to 23.
+        return round(1 / self.stft_hop_seconds * self.example_window_seconds)
 
     @property
     def example_hop_frames(self) -> int:
         """STFT frames from the start of one example to the next."""
-        return round(self.example_hop_seconds / self.stft_hop_seconds)
+        return round(1 / self.stft_hop_seconds * self.example_hop_seconds)
 
     @property
     def context_frames(self) -> int:

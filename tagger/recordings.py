@@ -4,10 +4,13 @@ libsndfile decodes the files, and soxr resamples them. The tools use this module
 three modes read only WAV files; see `wav.py`. Letter for shapes: S samples.
 """
 
+import contextlib
 import glob
+import io
 import os
 import pathlib
 import re
+import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -18,7 +21,12 @@ import soxr
 
 from tagger.hparams import SAMPLE_RATE
 from tagger.progress import counted
-from tagger.wav import SOUND_EXTENSIONS, UNKNOWN_SIZES, UNREADABLE_EXTENSIONS
+from tagger.wav import (
+    SOUND_EXTENSIONS,
+    UNKNOWN_SIZES,
+    UNREADABLE_EXTENSIONS,
+    find_samples,
+)
 
 BLOCK_SAMPLES = 2**17  # about 3 s
 RATES = range(1000, 768001)  # Hz; a header with another rate is probably damaged
@@ -51,6 +59,41 @@ class _ForwardFile(soundfile.SoundFile):
 
     def seekable(self) -> bool:
         return False
+
+
+class _SizedWav(io.FileIO):
+    """A WAV file whose header seems to have the right size of its samples."""
+
+    def __init__(self, path: str, offset: int, size: int):
+        super().__init__(path)
+        self._field_start = offset - 4
+        self._field = struct.pack("<I", min(size, 2**32 - 1))
+
+    def readinto(self, buffer) -> int:
+        start = self.tell() - self._field_start
+        num_bytes = super().readinto(buffer)
+        for index, value in enumerate(self._field):
+            if 0 <= index - start < num_bytes:
+                memoryview(buffer).cast("B")[index - start] = value
+        return num_bytes
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[soundfile.SoundFile]:
+    """Opens a file. libsndfile finds no samples in a WAV file of a killed recorder."""
+    with _ForwardFile(os.fsencode(path)) as file:
+        offset, size = 0, 0
+        if not file.frames and file.format in ("WAV", "WAVEX"):
+            # libsndfile accepts files that find_samples does not. They are empty.
+            with contextlib.suppress(ValueError), open(path, "rb") as contents:
+                offset, size = find_samples(
+                    contents, path, check_format=lambda chunk, path: None
+                )
+        if not size:
+            yield file
+            return
+    with _SizedWav(path, offset, size) as contents, _ForwardFile(contents) as file:
+        yield file
 
 
 def find_sounds(folder: str) -> tuple[list[Sound], int]:
@@ -119,7 +162,8 @@ def find_files(arguments: Sequence[str]) -> list[Sound]:
 def read_blocks(path: str) -> Iterator[np.ndarray]:
     """Decodes a file block by block, so that its length does not matter for memory.
 
-    Channels are averaged. Other rates are resampled.
+    Channels are averaged. Other rates are resampled. A WAV file without a size, as from
+    a killed recorder, is read to its end, as by `wav.read_wav_header`.
 
     Yields:
       float32 [S], consecutive samples at 44.1 kHz. 1.0 is full scale; compressed and
@@ -136,7 +180,7 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
     if not os.path.getsize(path):
         raise ValueError(f"{path}: is empty")
     try:
-        with _ForwardFile(os.fsencode(path)) as file:
+        with _opened(path) as file:
             if file.samplerate not in RATES:
                 raise ValueError(f"{path}: has a sample rate of {file.samplerate} Hz")
             blocks = _mono_blocks(file, path)

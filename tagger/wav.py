@@ -3,7 +3,8 @@
 import os
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
 
 from tagger.hparams import SAMPLE_RATE
 from tagger.progress import in_parallel
@@ -16,7 +17,8 @@ FORMAT_EXTENSIBLE = 0xFFFE
 FORMAT_NAMES = {0x0003: "floating point", 0x0006: "A-law", 0x0007: "mu-law"}
 # The 14 bytes that follow the format code in the GUIDs of WAVE_FORMAT_EXTENSIBLE.
 GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
-# Sizes that programs write if they stream to a pipe and do not know the size.
+# Sizes that programs write before they know the size. They correct it at the end,
+# unless they write to a pipe or are killed.
 UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF)
 FORMAT_CHUNK_BYTES = 40  # of WAVE_FORMAT_EXTENSIBLE, the longest form
 # Extensions of sound files that libsndfile, which the tools use, cannot read.
@@ -52,10 +54,10 @@ def read_wav_header(path: str) -> tuple[int, int]:
 
     Chunks before and after the samples, odd-sized chunks with their pad byte, bytes
     after the last chunk and WAVE_FORMAT_EXTENSIBLE are allowed. If the size is unknown,
-    as in files from a pipe, the samples end with the file.
+    as in files from a pipe or a killed recorder, the samples end with the file.
 
     Returns:
-      The offset of the samples in bytes, and their number.
+      The offset of the samples in bytes, and their number, at least 1.
 
     Raises:
       ValueError: the file cannot be used; the message has the path, what is wrong
@@ -67,19 +69,37 @@ def read_wav_header(path: str) -> tuple[int, int]:
             what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise _bad_wav(path, f"is {what}")
         with open(path, "rb") as file:
-            return _find_samples(file, status.st_size, path)
+            start, num_bytes = find_samples(file, path, check_format=_check_format)
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    if num_bytes < BYTES_PER_SAMPLE:
+        raise _bad_wav(path, "has no samples in its data chunk")
+    return start, num_bytes // BYTES_PER_SAMPLE
 
 
 def _bad_wav(path: str, what: str) -> ValueError:
     return ValueError(f"{path}: {what}; {EXPECTED_WAV}")
 
 
-def _find_samples(file, size: int, path: str) -> tuple[int, int]:
-    """Walks the chunks from `fmt ` to `data`; see `read_wav_header`."""
+def find_samples(
+    file: BinaryIO, path: str, *, check_format: Callable[[bytes, str], None]
+) -> tuple[int, int]:
+    """Walks the chunks from `fmt ` to `data`.
+
+    Args:
+      file: the file, at its start.
+      path: its path, for messages.
+      check_format: called with the contents of the fmt chunk, and the path.
+
+    Returns:
+      The offset and the size of the samples, in bytes.
+
+    Raises:
+      ValueError: this is not a complete RIFF/WAVE file; see `read_wav_header`.
+    """
+    size = os.fstat(file.fileno()).st_size
     if size == 0:
         raise _bad_wav(path, "the file is empty")
     riff, riff_size, wave = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
@@ -95,14 +115,15 @@ def _find_samples(file, size: int, path: str) -> tuple[int, int]:
         file.seek(position)
         name, chunk_size = struct.unpack("<4sI", file.read(8))
         if name == b"fmt ":
-            _check_format(file.read(min(chunk_size, FORMAT_CHUNK_BYTES)), path)
+            check_format(file.read(min(chunk_size, FORMAT_CHUNK_BYTES)), path)
             have_format = True
         elif name == b"data" and not have_format:
             raise _bad_wav(path, "has its samples before their format (no fmt chunk)")
         elif name == b"data":
-            # A size of 0 means unknown only if the RIFF size is unknown, too.
-            unknown = chunk_size in UNKNOWN_SIZES
-            if unknown and (chunk_size or riff_size in UNKNOWN_SIZES):
+            # A size of 0 means unknown if the RIFF size is unknown, or does not cover
+            # anything after this header. Otherwise other chunks may follow.
+            header_only = riff_size in UNKNOWN_SIZES or 8 + riff_size <= start
+            if chunk_size in UNKNOWN_SIZES and (chunk_size or header_only):
                 chunk_size = size - start
             if chunk_size > size - start:
                 raise _bad_wav(
@@ -110,7 +131,7 @@ def _find_samples(file, size: int, path: str) -> tuple[int, int]:
                     f"is cut off: its header says {chunk_size} bytes of samples, but "
                     f"the file has {size - start}",
                 )
-            return start, chunk_size // BYTES_PER_SAMPLE
+            return start, chunk_size
         position = start + chunk_size + chunk_size % 2  # with the pad byte
     missing = "samples (no data chunk)" if have_format else "format (no fmt chunk)"
     raise _bad_wav(path, f"has no {missing}, or is cut off")

@@ -194,10 +194,11 @@ def test_all_problems_of_all_files_are_reported_at_once(tmp_path):
     (tmp_path / "clips").mkdir()
     write_wav(tmp_path / "clips" / "good.wav", np.zeros(9))
     (tmp_path / "clips" / "bad.wav").write_bytes(INVALID["stereo"][0])
+    write_wav(tmp_path / "clips" / "empty.wav", np.zeros(0))
     (tmp_path / "map.csv").write_text("0,Bark\n2,Meow\n")
     (tmp_path / "clips.csv").write_text(
         "fname,labels\ngood.wav,Bark\nbad.wav,Bark\ngone.wav,Bark\ngood2.wav,Purr\n"
-        "good.wav,Bark\n,Bark\ngood.wav\nlost.wav,\n\0.wav,Bark\n"
+        "good.wav,Bark\n,Bark\ngood.wav\nlost.wav,\n\0.wav,Bark\nempty.wav,Bark\n"
     )
     problems = problems_of(
         csv_path=tmp_path / "clips.csv",
@@ -222,6 +223,7 @@ def test_all_problems_of_all_files_are_reported_at_once(tmp_path):
         (9, "clip lost.wav has no labels"),
         (9, "lost.wav: there is no such file"),
         (10, "null"),
+        (11, "empty.wav: has no samples"),
     ]
     for line, text in expected:
         where = f"{tmp_path}/clips.csv:{line}: "

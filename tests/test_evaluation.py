@@ -81,6 +81,24 @@ def test_the_scores_of_the_best_step_are_kept(dataset, trained, results):
     assert sorted(arrays["clips"]) == [f"{n:02d}.wav" for n in range(12)]
 
 
+@pytest.mark.parametrize(("fraction", "num_clips"), [(0.05, 1), (0.3, 4), (0.5, 7)])
+def test_the_partial_lwlrap_is_that_of_one_clip_more_than_its_share(
+    dataset, trained, tmp_path, monkeypatch, fraction, num_clips
+):
+    sizes = []
+
+    class Counted(Lwlrap):
+        def accumulate(self, truth, scores):
+            super().accumulate(truth, scores)
+            sizes.append(self.total_num_samples)
+
+    monkeypatch.setattr(evaluation, "PARTIAL_FRACTION", fraction)
+    monkeypatch.setattr(evaluation, "RUNNING_PRINT_SECONDS", float("inf"))
+    monkeypatch.setattr(evaluation, "Lwlrap", Counted)
+    assert run_eval(dataset, trained, tmp_path) == 0
+    assert sizes == [12, num_clips] * len(STEPS)
+
+
 def test_the_hparams_tab_joins_training_and_evaluation(trained, results):
     trials = []
     for folder in (trained, results):

@@ -1,9 +1,11 @@
 """Hyperparameters: defaults, derived sizes, parsing, and hparams.json."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
+from helpers import section_of
 
 from tagger import files, hparams, run_record
 from tagger.hparams import Hparams
@@ -56,6 +58,22 @@ def test_derived_sizes():
     assert default.example_hop_frames == 50
     odd = Hparams(stft_window_seconds=0.032, stft_hop_seconds=0.016)
     assert (odd.stft_window_samples, odd.stft_hop_samples) == (1411, 706)
+    # As in the original, which multiplies by the rounded 1 / stft_hop_seconds.
+    rounded = Hparams(example_window_seconds=0.235, example_hop_seconds=0.235)
+    assert (rounded.example_window_frames, rounded.example_hop_frames) == (24, 24)
+    rounded = Hparams(stft_hop_seconds=0.002, example_hop_seconds=0.175)
+    assert rounded.example_hop_frames == 88
+    yamnet = hparams.model_hparams("yamnet", {})
+    assert (yamnet.example_window_frames, yamnet.example_hop_frames) == (96, 48)
+
+
+def test_the_window_of_a_checkpoint_trained_under_python_2():
+    (text,) = re.findall(
+        r"`--hparams (stft_window_seconds=\S+)`",
+        section_of("docs/model.md", "Features"),
+    )
+    window = hparams.parse_hparams(text)
+    assert (window.stft_window_samples, window.fft_length) == (1103, 2048)
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,29 @@ def test_unreadable_clips_get_zeros_and_are_listed(dataset, trained, tmp_path, c
     assert run_main(dataset.inference_flags(trained, out, clip_dir=folder)) == 1
     _, names, scores = read(out)
     assert names == ["00_text.wav", "01.wav", "02_folder.wav", "05.wav", "09_empty.wav"]
-    np.testing.assert_array_equal(scores.any(axis=1), [False, True, False, True, True])
+    np.testing.assert_array_equal(scores.any(axis=1), [False, True, False, True, False])
     errors = capsys.readouterr().err
     assert "1 sound file not named *.wav" in errors
-    listed = errors.splitlines()[-2:]
+    assert f"{folder} has 1 sub-folder;" in errors
+    listed = errors.splitlines()[-3:]
     assert "00_text.wav" in listed[0]
     assert "02_folder.wav" in listed[1]
+    assert "09_empty.wav: has no samples" in listed[2]
+
+
+def test_subfolders_are_counted(tmp_path, capsys):
+    for name in ("a.wav", "b/c.wav", "b/d/e.wav", "f/g.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "loop").symlink_to("loop")
+    assert inference.list_wavs(str(tmp_path)) == ["a.wav"]
+    assert f"{tmp_path} has 2 sub-folders;" in capsys.readouterr().err
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(ValueError, match="--inference_clip_dir: .* no .*wav"):
+        inference.list_wavs(str(tmp_path))
+    assert "2 sub-folders" in capsys.readouterr().err
+    assert inference.list_wavs(str(tmp_path / "f")) == ["g.wav"]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_clip_that_is_cut_off_later_gets_zeros(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import types
 
@@ -67,6 +68,7 @@ def test_a_pack_contains_what_inference_needs(packed, trained, dataset):
         "kernel/kernel.ipynb",
         "kernel/kernel.py",
     }
+    assert os.access(packed / "dataset" / "runner.py", os.X_OK)
     class_map = (packed / "dataset" / "class_map.csv").read_text()
     assert class_map == dataset.class_map_path.read_text()
     before, *after = (

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+import wav_corpus
 
 from tagger import recordings
 
@@ -172,6 +173,34 @@ def test_a_file_with_a_header_without_sizes_is_not_cut_off(tmp_path):
     contents[4:8] = contents[40:44] = b"\xff" * 4
     (tmp_path / "a.wav").write_bytes(contents)
     assert read(tmp_path / "a.wav").size == SECONDS * 44100
+
+
+@pytest.mark.parametrize("name", sorted({*wav_corpus.VALID} - {"second_data_after"}))
+def test_wavs_are_read_like_clips(tmp_path, name):
+    (tmp_path / "a.wav").write_bytes(wav_corpus.VALID[name])
+    samples = np.frombuffer(wav_corpus.SAMPLES, "<i2")
+    np.testing.assert_array_equal(read(tmp_path / "a.wav"), samples / 2**15)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_24", "FLOAT", "ULAW"])
+def test_a_killed_recorder_of_any_format_is_read_to_the_end(tmp_path, subtype):
+    samples = np.stack([sine(44100), sine(44100, 1000)], 1)
+    soundfile.write(tmp_path / "whole.wav", samples, 44100, subtype)
+    contents = bytearray((tmp_path / "whole.wav").read_bytes())
+    start = contents.index(b"data") + 8
+    contents[4:8] = (start - 8).to_bytes(4, "little")
+    contents[start - 4 : start] = bytes(4)
+    (tmp_path / "killed.wav").write_bytes(contents)
+    whole = read(tmp_path / "whole.wav")
+    np.testing.assert_array_equal(read(tmp_path / "killed.wav")[: whole.size], whole)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in wav_corpus.INVALID if name.startswith("no_samples")]
+)
+def test_other_chunks_are_not_samples(tmp_path, name):
+    (tmp_path / "a.wav").write_bytes(wav_corpus.INVALID[name][0])
+    assert not list(recordings.read_blocks(str(tmp_path / "a.wav")))
 
 
 def test_an_mp3_file_without_a_length_is_not_cut_off(tmp_path):

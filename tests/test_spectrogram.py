@@ -27,6 +27,17 @@ def test_frames_equal_those_of_tf_signal(window, hop, size):
     np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.parametrize(("size", "fewer"), [(1542, 0), (1543, 1), (9999, 0)])
+def test_the_window_of_python_2_changes_only_the_number_of_frames(size, fewer):
+    waveform = tf.random.stateless_normal([size], [1, 2])
+    frames, others = (
+        windowed_frames(waveform, Hparams(stft_window_seconds=seconds))
+        for seconds in (0.025, 0.02502)
+    )
+    assert len(frames) - len(others) == fewer
+    np.testing.assert_array_equal(frames[: len(others)], others)
+
+
 @pytest.mark.parametrize(
     "frames", [1, 2, BLOCK_FRAMES, BLOCK_FRAMES + 1, 3 * BLOCK_FRAMES + 17]
 )

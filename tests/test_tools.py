@@ -31,6 +31,12 @@ def class_map_of(text: str, monkeypatch) -> int:
     [
         ('fname,labels\na,Meow\nb,"Bark,Zip"\n', "0,Bark\n1,Meow\n2,Zip\n"),
         ("\ufefffname,aso_ids,label\r\na,/m/1,Bark\r\n\r\n", "0,Bark\n"),
+        # as published after the challenge
+        (
+            "fname,labels,usage,freesound_id,license\n"
+            'a.wav,"Slam,Bark",Public,1,CC0\nb.wav,Bark,Private,2,CC Sampling+\n',
+            "0,Bark\n1,Slam\n",
+        ),
     ],
 )
 def test_a_class_map_has_the_labels_in_order(text, expected, capsys, monkeypatch):

@@ -54,7 +54,19 @@ def list_chunk(text: bytes, pad: bool = True) -> bytes:
     return chunk(b"LIST", b"INFOINAM" + struct.pack("<I", len(text)) + text, pad=pad)
 
 
+def killed(*chunks: bytes, size: int | None = None) -> bytes:
+    """The file of a killed recorder: samples, but a header without any.
+
+    Args:
+      chunks: the chunks before the samples.
+      size: the size in the RIFF header; None: that of the header.
+    """
+    header = riff(*chunks, chunk(b"data", b""), size=size)
+    return header + SAMPLES
+
+
 FMT, DATA = fmt(), chunk(b"data", SAMPLES)
+NO_DATA = chunk(b"data", b"")
 BEXT = chunk(b"bext", b"\0" * 602)
 ODD, EVEN = b"A title", b"A title."
 
@@ -87,10 +99,13 @@ VALID = {
     "riff_size_0": riff(FMT, DATA, size=0),
     "riff_size_unknown": riff(FMT, DATA, size=UNKNOWN),
     "riff_size_too_small": riff(FMT, DATA, size=5),
-    "data_size_0_from_a_pipe": riff(FMT, chunk(b"data", SAMPLES, size=0), size=0),
-    "data_size_0_riff_unknown": riff(
-        FMT, chunk(b"data", SAMPLES, size=0), size=UNKNOWN
-    ),
+    "data_size_0_from_a_pipe": killed(FMT, size=0),
+    "data_size_0_riff_unknown": killed(FMT, size=UNKNOWN),
+    "killed": killed(FMT),
+    "killed_extensible": killed(extensible()),
+    "killed_bext_before": killed(BEXT, FMT),
+    "killed_odd_list_before": killed(FMT, list_chunk(ODD)),
+    "killed_riff_size_36": killed(chunk(b"JUNK", b"\0" * 28), FMT, size=36),
     "data_size_unknown": riff(FMT, chunk(b"data", SAMPLES, size=UNKNOWN), size=UNKNOWN),
     "data_size_2_31": riff(FMT, chunk(b"data", SAMPLES, size=2**31 - 1)),
     "data_size_unknown_behind_list": riff(
@@ -99,10 +114,7 @@ VALID = {
 }
 # These contain other numbers of samples.
 VALID_LENGTHS = {
-    "no_samples": (riff(FMT, chunk(b"data", b"")), 0),
-    "no_samples_and_list": (riff(FMT, chunk(b"data", b""), list_chunk(EVEN)), 0),
-    "no_samples_and_trailing": (riff(FMT, chunk(b"data", b"")) + b"xyz", 0),
-    "half_a_sample": (riff(FMT, chunk(b"data", b"a")), 0),
+    "killed_after_one_sample": (riff(FMT, NO_DATA) + b"xyz", 1),
     "one_sample": (riff(FMT, chunk(b"data", b"ab")), 1),
     "100_seconds": (riff(FMT, chunk(b"data", bytes(100 * 88200))), 100 * 44100),
 }
@@ -142,6 +154,27 @@ INVALID = {
     "wrong_size": (
         riff(FMT, chunk(b"data", SAMPLES, size=2**31 - 2)),
         "is cut off: its header says 2147483646 bytes",
+    ),
+    "no_samples": (riff(FMT, NO_DATA), "has no samples in its data chunk"),
+    "no_samples_and_list": (
+        riff(FMT, NO_DATA, list_chunk(EVEN)),
+        "has no samples in its data chunk",
+    ),
+    "no_samples_and_bext": (
+        riff(FMT, NO_DATA, BEXT, list_chunk(ODD)),
+        "has no samples in its data chunk",
+    ),
+    "no_samples_from_a_pipe": (
+        riff(FMT, NO_DATA, size=UNKNOWN),
+        "has no samples in its data chunk",
+    ),
+    "half_a_sample": (
+        riff(FMT, chunk(b"data", b"a")),
+        "has no samples in its data chunk",
+    ),
+    "half_a_sample_killed": (
+        riff(FMT, NO_DATA) + b"a",
+        "has no samples in its data chunk",
     ),
     "cut_off_in_format": (riff(FMT, DATA)[:30], "fmt chunk of only 10 bytes"),
     "cut_off_in_riff": (b"RI", "is not a WAV file"),

@@ -62,7 +62,7 @@ def check_wav(path, contents: bytes) -> bool:
         assert "\n" not in str(error)
         return False
     assert 20 <= offset <= len(contents)
-    assert 0 <= num_samples <= (len(contents) - offset) // 2
+    assert 1 <= num_samples <= (len(contents) - offset) // 2
     samples = np.frombuffer(contents, "<i2", num_samples, offset)
     waveform = inputs.clip_to_waveform(
         str(path), np.int64(offset), np.int64(num_samples)

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -136,6 +137,28 @@ def test_the_programs_work_together(tmp_path, monkeypatch):
         (tmp_path / f"s-{shard}-of-2.csv").write_text(text)
     run("tools.join_predictions", "s.csv")
     assert (tmp_path / "s.csv").read_text() == "fname,Bark\na.wav,1.0\nb.wav,1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "contents", "expected"),
+    [
+        ("make_class_map.py", [], b"fname,labels\na.wav,Meow\nb.wav,Bark\n", b"0,Bark"),
+        ("runner.py", ["--help"], b"", b"Trains, evaluates"),
+    ],
+)
+def test_the_programs_run_as_they_stand(program, arguments, contents, expected):
+    """As the original's: ./runner.py, with the python3 of the environment."""
+    path = ROOT / program
+    assert os.access(path, os.X_OK)
+    assert path.read_text().splitlines()[0] == "#!/usr/bin/env python3"
+    folders = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    done = subprocess.run(
+        [path, *arguments],
+        input=contents,
+        capture_output=True,
+        env=os.environ | {"PATH": folders},
+    )
+    assert done.stdout.startswith(expected), done.stderr
 
 
 def test_tools_do_their_work_if_their_output_is_not_read(tmp_path):
