@@ -32,8 +32,9 @@ ROUTINE_LINES = (
     r"\d{4}-\d\d-\d\d \S+ I ",
     r"WARNING: All log messages before absl::InitializeLog\(\)",
     r"To enable the following instructions: ",
-    # Errors without consequence of the packages of TensorFlow 2.16 to 2.19.
+    # Errors and warnings without consequence of TensorFlow 2.16 to 2.19.
     r".*Unable to register cu\w+ factory",
+    r".*TF-TRT Warning: Could not find TensorRT",
     r".*computation placer already registered",
 )
 NO_GPU_LINE = r".*failed call to cuInit"  # routine on a machine without a GPU

@@ -33,6 +33,7 @@ I0000 00:00:1795992956.370739    8233 port.cc:153] oneDNN custom operations are 
 To enable the following instructions: AVX2 FMA, rebuild TensorFlow.
 E0000 00:00:1795992963.389449    8233 cuda_platform.cc:52] failed call to cuInit: 303
 2026-11-29 22:47:24.1: E cuda_fft.cc:485] Unable to register cuFFT factory: again
+2026-11-29 22:47:24.1: W py_utils.cc:38] TF-TRT Warning: Could not find TensorRT
 W0000 00:00:1795992963.389449 8 computation_placer.cc:177] computation placer already \
 registered.
 E0000 00:00:1795992963.389449    8233 cuda_dnn.cc:10] Could not load cuDNN
