@@ -381,6 +381,7 @@ def _save(trainer: Trainer, plan: Plan, workers: Distribution) -> None:
             trainer.network,
             trainer.optimizer,
             keep=plan.options.keep_checkpoints,
+            resumed_from=trainer.resumed_from,
         )
 
 
