@@ -122,6 +122,25 @@ def test_the_later_of_equal_steps_is_best(dataset, trained, tmp_path, capsys):
     assert "0.999" in last
 
 
+def test_a_checkpoint_that_is_deleted_before_the_network_is_built_is_skipped(
+    dataset, run, tmp_path, capsys, monkeypatch
+):
+    find = checkpoints.find_checkpoint
+
+    def delete_and_find(path, flag):
+        for deleted in run.glob("model.ckpt-0.*"):
+            deleted.unlink()
+        return find(path, flag)
+
+    monkeypatch.setattr(checkpoints, "find_checkpoint", delete_and_find)
+    assert run_eval(dataset, run, tmp_path) == 0
+    assert evaluated_steps(tmp_path) == STEPS[1:]
+    errors = capsys.readouterr().err
+    assert "skipped: checkpoint: there is no checkpoint" in errors
+    # The hyperparameters are printed once for all checkpoints.
+    assert errors.count("mobilenet-v1, hyperparameters: mel_bands=16, ") == 1
+
+
 def test_a_second_evaluator_of_the_same_part_is_refused(
     dataset, trained, eval_dir, capsys
 ):

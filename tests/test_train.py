@@ -98,7 +98,7 @@ def test_a_resumed_run_keeps_its_hyperparameters(dataset, trained, tmp_path, cap
     assert run_main(dataset.train_flags(run, max_steps=7, hparams="lr=1e-4")) == 0
     output = capsys.readouterr()
     assert f"resuming from {run}/model.ckpt-5" in output.err
-    assert "lr=0.0001 from the command line is used, not the 0.001" in output.err
+    assert "warning: lr=0.0001 is used, not the 0.001" in output.err
     assert list(losses_of(output.out)) == [6, 7]
     assert checkpoints.list_checkpoints(run)[-1].endswith("model.ckpt-7")
     record = json.loads((run / "hparams.json").read_text())
