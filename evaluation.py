@@ -170,10 +170,19 @@ def _new_checkpoints(options: Options) -> Iterator[str]:
 
 
 def _own_checkpoints(options: Options) -> list[str]:
-    """The checkpoints of this evaluator: every k-th, and of these every n-th."""
-    index, num_evaluators = options.eval_shard
+    """The checkpoints of this evaluator: every k-th, and of these every n-th.
+
+    They are counted in the order in which the evaluators of eval_dir first saw them.
+    This order does not change if training deletes old ones, or at a restart.
+    """
     prefixes = checkpoints.list_checkpoints(options.train_dir)
-    return prefixes[:: options.eval_every_k][index::num_evaluators]
+    index, num_evaluators = options.eval_shard
+    if options.eval_every_k == num_evaluators == 1:
+        return prefixes
+    steps = [checkpoints.checkpoint_step(prefix) for prefix in prefixes]
+    seen = results.steps_seen(options.eval_dir, steps)
+    own = set(seen[:: options.eval_every_k][index::num_evaluators])
+    return [prefix for step, prefix in zip(steps, prefixes) if step in own]
 
 
 class _Evaluator:

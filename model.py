@@ -10,6 +10,7 @@ Letters for shapes: E examples, T frames, F mel bands, C classes.
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tagger import checkpoints
-from tagger.hparams import MODEL_NAMES, Hparams
+from tagger.hparams import Hparams, check_model_name, describe_hparams
 from tagger.hparams import parse_hparams as parse_hparams  # As in the original.
 from tagger.layers import Convolution, FullyConnected
 from tagger.run_record import LAST_LAYER, trained_model
@@ -68,10 +69,7 @@ def define_model(
     Raises:
       ValueError: there is no such model.
     """
-    if model_name not in MODEL_NAMES:
-        raise ValueError(
-            f"--model must be one of {', '.join(MODEL_NAMES)}, but got '{model_name}'"
-        )
+    check_model_name(model_name)
     convolution = functools.partial(
         Convolution,
         batch_norm=bool(hparams.bn),
@@ -162,7 +160,7 @@ def ramp_up(network: keras.Model, num_updates: Callable[[], tf.Tensor]) -> None:
 
 
 def load_network(
-    prefix: str,
+    checkpoint: str,
     class_names: Sequence[str],
     *,
     model_name: str | None = None,
@@ -171,8 +169,11 @@ def load_network(
 ) -> tuple[keras.Model, Hparams]:
     """Builds a network and restores its weights from a checkpoint.
 
+    Prints the model and its hyperparameters to stderr.
+
     Args:
-      prefix: the checkpoint, `.../model.ckpt-N`, of this program or of the original.
+      checkpoint: `model.ckpt-N`, of this program or of the original; or a folder or
+        `best:EVAL_DIR`, see `checkpoints.find_checkpoint`.
       class_names: the C class names that it was trained with.
       model_name: a name that --model allows; None: that of the `hparams.json` beside
         the checkpoint, or the default.
@@ -184,15 +185,18 @@ def load_network(
       The model, and the hyperparameters of the model and its features.
 
     Raises:
-      CheckpointError: the checkpoint cannot be read, or does not fit the network.
+      CheckpointError: there is no such checkpoint, it cannot be read, or it does not
+        fit the network.
       ValueError: the checkpoint has other classes, or there is no such model.
     """
+    prefix = checkpoints.find_checkpoint(checkpoint, "checkpoint")
     model_name, hparams = trained_model(
         os.path.dirname(prefix),
         model_name=model_name,
         overrides=hparam_overrides or {},
         class_names=class_names,
     )
+    print(f"{prefix}: {describe_hparams(model_name, hparams)}", file=sys.stderr)
     network = define_model(
         model_name,
         num_classes=len(class_names),

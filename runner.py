@@ -117,9 +117,9 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "keep_checkpoints",
     0,
-    "Keep only this number of the newest checkpoints, plus the best one of each "
-    "evaluation whose eval_dir is inside train_dir; 0: as in the original, the newest "
-    "10,000 and one per 15 minutes.",
+    "Keep only this number of the newest checkpoints, plus the one that training "
+    "resumed from and the best one of each evaluation whose eval_dir is inside "
+    "train_dir; 0: as in the original, the newest 10,000 and one per 15 minutes.",
     lower_bound=0,
 )
 flags.DEFINE_integer(

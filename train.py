@@ -169,16 +169,11 @@ def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
         epoch_num_batches=options.epoch_num_batches or epoch_num_batches,
         max_steps=options.max_steps or max_steps,
     )
-    changed = [
-        f"{name}={value}"
-        for name, value in dataclasses.asdict(hparams).items()
-        if value != hparams_lib.FIELDS[name].default
-    ]
     print(
         platform.describe_platform(mixed_precision=options.mixed_precision),
         f"{clips}, {num_examples} examples; {plan.epoch_num_batches} batches of "
         f"{hparams.batch_size} per epoch; training to step {plan.max_steps}",
-        f"{model_name}, hyperparameters: {', '.join(changed) or 'defaults'}",
+        hparams_lib.describe_hparams(model_name, hparams),
         sep="\n",
         file=sys.stderr,
     )
@@ -381,6 +376,7 @@ def _save(trainer: Trainer, plan: Plan, workers: Distribution) -> None:
             trainer.network,
             trainer.optimizer,
             keep=plan.options.keep_checkpoints,
+            resumed_from=trainer.resumed_from,
         )
 
 

@@ -9,6 +9,8 @@ folder and flushed to disk. Then they are renamed, the index last.
 """
 
 import contextlib
+import itertools
+import math
 import os
 import pathlib
 import re
@@ -51,7 +53,7 @@ class CheckpointError(ValueError):
 
 
 class UnreadableError(CheckpointError):
-    """A checkpoint was deleted or is damaged."""
+    """A checkpoint does not exist, or is damaged."""
 
 
 def checkpoint_step(prefix: str) -> int:
@@ -86,7 +88,7 @@ def find_checkpoint(path: str, flag: str) -> str:
     Args:
       path: `model.ckpt-N`, a folder for its newest checkpoint, or `best:EVAL_DIR` for
         the checkpoint with the highest overall lwlrap of an evaluation.
-      flag: name of the flag with the path, for messages.
+      flag: name of the flag or argument with the path, for messages.
 
     Raises:
       CheckpointError: there is no checkpoint; the message names the flag.
@@ -101,7 +103,7 @@ def find_checkpoint(path: str, flag: str) -> str:
         return prefixes[-1]
     prefix = path.removesuffix(INDEX_SUFFIX)
     if not os.path.isfile(prefix + INDEX_SUFFIX):
-        raise CheckpointError(
+        raise UnreadableError(
             f"{flag}: there is no checkpoint {prefix} (no file {prefix}{INDEX_SUFFIX})"
         )
     return prefix
@@ -187,6 +189,7 @@ def save_training(
     optimizer: keras.optimizers.Optimizer,
     *,
     keep: int = 0,
+    resumed_from: str = "",
 ) -> str:
     """Saves a checkpoint to resume training from; see `save`."""
     step = int(optimizer.iterations.numpy())
@@ -196,7 +199,7 @@ def save_training(
         # In TensorFlow 1, the power before the first step is beta, not 1.
         for name, beta in ADAM_POWERS.items():
             values[name] = np.float32(getattr(optimizer, beta) ** (step + 1))
-    return save(directory, values, step, keep=keep)
+    return save(directory, values, step, keep=keep, resumed_from=resumed_from)
 
 
 def restore_training(
@@ -219,15 +222,23 @@ def restore_training(
     return [name for name in state if name not in found]
 
 
-def save(directory: str, values: Mapping[str, Any], step: int, *, keep: int = 0) -> str:
+def save(
+    directory: str,
+    values: Mapping[str, Any],
+    step: int,
+    *,
+    keep: int = 0,
+    resumed_from: str = "",
+) -> str:
     """Writes `model.ckpt-N` and the `checkpoint` state file; deletes old checkpoints.
 
     Args:
       directory: an existing folder.
       values: all variables or arrays of the checkpoint, by name.
       step: N.
-      keep: how many of the newest checkpoints are kept, besides the best ones of the
-        evaluations in sub-folders; 0: as in the original, see MAX_TO_KEEP.
+      keep: how many of the newest readable checkpoints are kept, besides the best ones
+        of the evaluations in sub-folders; 0: as in the original, see MAX_TO_KEEP.
+      resumed_from: prefix of a checkpoint that is kept, too.
 
     Returns:
       The prefix of the checkpoint.
@@ -251,8 +262,8 @@ def save(directory: str, values: Mapping[str, Any], step: int, *, keep: int = 0)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(path, os.path.join(directory, name + suffix))
-        _delete_old(directory, keep)
-        _write_state(directory)
+        _delete_old(directory, step, keep, resumed_from)
+        _write_state(directory, step)
     except (tf.errors.OpError, OSError) as error:
         reason = program.tensorflow_reason(error)
         raise OSError(
@@ -301,25 +312,41 @@ def check_space(
         )
 
 
-def _write_state(directory: str) -> None:
+def _list_until(directory: str, step: int) -> list[str]:
+    """Lists the checkpoints until a step that was just saved.
+
+    Training resumes from the newest checkpoint that can be read, so later ones are
+    damaged. They are neither counted nor deleted.
+    """
+    prefixes = list_checkpoints(directory)
+    return [prefix for prefix in prefixes if checkpoint_step(prefix) <= step]
+
+
+def _write_state(directory: str, step: int) -> None:
     """Lists the checkpoints for TensorFlow, as relative paths, so folders can move."""
-    names = [os.path.basename(prefix) for prefix in list_checkpoints(directory)]
+    names = [os.path.basename(prefix) for prefix in _list_until(directory, step)]
     lines = [f'model_checkpoint_path: "{names[-1]}"']
     lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
     write_whole(pathlib.Path(directory) / STATE_FILE, "\n".join(lines) + "\n")
 
 
-def _delete_old(directory: str, keep: int) -> None:
+def _delete_old(directory: str, step: int, keep: int, resumed_from: str) -> None:
     """Deletes old checkpoints; see `save`."""
-    prefixes = list_checkpoints(directory)[: -(keep or MAX_TO_KEEP)]
-    if not prefixes:
+    prefixes, number = _list_until(directory, step), keep or MAX_TO_KEEP
+    if len(prefixes) <= number:
         return
-    evaluations = pathlib.Path(directory).glob(f"**/{results.CONTENTS_FILE}")
-    found = [results.read_results(str(path.parent)) for path in evaluations]
-    best = {results.best_step(by_step) for by_step in found if by_step}
+    newest = reversed(prefixes)
+    if keep:  # Opening MAX_TO_KEEP checkpoints would take too long.
+        newest = filter(_is_whole, newest)
+    oldest_kept = next(itertools.islice(newest, number - 1, None), prefixes[0])
+    best = {
+        results.best_step(by_step)
+        for eval_dir in _eval_dirs(directory)
+        if (by_step := results.read_results(eval_dir))
+    }
     last_kept = -np.inf
-    for prefix in prefixes:
-        if checkpoint_step(prefix) in best:
+    for prefix in prefixes[: prefixes.index(oldest_kept)]:
+        if prefix == resumed_from or checkpoint_step(prefix) in best:
             continue
         written = os.path.getmtime(prefix + INDEX_SUFFIX)
         if not keep and written - last_kept >= KEEP_EVERY_SECONDS:
@@ -328,6 +355,35 @@ def _delete_old(directory: str, keep: int) -> None:
         # Without the index, the rest is not a checkpoint.
         for suffix in (INDEX_SUFFIX, DATA_SUFFIX):
             pathlib.Path(prefix + suffix).unlink(missing_ok=True)
+
+
+def _eval_dirs(directory: str) -> Iterator[str]:
+    """Yields each folder with results inside a folder, also behind symbolic links."""
+    visited = set()
+    for folder, subfolders, names in os.walk(directory, followlinks=True):
+        if (path := os.path.realpath(folder)) in visited:
+            subfolders.clear()  # A link may lead back to a folder that contains it.
+            continue
+        visited.add(path)
+        if results.CONTENTS_FILE in names:
+            yield folder
+
+
+def _is_whole(prefix: str) -> bool:
+    """Whether the index can be read, and the data have the length that it implies.
+
+    Unlike `restore`, this reads no data, and takes about a millisecond.
+    """
+    try:
+        with _open(prefix) as reader:
+            types = reader.get_variable_to_dtype_map()
+            size = sum(
+                types[name].size * math.prod(shape)
+                for name, shape in reader.get_variable_to_shape_map().items()
+            )
+            return os.path.getsize(prefix + DATA_SUFFIX) >= size
+    except UnreadableError:
+        return False
 
 
 def _delete_unfinished(directory: str) -> None:

@@ -329,9 +329,33 @@ def parse_overrides(text: str) -> dict[str, Any]:
     return overrides
 
 
+def check_model_name(model_name: str) -> None:
+    """Checks the name of a model.
+
+    Raises:
+      ValueError: there is no such model.
+    """
+    if model_name not in MODEL_NAMES:
+        raise ValueError(
+            f"model_name must be one of {', '.join(MODEL_NAMES)}, but got "
+            f"'{model_name}'"
+        )
+
+
 def model_hparams(model_name: str, overrides: Mapping[str, Any]) -> Hparams:
     """The defaults of a model, overridden by the given values."""
+    check_model_name(model_name)
     return Hparams(**MODEL_DEFAULTS[model_name] | overrides)
+
+
+def describe_hparams(model_name: str, hparams: Hparams) -> str:
+    """A line with the model and the values that differ from those of `Hparams`."""
+    changed = [
+        f"{name}={value}"
+        for name, value in dataclasses.asdict(hparams).items()
+        if value != FIELDS[name].default
+    ]
+    return f"{model_name}, hyperparameters: {', '.join(changed) or 'defaults'}"
 
 
 def parse_hparams(text: str) -> Hparams:

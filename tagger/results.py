@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from tagger.clips import InputProblems, composed, read_records, write_csv
 from tagger.progress import counted
 
 CONTENTS_FILE = "evaluated.json"  # describes what was evaluated
+SEEN_FILE = "steps-seen.txt"  # in the order in which evaluators first saw them
 SCORES_FILE = "scores-best.npz"  # labels and scores of the best step
 THRESHOLDS_FILE = "thresholds.csv"  # of the classes, for the best step
 THRESHOLDS_HEADER = ("class", "threshold")
@@ -48,6 +49,33 @@ def read_overall(text: str) -> float | None:
 def best_step(results: Mapping[int, float]) -> int:
     """The step with the highest overall lwlrap, or the latest of equal ones."""
     return max(results, key=lambda step: (results[step], step))
+
+
+def steps_seen(eval_dir: str, steps: Iterable[int]) -> list[int]:
+    """Adds the steps of the existing checkpoints to SEEN_FILE, and returns all.
+
+    Several evaluators can append to the file at once. A step counts where it appears
+    first, so they agree on the order.
+
+    Raises:
+      OSError: the file cannot be written; the message names it.
+    """
+    path = pathlib.Path(eval_dir) / SEEN_FILE
+    seen = _read_seen(path)
+    if new := [step for step in steps if step not in seen]:
+        try:
+            with open(path, "ab", buffering=0) as file:  # Writes all lines at once.
+                file.write("".join(f"{step}\n" for step in new).encode())
+        except OSError as error:
+            raise OSError(f"cannot write {path}: {error.strerror}") from None
+        seen = _read_seen(path)
+    return list(seen)
+
+
+def _read_seen(path: pathlib.Path) -> dict[int, None]:
+    """The steps in SEEN_FILE, in order, each once."""
+    text = path.read_text(errors="replace") if path.exists() else ""
+    return dict.fromkeys(int(word) for word in text.split() if word.isdecimal())
 
 
 def describe_run(eval_dir: str, train_dir: str, clips_crc32: int) -> str:

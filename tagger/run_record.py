@@ -88,13 +88,13 @@ def trained_model(
     """The model and the hyperparameters to use with the checkpoints in a directory.
 
     They come from the `hparams.json` beside the checkpoints. Checkpoints of the
-    original have no such file, and get the defaults. Values from the command line
-    override both. A line on stderr reports each that differs from the file.
+    original have no such file, and get the defaults. Given values override both. A line
+    on stderr reports a missing file, and each value that differs from the file.
 
     Args:
       directory: the folder of the checkpoints.
-      model_name: the value of --model; None: that of the file, or the default.
-      overrides: the values in --hparams, by name.
+      model_name: the name of the model; None: that of the file, or the default.
+      overrides: the given values, by name.
       class_names: the C names of the class map in use.
       resuming: whether training resumes. If so, the overrides must not change what the
         network computes.
@@ -106,11 +106,24 @@ def trained_model(
     path = pathlib.Path(directory) / HPARAMS_FILE
     record = read_record(directory)
     if record is None:
-        print(f"note: there is no {path}; using the defaults", file=sys.stderr)
+        if overrides:
+            text = (
+                f"note: there is no {path}; values that are not given are the defaults"
+            )
+        else:
+            text = (
+                f"warning: there is no {path}; using the defaults. The original stored "
+                f"no hyperparameters, and wrong values give wrong scores: repeat those "
+                f"of the training in --hparams (hparam_overrides in Python)"
+            )
+        print(text, file=sys.stderr)
         model_name = model_name or MODEL_NAMES[0]
         return model_name, model_hparams(model_name, overrides)
     if model_name not in (None, record.model):
-        raise ValueError(f"{path} has the model {record.model}, not {model_name}")
+        raise ValueError(
+            f"--model: the model (model_name in Python) is {record.model} in {path}, "
+            f"not {model_name}"
+        )
     check_class_map(directory, class_names)
     for name, value in overrides.items():
         trained = getattr(record.hparams, name)
@@ -123,12 +136,11 @@ def trained_model(
                 f"--train_dir, with warmstart=1 to start from their weights"
             )
         if not resuming and name not in MODEL_HPARAMS:
-            print(f"note: --hparams: {name} matters only in training", file=sys.stderr)
+            print(f"note: {name} matters only in training", file=sys.stderr)
             continue
         wrong = "" if resuming else "; scores will be wrong"
         print(
-            f"warning: --hparams: {name}={value} from the command line is used, not "
-            f"the {trained} of {path}{wrong}",
+            f"warning: {name}={value} is used, not the {trained} of {path}{wrong}",
             file=sys.stderr,
         )
     return record.model, dataclasses.replace(record.hparams, **overrides)
@@ -149,8 +161,8 @@ def check_class_map(directory: str, class_names: Sequence[str]) -> None:
         if trained != given
     ] or [f"it has {len(class_names)} classes, not {len(record.class_names)}"]
     raise ValueError(
-        f"--class_map_path: the class map differs from that of training, in "
-        f"{pathlib.Path(directory) / HPARAMS_FILE}: {differences[0]}"
+        f"--class_map_path: the class map (class_names in Python) differs from that of "
+        f"training, in {pathlib.Path(directory) / HPARAMS_FILE}: {differences[0]}"
     )
 
 

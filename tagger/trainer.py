@@ -45,6 +45,9 @@ class Trainer:
       optimizer: created in the same scope; it is built here.
       loss: a function of labels [E, C] and logits [E, C].
       strategy: has one or several replicas; the default strategy has one.
+
+    Attributes:
+      resumed_from: prefix of the checkpoint that `resume` restored, or "".
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Trainer:
         self.network = network
         self.optimizer = optimizer
         self.strategy = strategy
+        self.resumed_from = ""
         self._loss = loss
         with strategy.scope():
             optimizer.build(network.trainable_weights)
@@ -114,6 +118,7 @@ class Trainer:
                     f"optimizer, which start at 0; the first steps may be too large",
                     file=sys.stderr,
                 )
+            self.resumed_from = prefix
             return prefix
         raise checkpoints.CheckpointError(f"there is no checkpoint in {train_dir}")
 

@@ -144,16 +144,19 @@ def test_names_of_checkpoints():
         checkpoints.checkpoint_step("x/model.ckpt")
 
 
+def steps_in(directory) -> list[int]:
+    """The steps of the complete checkpoints in a folder."""
+    prefixes = checkpoints.list_checkpoints(directory)
+    return [checkpoints.checkpoint_step(prefix) for prefix in prefixes]
+
+
 def test_one_old_checkpoint_per_15_minutes_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "MAX_TO_KEEP", 2)
     for step in range(6):
         prefix = checkpoints.save(tmp_path, variables_of(x=1.0), step)
         os.utime(prefix + ".index", (600 * step, 600 * step))
     # With one per 10 minutes, the newest two and those of minutes 0 and 20 remain.
-    steps = [
-        checkpoints.checkpoint_step(p) for p in checkpoints.list_checkpoints(tmp_path)
-    ]
-    assert steps == [0, 2, 4, 5]
+    assert steps_in(tmp_path) == [0, 2, 4, 5]
 
 
 def write_evaluation(eval_dir, train_dir, **overall: float) -> None:
@@ -171,10 +174,49 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
     write_evaluation(tmp_path / "eval", tmp_path, s1=0.5, s2=0.8, s3=0.8)
     for step in range(7):
         checkpoints.save(tmp_path, variables_of(x=1.0), step, keep=2)
-    steps = [
-        checkpoints.checkpoint_step(p) for p in checkpoints.list_checkpoints(tmp_path)
-    ]
-    assert steps == [1, 3, 5, 6]
+    assert steps_in(tmp_path) == [1, 3, 5, 6]
+
+
+def test_the_best_checkpoint_of_a_linked_evaluation_is_kept(tmp_path):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    write_evaluation(elsewhere / "deep", run, s1=0.9, s2=0.8)
+    run.mkdir()
+    (run / "eval").symlink_to(elsewhere)
+    for name in ("loop", "again"):
+        (run / name).symlink_to(run)
+    (elsewhere / "back").symlink_to(tmp_path)
+    for step in range(5):
+        checkpoints.save(run, variables_of(x=1.0), step, keep=1)
+    assert steps_in(run) == [1, 4]
+
+
+def test_the_checkpoint_that_training_resumed_from_is_kept(tmp_path):
+    for step in range(4):
+        first = f"{tmp_path}/model.ckpt-0"
+        checkpoints.save(
+            tmp_path, variables_of(x=1.0), step, keep=2, resumed_from=first
+        )
+    assert steps_in(tmp_path) == [0, 2, 3]
+
+
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+@pytest.mark.parametrize("size", [0, -1])
+def test_damaged_checkpoints_do_not_count_as_kept(tmp_path, suffix, size):
+    for step in (10, 20, 30, 40):
+        prefix = checkpoints.save(tmp_path, variables_of(x=np.ones(99)), step)
+        if step in (20, 40):
+            path = pathlib.Path(prefix + suffix)
+            os.truncate(path, path.stat().st_size + size if size else 0)
+    # Training resumes from 30.
+    for step, kept in ((32, [10, 20, 30, 32, 40]), (33, [30, 32, 33, 40])):
+        checkpoints.save(tmp_path, variables_of(x=np.ones(99)), step, keep=3)
+        assert steps_in(tmp_path) == kept
+        newest = str(tmp_path / f"model.ckpt-{step}")
+        assert tf.train.latest_checkpoint(tmp_path) == newest
+        assert "ckpt-40" not in (tmp_path / "checkpoint").read_text()
+    checkpoints.save(tmp_path, variables_of(x=np.ones(99)), 40, keep=3)
+    assert steps_in(tmp_path) == [32, 33, 40]
+    checkpoints.restore(f"{tmp_path}/model.ckpt-40", variables_of(x=np.zeros(99)))
 
 
 def test_the_best_checkpoint_of_an_evaluation(tmp_path, capsys):

@@ -140,6 +140,25 @@ def test_the_later_of_equal_steps_is_best(dataset, trained, tmp_path, capsys):
     assert "0.999" in last
 
 
+def test_a_checkpoint_that_is_deleted_before_the_network_is_built_is_skipped(
+    dataset, run, tmp_path, capsys, monkeypatch
+):
+    find = checkpoints.find_checkpoint
+
+    def delete_and_find(path, flag):
+        for deleted in run.glob("model.ckpt-0.*"):
+            deleted.unlink()
+        return find(path, flag)
+
+    monkeypatch.setattr(checkpoints, "find_checkpoint", delete_and_find)
+    assert run_eval(dataset, run, tmp_path) == 0
+    assert evaluated_steps(tmp_path) == STEPS[1:]
+    errors = capsys.readouterr().err
+    assert "skipped: checkpoint: there is no checkpoint" in errors
+    # The hyperparameters are printed once for all checkpoints.
+    assert errors.count("mobilenet-v1, hyperparameters: mel_bands=16, ") == 1
+
+
 def test_a_second_evaluator_of_the_same_part_is_refused(
     dataset, trained, eval_dir, capsys
 ):
@@ -172,23 +191,71 @@ def test_two_evaluators_share_the_checkpoints(dataset, trained, tmp_path):
     assert evaluated_steps(tmp_path) == STEPS
 
 
+def run_of_steps(folder, *steps: int):
+    """A folder that looks as if it had only checkpoints of these steps."""
+    folder.mkdir(exist_ok=True)
+    for path in folder.glob("model.ckpt-*"):
+        path.unlink()
+    for step in steps:
+        for suffix in (checkpoints.INDEX_SUFFIX, checkpoints.DATA_SUFFIX):
+            (folder / f"model.ckpt-{step}{suffix}").touch()
+
+
+def own_steps(tmp_path, **values) -> list[int]:
+    """The steps that an evaluator chooses from tmp_path / "run"."""
+    folders = dict(train_dir=str(tmp_path / "run"), eval_dir=str(tmp_path))
+    chosen = evaluation._own_checkpoints(options(**folders, **values))
+    return [checkpoints.checkpoint_step(prefix) for prefix in chosen]
+
+
 @pytest.mark.parametrize(
     ("every_k", "shard", "expected"),
     [
-        (1, (0, 1), "abcdefg"),
-        (3, (0, 1), "adg"),
-        (1, (0, 2), "aceg"),
-        (1, (1, 2), "bdf"),
-        (2, (1, 2), "cg"),
-        (9, (1, 2), ""),
+        (1, (0, 1), [0, 7, 200, 300, 400, 500, 555]),
+        (3, (0, 1), [0, 300, 555]),
+        (1, (0, 2), [0, 200, 400, 555]),
+        (1, (1, 2), [7, 300, 500]),
+        (2, (1, 2), [200, 555]),
+        (9, (1, 2), []),
     ],
 )
-def test_checkpoints_of_an_evaluator(every_k, shard, expected, monkeypatch):
-    monkeypatch.setattr(checkpoints, "list_checkpoints", lambda _: list("abcdefg"))
-    chosen = evaluation._own_checkpoints(
-        options(eval_every_k=every_k, eval_shard=shard)
-    )
-    assert "".join(chosen) == expected
+def test_checkpoints_of_an_evaluator(every_k, shard, expected, tmp_path):
+    run_of_steps(tmp_path / "run", 0, 7, 200, 300, 400, 500, 555)
+    flags = dict(eval_every_k=every_k, eval_shard=shard)
+    assert own_steps(tmp_path, **flags) == expected
+    assert own_steps(tmp_path, **flags) == expected
+    # Deleting some does not change which of the others are chosen.
+    run_of_steps(tmp_path / "run", 300, 400, 500, 555)
+    if every_k > 1 or shard[1] > 1:
+        remaining = [step for step in expected if step >= 300]
+        assert own_steps(tmp_path, **flags) == remaining
+
+
+def test_every_kth_checkpoint_is_evaluated_while_old_ones_are_deleted(tmp_path):
+    chosen = set()
+    for step in range(0, 1300, 100):
+        run_of_steps(tmp_path / "run", *range(max(0, step - 100), step + 1, 100))
+        chosen.update(own_steps(tmp_path, eval_every_k=5))
+    assert chosen == {0, 500, 1000}
+
+
+def test_evaluators_agree_on_their_parts_while_old_checkpoints_are_deleted(tmp_path):
+    chosen = [[], []]
+    for newest in (3, 6, 9):
+        for part in (1, 0):  # In between, a checkpoint is deleted and one is added.
+            steps = range(newest - part - 2, newest - part + 1)
+            run_of_steps(tmp_path / "run", *steps)
+            chosen[part] += own_steps(tmp_path, eval_shard=(part, 2))
+    assert set(chosen[0]).isdisjoint(chosen[1])
+    assert chosen[0] == [2, 4, 6, 8]
+    assert chosen[1] == [1, 3, 5, 7]
+
+
+def test_a_list_of_seen_steps_that_cannot_be_written_is_named(tmp_path):
+    run_of_steps(tmp_path / "run", 0)
+    (tmp_path / "steps-seen.txt").symlink_to(tmp_path / "none" / "steps-seen.txt")
+    with pytest.raises(OSError, match=f"cannot write {tmp_path}/steps-seen.txt"):
+        own_steps(tmp_path, eval_every_k=2)
 
 
 def test_waits_for_new_and_changed_checkpoints(run, tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ import tensorflow as tf
 from helpers import GOLDEN, seeded_weights
 
 import model
-from tagger import checkpoints, layers
-from tagger.hparams import Hparams, parse_hparams
+from tagger import checkpoints, layers, results, run_record
+from tagger.hparams import Hparams, model_hparams, parse_hparams
 
 pytestmark = pytest.mark.usefixtures("whole_network")
 # Layer, activation shape, weights and multiplies, as published for the baseline.
@@ -395,6 +395,65 @@ def test_clip_scores_are_means_across_batches():
     assert list(model.clip_scores(score, [])) == []
 
 
-def test_another_model_is_an_error():
-    with pytest.raises(ValueError, match="--model must be one of mobilenet-v1"):
+@pytest.fixture
+def yamnet_run(tmp_path, monkeypatch):
+    """A run of a small yamnet. The folder above it has the record of another run."""
+    rows = model.MOBILENET_V1[:2]  # Others would only take more time.
+    monkeypatch.setattr(model, "MOBILENET_V1", rows)
+    run, eval_dir = tmp_path / "run", tmp_path / "run" / "eval"
+    eval_dir.mkdir(parents=True)
+    values = {"class_names": ["a", "b"], "hparams": Hparams()}
+    run_record.write_hparams(str(tmp_path), model_name="mobilenet-v1", **values)
+    values["hparams"] = model_hparams("yamnet", {"global_pool": "max"})
+    run_record.write_hparams(str(run), model_name="yamnet", **values)
+    network = model.define_model("yamnet", num_classes=2, hparams=values["hparams"])
+    for step in (3, 7):
+        for variable in network.weights:
+            variable.assign(tf.fill(variable.shape, float(step)))
+        checkpoints.save(run, checkpoints.network_variables(network), step)
+    contents = results.describe_run(str(eval_dir), str(run), 0)
+    (eval_dir / results.CONTENTS_FILE).write_text(contents)
+    results.marker_path(str(eval_dir), 7).write_text("Overall lwlrap = 0.900000\n")
+    return run
+
+
+def test_a_network_is_loaded_from_all_that_names_a_checkpoint(yamnet_run, capsys):
+    prefix = yamnet_run / "model.ckpt-7"
+    forms = [prefix, f"{prefix}.index", yamnet_run, f"{yamnet_run}/"]
+    for form in [*forms, f"best:{yamnet_run}/eval"]:
+        network, hparams = model.load_network(form, ["a", "b"])
+        assert network.name == "yamnet"
+        assert hparams == model_hparams("yamnet", {"global_pool": "max"})
+        for array in network.get_weights():
+            np.testing.assert_array_equal(array, 7)
+        errors = capsys.readouterr().err
+        line = f"{prefix}: yamnet, hyperparameters: mel_bands=64, mel_min_hz=125.0, "
+        assert errors.count(line) == 1
+        assert errors.count("best of") == str(form).startswith("best:")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "changes", "message"),
+    [
+        ("none", {}, "^checkpoint: .* run/none"),
+        ("eval", {}, "^checkpoint: .* run/eval"),
+        ("", {"class_names": ["a", "c"]}, "class_names .*class 1 is c, not b"),
+        ("", {"model_name": "mobilenet-v1"}, "model_name .*yamnet .*mobilenet-v1"),
+    ],
+)
+def test_the_argument_of_load_network_is_named(
+    yamnet_run, monkeypatch, checkpoint, changes, message
+):
+    monkeypatch.chdir(yamnet_run.parent)
+    arguments = {"checkpoint": f"run/{checkpoint}", "class_names": ["a", "b"]}
+    with pytest.raises(ValueError, match=message):
+        model.load_network(**arguments | changes)
+
+
+def test_another_model_is_an_error(yamnet_run):
+    message = "^model_name must be one of mobilenet-v1, yamnet, but got 'resnet'"
+    with pytest.raises(ValueError, match=message):
         model.define_model("resnet", num_classes=2, hparams=Hparams())
+    (yamnet_run / run_record.HPARAMS_FILE).unlink()
+    with pytest.raises(ValueError, match=message):
+        model.load_network(str(yamnet_run), ["a", "b"], model_name="resnet")

@@ -77,7 +77,11 @@ def test_every_program_takes_the_best_checkpoint(dataset, trained, tmp_path, cap
     ]
     for use in uses:
         use()
-        assert "step 2, overall lwlrap 0.900000\n" in capsys.readouterr().err
+        output = capsys.readouterr()
+        assert "step 2, overall lwlrap 0.900000\n" in output.err
+        # Each prints the hyperparameters that differ from the defaults, once.
+        assert output.err.count("mobilenet-v1, hyperparameters: mel_bands=16, ") == 1
+        assert "hyperparameters" not in output.out
     for name in ("p.csv", "model.ckpt-1.index", "export", "pack"):
         assert (out / name).exists()
     shutil.rmtree(out)
@@ -99,4 +103,4 @@ def test_training_keeps_the_best_checkpoint_of_an_evaluation(dataset, tmp_path):
     best = results.best_step(results.read_results(eval_dir))
     assert run_main(dataset.train_flags(run, max_steps=4, **flags)) == 0
     kept = {int(path.stem.split("-")[1]) for path in run.glob("model.ckpt-*.index")}
-    assert kept == {best, 3, 4}
+    assert kept == {best, 1, 3, 4}  # It was resumed from 1.

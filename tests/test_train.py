@@ -98,7 +98,7 @@ def test_a_resumed_run_keeps_its_hyperparameters(dataset, trained, tmp_path, cap
     assert run_main(dataset.train_flags(run, max_steps=7, hparams="lr=1e-4")) == 0
     output = capsys.readouterr()
     assert f"resuming from {run}/model.ckpt-5" in output.err
-    assert "lr=0.0001 from the command line is used, not the 0.001" in output.err
+    assert "warning: lr=0.0001 is used, not the 0.001" in output.err
     assert list(losses_of(output.out)) == [6, 7]
     assert checkpoints.list_checkpoints(run)[-1].endswith("model.ckpt-7")
     record = json.loads((run / "hparams.json").read_text())
@@ -130,6 +130,31 @@ def test_a_damaged_newest_checkpoint_is_skipped(dataset, trained, tmp_path, caps
     assert "model.ckpt-5 cannot be read" in errors
     assert "resuming from" in errors
     assert "already at step 4" in errors
+
+
+def test_a_damaged_newest_checkpoint_is_not_one_of_those_that_are_kept(
+    dataset, trained, tmp_path, capsys
+):
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "model.ckpt-5.index").rename(run / "model.ckpt-50.index")
+    (run / "model.ckpt-5.data-00000-of-00001").rename(
+        run / "model.ckpt-50.data-00000-of-00001"
+    )
+    with open(run / "model.ckpt-50.data-00000-of-00001", "r+b") as file:
+        file.write(bytes(1000))  # The length is as before.
+    flags = {"max_steps": 7, "checkpoint_steps": 1, "keep_checkpoints": 1}
+    assert run_main(dataset.train_flags(run, **flags)) == 0
+    errors = capsys.readouterr().err
+    assert f"resuming from {run}/model.ckpt-4" in errors
+    assert f"done at step 7; checkpoint model.ckpt-7 is in {run}" in errors
+    prefixes = checkpoints.list_checkpoints(run)
+    assert [checkpoints.checkpoint_step(p) for p in prefixes] == [4, 7, 50]
+    assert tf.train.latest_checkpoint(run) == str(run / "model.ckpt-7")
+    # The next process may delete the checkpoint that this one started from.
+    flags["max_steps"] = 9
+    assert run_main(dataset.train_flags(run, **flags)) == 0
+    prefixes = checkpoints.list_checkpoints(run)
+    assert [checkpoints.checkpoint_step(p) for p in prefixes] == [7, 9, 50]
 
 
 def test_a_warm_start_restores_only_trainable_variables(
