@@ -39,6 +39,7 @@ python=${PYTHON:-$PWD/.venv/bin/python}
   --eval_clip_dir "$out/data/audio" --eval_csv_path "$out/data/clips_validation.csv" \
   --train_dir "$out/run" --eval_dir "$out/run/eval" --eval_timeout_secs 0
 "$python" -m tools.report "$out/run/eval" --clip_dir "$out/data/audio"
-first=$(find "$sounds" -type f -name '[^.]*' | sort | head -n 1)
-"$python" -m tools.tag "best:$out/run/eval" "$first" \
+first=$("$python" -c 'import csv, sys; print(next(csv.DictReader(sys.stdin))["recording"])' \
+  <"$out/data/clips.csv")
+"$python" -m tools.tag "best:$out/run/eval" "$sounds/$first" \
   --thresholds "$out/run/eval/thresholds.csv"

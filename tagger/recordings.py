@@ -173,12 +173,7 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
       ValueError: the file cannot be read, is cut off, or has samples that are not
         finite; the message names it.
     """
-    if not os.path.isfile(path):
-        raise ValueError(f"{path}: there is no such file")
-    if not os.access(path, os.R_OK):
-        raise ValueError(f"{path}: there is no permission to read it")
-    if not os.path.getsize(path):
-        raise ValueError(f"{path}: is empty")
+    check_file(path)
     try:
         with _opened(path) as file:
             if file.samplerate not in RATES:
@@ -194,6 +189,16 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
         if os.path.splitext(path)[1].lower() in UNREADABLE_EXTENSIONS:
             reason += " Convert it first, as with: ffmpeg -i in.m4a out.flac"
         raise ValueError(f"{path}: libsndfile cannot decode it: {reason}") from None
+
+
+def check_file(path: str) -> None:
+    """Raises a ValueError if a file does not exist, cannot be read, or is empty."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: there is no such file")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{path}: there is no permission to read it")
+    if not os.path.getsize(path):
+        raise ValueError(f"{path}: is empty")
 
 
 def _mono_blocks(file: soundfile.SoundFile, path: str) -> Iterator[np.ndarray]:

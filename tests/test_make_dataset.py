@@ -1,5 +1,9 @@
 """Making a data set from recordings."""
 
+import os
+import pathlib
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
@@ -33,6 +37,39 @@ def sounds(tmp_path):
 def make(sounds, out, csv="", clip_seconds=NO_CUT, skip=False) -> list[str]:
     found = make_dataset.find_recordings(str(sounds), str(csv))
     return make_dataset.make_dataset(found, out, clip_seconds=clip_seconds, skip=skip)
+
+
+def files_in(folder: pathlib.Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def new_files(folder, sounds, *arguments) -> dict[str, bytes]:
+    """The files of a new data set."""
+    shutil.rmtree(folder / "new", ignore_errors=True)
+    make(sounds, folder / "new", *arguments)
+    return files_in(folder / "new")
+
+
+def check_equals_new(out, sounds, *arguments) -> None:
+    """Checks that OUT has the files of a new data set, byte for byte."""
+    assert files_in(out) == new_files(out.parent, sounds, *arguments)
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[str]:
+    """The file names of recordings that were decoded to check them."""
+    names = []
+
+    def measure(path, measure=make_dataset.measure):
+        names.append(os.path.basename(path))
+        return measure(path)
+
+    monkeypatch.setattr(make_dataset, "measure", measure)
+    return names
 
 
 def fields_of(out) -> list[tuple[str, ...]]:
@@ -104,20 +141,162 @@ def test_long_recordings_are_cut_into_equal_clips(sounds, tmp_path, capsys):
 def test_further_recordings_are_added(sounds, tmp_path, capsys):
     out = tmp_path / "out"
     make(sounds, out)
-    before = fields_of(out)
     times = {path: path.stat().st_mtime_ns for path in (out / "audio").iterdir()}
     (sounds / "Ant").mkdir()
     soundfile.write(sounds / "Ant" / "1.wav", noise(1), 44100)
     make(sounds, out)
-    assert "1 recording added; 3 were already there" in capsys.readouterr().out
-    assert fields_of(out) == [*before, ("Ant__1.wav.wav", "Ant", "Ant/1.wav")]
-    assert read_class_map(str(out / "class_map.csv")) == [
-        "Ant",
-        'Bär "x"',
-        "Dog",
-        "Rain",
-    ]
+    expected = "1 added, 0 relabelled, 0 changed, 0 removed, 3 unchanged"
+    assert expected in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in times} == times
+    names = ["Ant", 'Bär "x"', "Dog", "Rain"]
+    assert read_class_map(str(out / "class_map.csv")) == names
+    check_equals_new(out, sounds)
+
+
+def rename_label(sounds, out):
+    (sounds / 'Bär "x"').rename(sounds / "Bear")
+
+
+def move(sounds, out):
+    (sounds / 'Bär "x"' / "1.wav").rename(sounds / "Dog, Rain" / "1.wav")
+
+
+def replace(sounds, out):
+    """The new file has the size and the modification time of the old one."""
+    path = sounds / 'Bär "x"' / "1.wav"
+    status = path.stat()
+    soundfile.write(path, noise(1)[::-1], 44100)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+
+
+def exchange(sounds, out):
+    """Only the times of the inodes differ."""
+    first, second = sounds / 'Bär "x"' / "1.wav", sounds / "Dog, Rain" / "2.wav"
+    first.rename(sounds / "third.wav")
+    second.rename(first)
+    (sounds / "third.wav").rename(second)
+
+
+def touch(sounds, out):
+    os.utime(sounds / 'Bär "x"' / "1.wav", (0, 0))
+
+
+def delete(sounds, out):
+    (sounds / 'Bär "x"' / "1.wav").unlink()
+
+
+def delete_clip(sounds, out):
+    (out / "audio" / 'Bär "x"__1.wav.wav').unlink()
+
+
+def shorten_clip(sounds, out):
+    path = out / "audio" / "Dog, Rain__a b.flac.wav"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def delete_manifest(sounds, out):
+    """As if a former version had made the data set."""
+    delete(sounds, out)
+    (out / make_dataset.MANIFEST).unlink()
+
+
+def damage_manifest(sounds, out):
+    """Its last line is incomplete."""
+    path = out / make_dataset.MANIFEST
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("change", "numbers", "expected"),
+    [
+        (rename_label, (2, 0, 0, 2, 2), ["1.wav", "ü.mp3"]),
+        (move, (1, 0, 0, 1, 3), ["1.wav"]),
+        (replace, (0, 0, 1, 0, 3), ["1.wav"]),
+        (exchange, (0, 0, 2, 0, 2), ["1.wav", "2.wav"]),
+        (touch, (0, 0, 0, 0, 4), []),
+        (delete, (0, 0, 0, 1, 3), []),
+        (delete_clip, (0, 0, 1, 0, 3), []),
+        (shorten_clip, (0, 0, 1, 0, 3), []),
+        (delete_manifest, (0, 0, 3, 1, 0), ["2.wav", "a b.flac", "ü.mp3"]),
+        (damage_manifest, (0, 0, 1, 0, 3), ["a b.flac"]),
+    ],
+)
+def test_changes_are_followed(
+    sounds, tmp_path, decoded, capsys, change, numbers, expected
+):
+    out = tmp_path / "out"
+    soundfile.write(sounds / "Dog, Rain" / "2.wav", noise(1) / 2, 44100)
+    for path in (sounds / 'Bär "x"' / "1.wav", sounds / "Dog, Rain" / "2.wav"):
+        os.utime(path, (1e9, 1e9))
+    make(sounds, out)
+    change(sounds, out)
+    for count in (numbers, (0, 0, 0, 0, sum(numbers) - numbers[3])):
+        decoded.clear()
+        capsys.readouterr()
+        make(sounds, out)
+        kinds = ("added", "relabelled", "changed", "removed", "unchanged")
+        text = ", ".join(f"{n} {kind}" for n, kind in zip(count, kinds))
+        assert capsys.readouterr().out.startswith(f"recordings: {text}; {out} has ")
+        assert sorted(decoded) == (expected if count == numbers else [])
+        check_equals_new(out, sounds)
+
+
+def test_another_clip_length(sounds, tmp_path, decoded, capsys):
+    """One recording has a silent clip."""
+    out = tmp_path / "out"
+    samples = np.concatenate([noise(1.2), np.zeros([44100, 1])])
+    soundfile.write(sounds / "Dog, Rain" / "c.wav", samples, 44100)
+    make(sounds, out, "", 0.7)
+    assert sorted(decoded) == ["1.wav", "a b.flac", "c.wav", "ü.mp3"]
+    # The recordings have 1, 2, 2.2 and 3 s.
+    for seconds, changed in ((0.72, 0), (0.4, 4), (2.1, 4), (NO_CUT, 2), (0.7, 4)):
+        decoded.clear()
+        capsys.readouterr()
+        make(sounds, out, "", seconds)
+        assert f" 0 added, 0 relabelled, {changed} changed" in capsys.readouterr().out
+        assert decoded == []
+        check_equals_new(out, sounds, "", seconds)
+
+
+def test_other_files_are_kept(sounds, tmp_path):
+    out = tmp_path / "out"
+    make(sounds, out)
+    names = ("audio/mine.wav", "mine.txt", "clips_train.csv")
+    for name in names:
+        (out / name).write_text("mine")
+    rename_label(sounds, out)
+    make(sounds, out)
+    for name in names:
+        assert (out / name).read_text() == "mine"
+        (out / name).unlink()
+    check_equals_new(out, sounds)
+
+
+def test_sounds_that_are_missing_change_nothing(sounds, tmp_path):
+    make(sounds, tmp_path / "out")
+    before = files_in(tmp_path / "out")
+    shutil.rmtree(sounds)
+    with pytest.raises(FileNotFoundError, match="SOUNDS: there is no folder"):
+        make(sounds, tmp_path / "out")
+    sounds.mkdir()
+    with pytest.raises(ValueError, match="SOUNDS: there are no recordings"):
+        make(sounds, tmp_path / "out", skip=True)
+    assert files_in(tmp_path / "out") == before
+
+
+def test_a_recording_that_becomes_unusable(sounds, tmp_path, capsys):
+    out = tmp_path / "out"
+    make(sounds, out)
+    before = files_in(out)
+    (sounds / 'Bär "x"' / "1.wav").write_text("text")
+    with pytest.raises(InputProblems, match="1.wav: libsndfile"):
+        make(sounds, out)
+    assert files_in(out) == before
+    (problem,) = make(sounds, out, skip=True)
+    assert "1.wav: libsndfile" in problem
+    assert "0 changed, 1 removed, 2 unchanged" in capsys.readouterr().out
+    check_equals_new(out, sounds, "", NO_CUT, True)
 
 
 def test_all_problems_are_reported_at_once(sounds, tmp_path):
@@ -192,27 +371,85 @@ def test_recordings_with_unusable_names_are_skipped(sounds, tmp_path):
     assert len(fields_of(tmp_path / "out")) == 3
 
 
-@pytest.mark.parametrize("error", [ValueError("changed"), KeyboardInterrupt()])
-def test_finished_recordings_are_kept(sounds, tmp_path, monkeypatch, error):
-    audio = tmp_path / "out" / "audio"
-    audio.mkdir(parents=True)
-    (audio / ".a.wav.0123.tmp").touch()
+def test_finished_recordings_are_kept(sounds, tmp_path, monkeypatch, decoded):
+    def write_clips(recording, audio, write=make_dataset.write_clips):
+        if recording.name.endswith("b.flac"):
+            raise ValueError("changed")
+        return write(recording, audio)
 
-    def write_clips(usable, audio, write=make_dataset.write_clips):
-        if usable.recording.name.endswith("b.flac"):
-            raise error
-        return write(usable, audio)
-
+    out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(make_dataset, "write_clips", write_clips)
-        if isinstance(error, ValueError):
-            assert make(sounds, tmp_path / "out") == ["changed"]
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                make(sounds, tmp_path / "out")
-    assert len(fields_of(tmp_path / "out")) == 2
-    assert make(sounds, tmp_path / "out") == []
-    assert len(fields_of(tmp_path / "out")) == len(list(audio.iterdir())) == 3
+        with pytest.raises(InputProblems, match="^changed$"):
+            make(sounds, out)
+    assert not (out / "clips.csv").exists()
+    times = {path: path.stat().st_mtime_ns for path in (out / "audio").iterdir()}
+    assert len(times) == 2
+    decoded.clear()
+    make(sounds, out)
+    assert decoded == []
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    check_equals_new(out, sounds)
+
+
+class Killed(BaseException):
+    """The process is killed."""
+
+
+def kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Lets all calls fail that replace or delete a file, from this one on."""
+    calls = []
+
+    def failing(function):
+        def call(*arguments, **options):
+            calls.append(function)
+            if len(calls) >= number:
+                raise Killed
+            return function(*arguments, **options)
+
+        return call
+
+    patch.setattr(os, "cpu_count", lambda: 1)  # one thread
+    for name in ("replace", "unlink"):
+        patch.setattr(os, name, failing(getattr(os, name)))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_can_be_killed_at_any_time(sounds, tmp_path, monkeypatch, first):
+    """It is run again with the same recordings, or with those before the change."""
+    changed, earlier, out = tmp_path / "changed", tmp_path / "earlier", tmp_path / "out"
+    shutil.copytree(sounds, changed)
+    rename_label(changed, out)
+    # Its only clip has the name and the size of a clip of another recording.
+    samples = noise(2, 48000, 2)[::-1]
+    soundfile.write(changed / "Dog, Rain__a b.flac", samples, 48000)
+    csv = tmp_path / "labels.csv"
+    names = ("Bear/1.wav", "Bear/deep/ü.mp3", '"Dog, Rain__a b.flac"')
+    csv.write_text("fname,labels\n" + "".join(f"{name},Wet\n" for name in names))
+    if not first:
+        make(sounds, earlier)
+    next_runs = [((changed, csv), new_files(tmp_path, changed, csv))]
+    next_runs += [((sounds,), new_files(tmp_path, sounds))]
+    number, killed = 0, True
+    while killed:
+        number += 1
+        for (folder, *arguments), expected in next_runs:
+            shutil.rmtree(out, ignore_errors=True)
+            if not first:
+                shutil.copytree(earlier, out)
+            with monkeypatch.context() as patch:
+                kill_at(patch, number)
+                try:
+                    make(changed, out, csv)
+                    killed = False
+                except Killed:
+                    pass
+            if (out / "clips.csv").exists():
+                clips = {fields[0] for fields in fields_of(out)}
+                assert clips <= set(os.listdir(out / "audio"))
+            make(folder, out, *arguments)
+            assert files_in(out) == expected
+    assert number > 8
 
 
 @pytest.mark.parametrize("name", ["a\u00a0b\u3000c.wav", "\u200b\ue000.wav"])
@@ -221,15 +458,6 @@ def test_ordinary_names_are_kept(tmp_path, name):
     soundfile.write(tmp_path / "sounds" / "Dog" / name, noise(1), 44100)
     make(tmp_path / "sounds", tmp_path / "out")
     assert fields_of(tmp_path / "out") == [(f"Dog__{name}.wav", "Dog", f"Dog/{name}")]
-
-
-def test_clips_of_earlier_recordings_are_not_replaced(sounds, tmp_path):
-    make(sounds, tmp_path / "out")
-    soundfile.write(sounds / "Dog, Rain__a b.flac", noise(1), 44100)
-    csv = tmp_path / "labels.csv"
-    csv.write_text('fname,labels\n"Dog, Rain__a b.flac",Dog\n')
-    with pytest.raises(InputProblems, match="clips of Dog, Rain/a b.flac"):
-        make(sounds, tmp_path / "out", csv)
 
 
 def test_another_clips_csv_is_an_error(sounds, tmp_path):
@@ -250,6 +478,40 @@ def test_labels_from_a_csv(sounds, tmp_path):
     )
     make(sounds, tmp_path / "out", csv)
     assert [labels for _, labels, _ in fields_of(tmp_path / "out")] == ["Wet", "é,f"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "start,end",
+        "Begin Time (s),End Time (s)",
+        "onset,offset",
+        "event_onset,event_offset",
+        "Start_Time, ENDTIME",
+        "start_seconds,end_seconds",
+        "Start (s),End (s)",
+        "t_start,stop",
+    ],
+)
+def test_times_in_a_csv_are_an_error(sounds, tmp_path, names):
+    csv = tmp_path / "labels.csv"
+    # The file of an annotated recording is named several times.
+    csv.write_text(f"{names},fname,labels\n" + "0,1,Dog/a.wav,Wet\n" * 2)
+    with pytest.raises(ValueError) as error:
+        make(sounds, tmp_path / "out", csv)
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"{csv}: ")
+    assert ", ".join(name.strip() for name in names.split(",")) in line
+    assert "fname and labels" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_columns_of_a_csv_are_ignored(sounds, tmp_path):
+    csv = tmp_path / "labels.csv"
+    header = "fname,labels,recording time,weekend,start_date,Begin File,sender,s"
+    csv.write_text(header + '\n"Dog, Rain/a b.flac",Wet,,,,,,\n')
+    make(sounds, tmp_path / "out", csv)
+    assert len(fields_of(tmp_path / "out")) == 1
 
 
 def test_unprintable_labels_are_an_error(sounds, tmp_path):
@@ -273,24 +535,21 @@ def test_a_csv_that_names_a_recording_twice(sounds, tmp_path):
         make(sounds, tmp_path / "out", csv)
 
 
-def test_changed_labels_are_an_error(sounds, tmp_path):
-    csv = tmp_path / "labels.csv"
-    csv.write_text('fname,labels\n"Dog, Rain/a b.flac","Wet,Dog"\n')
-    make(sounds, tmp_path / "out", csv)
-    csv.write_text('fname,labels\n"Dog, Rain/a b.flac","Dog,Wet"\n')
-    assert make(sounds, tmp_path / "out", csv) == []
-    csv.write_text('fname,labels\n"Dog, Rain/a b.flac",Cat\n')
-    with pytest.raises(InputProblems, match="its labels are Cat, but Wet,Dog"):
-        make(sounds, tmp_path / "out", csv)
-
-
-def test_recordings_that_are_no_longer_there_are_noted(sounds, tmp_path, capsys):
-    make(sounds, tmp_path / "out")
-    (sounds / 'Bär "x"' / "1.wav").rename(sounds / "Dog, Rain" / "1.wav")
-    make(sounds, tmp_path / "out")
-    (note,) = capsys.readouterr().err.splitlines()
-    assert note.startswith("note: 1 recording")
-    assert 'Bär "x"/1.wav' in note
+def test_changed_labels_are_followed(sounds, tmp_path, decoded, capsys):
+    out, csv = tmp_path / "out", tmp_path / "labels.csv"
+    header = 'fname,labels\n"Bär ""x""/1.wav",Wet\n'
+    csv.write_text(header + '"Dog, Rain/a b.flac","Wet,Dog"\n')
+    make(sounds, out, csv)
+    for labels, text in (("Dog,Wet", " 0 relabelled"), ("Cat", " 1 relabelled")):
+        decoded.clear()
+        csv.write_text(header + f'"Dog, Rain/a b.flac","{labels}"\n')
+        make(sounds, out, csv)
+        assert text in capsys.readouterr().out.splitlines()[-1]
+        assert decoded == []
+        check_equals_new(out, sounds, csv)
+    make(sounds, out)
+    assert "1 added, 2 relabelled, 0 changed" in capsys.readouterr().out
+    check_equals_new(out, sounds)
 
 
 def test_a_folder_with_other_files_is_an_error(sounds, tmp_path):

@@ -224,6 +224,18 @@ def test_sounds_are_found_by_their_extensions(tmp_path):
     assert num_others == 1
 
 
+def test_symbolic_links_are_followed(tmp_path):
+    store, sounds = tmp_path / "store", tmp_path / "sounds"
+    (store / "deep").mkdir(parents=True)
+    (store / "deep" / "1.wav").touch()
+    (store / "back").symlink_to(sounds)
+    sounds.mkdir()
+    (sounds / "a.wav").symlink_to(store / "deep" / "1.wav")
+    (sounds / "b").symlink_to(store)
+    found, _ = recordings.find_sounds(str(sounds))
+    assert [name for _, name in found] == ["a.wav", "b/deep/1.wav"]
+
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     (tmp_path / "b").mkdir()
 

@@ -9,70 +9,82 @@ the recordings in SOUNDS and their labels instead.
 
 This writes OUT/audio/*.wav (16 bit, 44.1 kHz, mono), OUT/clips.csv with the columns
 fname, labels and recording, and OUT/class_map.csv. All recordings are checked first. If
-some cannot be used, all of these are reported, and nothing is written. Recordings that
-are in OUT/clips.csv already, by their paths below SOUNDS, are skipped, so that further
-ones can be added.
+some cannot be used, all of these are reported, and nothing is written.
+
+The next run follows recordings that were added, relabelled, changed or removed: OUT
+becomes equal to a new data set. Unchanged recordings are not decoded again.
 """
 
+import contextlib
+import hashlib
 import itertools
+import json
 import os
 import pathlib
 import posixpath
+import re
 import sys
 import wave
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
 from tagger import program, recordings
-from tagger.clips import InputProblems, parse_labels, read_rows, write_csv
-from tagger.files import atomic, locked, make_folder
+from tagger.clips import (
+    InputProblems,
+    Row,
+    parse_labels,
+    read_records,
+    read_rows,
+    write_csv,
+)
+from tagger.files import atomic, locked, make_folder, write_whole
 from tagger.hparams import SAMPLE_RATE
 from tagger.progress import counted, in_parallel, print_result, printable
 
 FLAGS = flags.FLAGS
 HEADER = ("fname", "labels", "recording")
+MANIFEST = ".recordings.jsonl"  # describes the recordings and their clips
 LOCK_FILE = ".lock"
 FULL_SCALE = 2**15  # as in inputs.py: 16-bit samples are multiples of 1 / FULL_SCALE
 MAX_INT16 = FULL_SCALE - 1
 MAX_CLIP_SECONDS = 12 * 3600  # A WAV file has at most 4 GB.
 # File systems allow 255. The number of a clip and a temporary suffix are added.
 MAX_STEM_BYTES = 220
+TIME_COLUMN = re.compile(  # such as "onset", "end_time" and "Begin Time (s)"
+    r"((event|segment|clip|file|time|t)[\s_-]*)?(start|begin|onset|end|stop|offset)"
+    r"[\s_-]*(time)?[\s_-]*\(?(s|secs?|seconds?|ms)?\)?",
+    re.IGNORECASE,
+)
 
 
 class Recording(NamedTuple):
-    """A recording to convert.
+    """A recording and its clips; a line of MANIFEST.
 
     Attributes:
       path: the sound file.
       name: its path below SOUNDS, by which it is recognised.
       labels: its labels; at least one.
+      stamp: size of the file in bytes, and the times in ns when its contents and its
+        inode changed. Exchanging two files of an archive may change only the last.
+      checksum: SHA-256 of the file.
+      num_samples: number of samples at 44.1 kHz.
+      peak: relative to the range of 16 bits, which is up to MAX_INT16 for positive
+        samples and up to FULL_SCALE for negative ones. Beyond 1, it exceeds the range.
+      clips: size of each clip in bytes, by its name. 0: the clip is silent and left
+        out. None: it is not written yet.
     """
 
     path: str
     name: str
-    labels: tuple[str, ...]
-
-
-class Level(NamedTuple):
-    """The number of samples of a recording at 44.1 kHz, and its peak.
-
-    The peak is relative to the range of 16 bits, which is up to MAX_INT16 for positive
-    samples and up to FULL_SCALE for negative ones. Beyond 1, it exceeds the range.
-    """
-
-    num_samples: int
-    peak: float
-
-
-class Usable(NamedTuple):
-    """A recording that can be used, its level, and the names of its clips."""
-
-    recording: Recording
-    level: Level
-    clip_names: list[str]
+    labels: Sequence[str]
+    stamp: Sequence[int] = ()
+    checksum: str = ""
+    num_samples: int = 0
+    peak: float = 0
+    clips: dict[str, int | None] = {}
 
 
 def define_flags() -> None:
@@ -102,6 +114,12 @@ def find_recordings(sounds: str, csv_path: str = "") -> list[Recording]:
     if not os.path.isdir(sounds):
         raise FileNotFoundError(f"SOUNDS: there is no folder {sounds}")
     if csv_path:
+        header = [name for _, names in read_records(csv_path)[:1] for name in names]
+        if times := list(filter(TIME_COLUMN.fullmatch, map(str.strip, header))):
+            raise ValueError(
+                f"{csv_path}: has columns with times: {', '.join(times)}; only labels "
+                f"of whole recordings are allowed, in the columns fname and labels"
+            )
         rows = read_rows(csv_path)[1]
         named = [(posixpath.normpath(row.fname), row.labels) for row in rows]
         return [Recording(os.path.join(sounds, n), n, labels) for n, labels in named]
@@ -119,7 +137,7 @@ def find_recordings(sounds: str, csv_path: str = "") -> list[Recording]:
 
 def name_problems(recording: Recording) -> list[str]:
     """The problems of a recording without labels, or with unusable names."""
-    path, name, labels = recording
+    path, name, labels, *_ = recording
     problems = []
     if not labels:
         problems.append(
@@ -143,81 +161,109 @@ def clip_stem(name: str) -> str:
     return name.replace("/", "__").strip()
 
 
-def clip_names(recording: Recording, level: Level, clip_seconds: float) -> list[str]:
+def clip_names(recording: Recording, clip_seconds: float) -> list[str]:
     """The names of the clips of a recording."""
     stem = clip_stem(recording.name)
-    num_clips = -(-level.num_samples // round(clip_seconds * SAMPLE_RATE))
+    num_clips = -(-recording.num_samples // round(clip_seconds * SAMPLE_RATE))
     if num_clips == 1:
         return [f"{stem}.wav"]
     return [f"{stem}__{number:04d}.wav" for number in range(1, num_clips + 1)]
 
 
-def measure(recording: Recording) -> Level:
-    """Decodes a recording to check it.
+def measure(path: str) -> tuple[int, float]:
+    """Decodes a recording to check it; returns its number of samples and its peak.
 
     Raises:
       ValueError: it cannot be read, is empty or silent; the message names it.
     """
     num_samples, peak = 0, 0.0
-    for block in recordings.read_blocks(recording.path):
+    for block in recordings.read_blocks(path):
         num_samples += block.size
         highest, lowest = float(block.max(initial=0)), float(block.min(initial=0))
         peak = max(peak, highest * FULL_SCALE / MAX_INT16, -lowest)
     if not num_samples:
-        raise ValueError(f"{recording.path}: has no samples")
+        raise ValueError(f"{path}: has no samples")
     if peak <= recordings.SILENCE:
-        raise ValueError(f"{recording.path}: is silent")
-    return Level(num_samples, peak)
+        raise ValueError(f"{path}: is silent")
+    return num_samples, peak
+
+
+def examine(
+    recording: Recording,
+    known: dict[str, Recording],
+    audio: pathlib.Path,
+    clip_seconds: float,
+) -> Recording:
+    """Completes the attributes of a recording; decodes it if it is new or changed.
+
+    Args:
+      recording: its path, name and labels.
+      known: recordings of earlier runs, by name.
+      audio: folder of the clips.
+      clip_seconds: length of the longest clip, in seconds.
+
+    Raises:
+      ValueError: see `measure`.
+    """
+    path = recording.path
+    recordings.check_file(path)
+    status = os.stat(path)
+    old = known.get(recording.name, recording)
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    new = old._replace(path=path, labels=recording.labels, stamp=stamp)
+    if stamp != old.stamp:
+        with open(path, "rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        if checksum != old.checksum:
+            new = Recording(*new[:4], checksum, *measure(path))
+    clips = {name: file_size(audio / name) for name in clip_names(new, clip_seconds)}
+    return new if clips == new.clips else new._replace(clips=dict.fromkeys(clips))
+
+
+def file_size(path: pathlib.Path) -> int:
+    """The size of a file in bytes; 0 if it does not exist."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def check_recordings(
-    found: Sequence[Recording], owners: dict[str, str], *, clip_seconds: float
-) -> tuple[list[Usable], list[str]]:
-    """Checks recordings that are not in the data set yet.
+    found: Sequence[Recording], results: Sequence[Recording | ValueError]
+) -> tuple[list[Recording], list[str]]:
+    """The recordings that can be used, and the problems of the others.
 
     Args:
       found: the recordings.
-      owners: the recording of each clip that is in the data set.
-      clip_seconds: length of the longest clip, in seconds.
-
-    Returns:
-      The recordings that can be used, and the problems of the others.
+      results: the results of `examine`.
     """
-    usable, problems, owners = [], [], dict(owners)
-    levels = in_parallel(measure, found, what="checking recordings", unit="recording")
-    for recording, level in zip(found, levels, strict=True):
+    usable, problems, owners = [], [], {}
+    for recording, result in zip(found, results, strict=True):
         wrong = name_problems(recording)
-        if isinstance(level, ValueError):
-            wrong.append(str(level))
+        if isinstance(result, ValueError):
+            wrong.append(str(result))
+        elif others := [owners[name] for name in result.clips if name in owners]:
+            wrong.append(
+                f"{recording.path}: its clips would have the names of the clips of "
+                f"{min(others)}"
+            )
         if not wrong:
-            names = clip_names(recording, level, clip_seconds)
-            others = sorted({owners[name] for name in names if name in owners})
-            if others:
-                wrong.append(
-                    f"{recording.path}: its clips would have the names of the clips of "
-                    f"{others[0]}"
-                )
-            else:
-                owners.update(dict.fromkeys(names, recording.name))
-                usable.append(Usable(recording, level, names))
+            owners.update(dict.fromkeys(result.clips, recording.name))
+            usable.append(result)
         problems += wrong
     return usable, problems
 
 
-def write_clips(usable: Usable, audio: pathlib.Path) -> list[tuple[str, str, str]]:
-    """Writes the clips of a recording; returns their rows in clips.csv.
+def write_clips(recording: Recording, audio: pathlib.Path) -> Recording:
+    """Writes the clips of a recording; returns it with their sizes.
 
     The whole recording is made quieter if it would exceed the range of 16 bits. Silent
     clips of a longer recording are left out.
     """
-    recording, level, names = usable
-    bounds = np.linspace(0, level.num_samples, len(names) + 1).round().astype(int)
-    gain = FULL_SCALE / max(1, level.peak)
+    names = list(recording.clips)
+    bounds = np.linspace(0, recording.num_samples, len(names) + 1).round().astype(int)
+    gain = FULL_SCALE / max(1, recording.peak)
     sizes = [_block_sizes(length) for length in np.diff(bounds).tolist()]
     chunks = recordings.read_chunks(
         recording.path, itertools.chain.from_iterable(sizes)
     )
-    rows = []
     for name, blocks in zip(names, sizes, strict=True):
         path = audio / name
         audible = False
@@ -227,11 +273,9 @@ def write_clips(usable: Usable, audio: pathlib.Path) -> list[tuple[str, str, str
                 samples = np.rint(next(chunks) * gain).astype(np.int16)
                 audible = audible or samples.any()
                 wav.writeframesraw(samples.tobytes())
-        if audible:
-            rows.append((name, ",".join(recording.labels), recording.name))
-        else:
+        if not audible:
             path.unlink()
-    return rows
+    return recording._replace(clips={name: file_size(audio / name) for name in names})
 
 
 def _block_sizes(num_samples: int) -> list[int]:
@@ -243,7 +287,7 @@ def _block_sizes(num_samples: int) -> list[int]:
 def make_dataset(
     found: Sequence[Recording], out: pathlib.Path, *, clip_seconds: float, skip: bool
 ) -> list[str]:
-    """Converts recordings, and adds them to the data set in a folder.
+    """Makes a data set of recordings, or updates the one in the folder.
 
     Args:
       found: the recordings.
@@ -259,108 +303,125 @@ def make_dataset(
         used; lists all.
       ValueError, OSError: the data set cannot be read or written.
     """
-    rows = read_dataset(out)
-    known = {row[2]: row[1] for row in rows}
-    new = [recording for recording in found if recording.name not in known]
-    owners = {row[0]: row[2] for row in rows}
-    usable, problems = check_recordings(new, owners, clip_seconds=clip_seconds)
-    problems += known_problems(found, known, out)
-    if problems and not (skip and (usable or rows)):
+    rows, old = read_dataset(out)
+    known = {recording.name: recording for recording in old}
+
+    def check(recording: Recording) -> Recording:
+        return examine(recording, known, out / "audio", clip_seconds)
+
+    results = in_parallel(check, found, what="checking recordings", unit="recording")
+    usable, problems = check_recordings(found, results)
+    if problems and not (skip and usable):
         raise InputProblems(problems)
     make_folder(str(out / "audio"), "OUT")
     error = ValueError(f"OUT: another process writes to {out}; run this again later")
     with locked(str(out / LOCK_FILE), error):
-        if read_dataset(out) != rows:
+        if read_dataset(out) != (rows, old):
             raise error
-        problems += add_recordings(usable, out, rows, len(found) - len(new))
+        num_clips, num_classes = update(usable, old, out)
+    print_result(
+        f"recordings: {describe_changes(usable, rows)}; {out} has "
+        f"{counted(num_clips, 'clip')} of {counted(num_classes, 'class')}"
+    )
     return problems
 
 
-def known_problems(
-    found: Sequence[Recording], known: dict[str, str], out: pathlib.Path
-) -> list[str]:
-    """The recordings whose labels differ from those in the data set.
+def update(
+    usable: Sequence[Recording], old: Sequence[Recording], out: pathlib.Path
+) -> tuple[int, int]:
+    """Writes the clips that are not there, and the tables, and deletes other clips.
 
-    Recordings of the data set that were not found are reported on stderr.
+    If this is killed, MANIFEST has the names of all clips that may exist, and each
+    recording that is finished.
 
     Args:
-      found: the recordings.
-      known: the labels of the recordings in the data set, by name.
+      usable: the recordings.
+      old: the lines of MANIFEST.
       out: the folder of the data set.
-    """
-    if missing := sorted(known.keys() - {recording.name for recording in found}):
-        print(
-            f"note: {counted(len(missing), 'recording')} of {out} not found, such as "
-            f"{missing[0]}; their clips remain",
-            file=sys.stderr,
-        )
-    return [
-        f"{path}: its labels are {','.join(labels)}, but {known[name]} in {out}; make "
-        f"a new data set"
-        for path, name, labels in found
-        if name in known and set(parse_labels(known[name])) != set(labels)
-    ]
 
-
-def add_recordings(
-    usable: Sequence[Usable],
-    out: pathlib.Path,
-    rows: list[tuple[str, ...]],
-    num_known: int,
-) -> list[str]:
-    """Writes the clips of recordings, and all rows; returns the problems."""
-    audio = out / "audio"
-    for path in audio.glob(".*.tmp"):  # of a run that was killed
-        path.unlink(missing_ok=True)
-    written = {}
-
-    def write(item: Usable) -> None:
-        written[item.recording.name] = write_clips(item, audio)
-
-    try:
-        results = in_parallel(write, usable, what="writing clips", unit="recording")
-        return [str(error) for error in results if error]
-    finally:  # Clips of finished recordings are kept if this is interrupted.
-        for recording, *_ in usable:
-            rows += written.get(recording.name, [])
-        num_classes = write_tables(out, rows) if rows else 0
-        num_clips = sum(len(names) for item, _, names in usable if item.name in written)
-        if silent := num_clips - sum(map(len, written.values())):
-            print(f"{counted(silent, 'silent clip')} left out", file=sys.stderr)
-        print_result(
-            f"{counted(len(written), 'recording')} added; {num_known} "
-            f"{'was' if num_known == 1 else 'were'} already there; {out} has "
-            f"{counted(len(rows), 'clip')} of {counted(num_classes, 'class')}"
-        )
-
-
-def read_dataset(out: pathlib.Path) -> list[tuple[str, ...]]:
-    """The rows of clips.csv, if it exists.
+    Returns:
+      The numbers of clips and classes.
 
     Raises:
-      ValueError, OSError: it cannot be read, or has other columns, or there are other
-        files instead.
+      InputProblems: recordings can no longer be read; lists all.
+      OSError: a file cannot be written.
     """
-    csv_path = out / "clips.csv"
-    if not csv_path.exists():
-        others = {path.name for path in out.iterdir()} if out.is_dir() else set()
-        if others - {"audio", "class_map.csv", LOCK_FILE}:
+    audio = out / "audio"
+    for path in itertools.chain(out.glob(".*.tmp"), audio.glob(".*.tmp")):
+        path.unlink(missing_ok=True)  # of a run that was killed
+    nameless = [recording._replace(name="") for recording in old]
+    write_whole(out / MANIFEST, manifest_lines([*nameless, *usable]))
+
+    def write(recording: Recording) -> Recording:
+        if None in recording.clips.values():
+            recording = write_clips(recording, audio)
+            with open(out / MANIFEST, "ab", buffering=0) as file:
+                file.write(manifest_lines([recording]).encode())
+        return recording
+
+    results = in_parallel(write, usable, what="writing clips", unit="recording")
+    if problems := [str(error) for error in results if isinstance(error, ValueError)]:
+        raise InputProblems(problems)
+    rows = [
+        (name, ",".join(recording.labels), recording.name)
+        for recording in results
+        for name in recording.clips
+        if recording.clips[name]
+    ]
+    classes = sorted({label for _, labels, _ in rows for label in labels.split(",")})
+    write_csv(out / "class_map.csv", enumerate(classes))
+    write_csv(out / "clips.csv", [HEADER, *rows])
+    former = {name for recording in old for name in recording.clips}
+    for name in (former - {row[0] for row in rows}).intersection(os.listdir(audio)):
+        (audio / name).unlink()
+    write_whole(out / MANIFEST, manifest_lines(results))
+    if silent := sum(len(recording.clips) for recording in results) - len(rows):
+        print(f"{counted(silent, 'silent clip')} left out", file=sys.stderr)
+    return len(rows), len(classes)
+
+
+def describe_changes(usable: Sequence[Recording], rows: Sequence[Row]) -> str:
+    """How many recordings differ from those in the rows of clips.csv, as text."""
+    known = {row.fields[2]: set(row.labels) for row in rows}
+    same = [item for item in usable if known.get(item.name) == set(item.labels)]
+    num_added = sum(item.name not in known for item in usable)
+    num_changed = sum(None in item.clips.values() for item in same)
+    return (
+        f"{num_added} added, {len(usable) - num_added - len(same)} relabelled, "
+        f"{num_changed} changed, {len(known) + num_added - len(usable)} removed, "
+        f"{len(same) - num_changed} unchanged"
+    )
+
+
+def read_dataset(out: pathlib.Path) -> tuple[list[Row], list[Recording]]:
+    """The rows of clips.csv and the lines of MANIFEST, if they exist.
+
+    Raises:
+      ValueError, OSError: they cannot be read, or clips.csv has other columns, or there
+        are other files instead.
+    """
+    csv_path, rows, lines = out / "clips.csv", [], []
+    if csv_path.exists():
+        header, rows = read_rows(str(csv_path))
+        if tuple(header) != HEADER:
+            raise ValueError(f"{csv_path} must have the columns {', '.join(HEADER)}")
+    elif out.is_dir():
+        others = {path.name for path in out.iterdir() if path.name[0] != "."}
+        if others - {"audio", "class_map.csv"}:
             raise ValueError(
                 f"OUT must be new or a data set, but {out} has other files"
             )
-        return []
-    header, rows = read_rows(str(csv_path))
-    if tuple(header) != HEADER:
-        raise ValueError(f"{csv_path} must have the columns {', '.join(HEADER)}")
-    return [row.fields for row in rows]
+    if not (out / MANIFEST).exists():  # The data set is of a former version.
+        return rows, [Recording("", "", (), clips={row.fname: None}) for row in rows]
+    for line in (out / MANIFEST).read_bytes().splitlines():
+        with contextlib.suppress(ValueError):  # The last line may be incomplete.
+            lines.append(Recording(**json.loads(line)))
+    return rows, lines
 
 
-def write_tables(out: pathlib.Path, rows: Sequence[tuple[str, ...]]) -> int:
-    """Writes clips.csv and class_map.csv; returns the number of classes."""
-    names = sorted({label for row in rows for label in parse_labels(row[1])})
-    write_csv(out / "class_map.csv", enumerate(names))
-    write_csv(out / "clips.csv", [HEADER, *rows])
-    return len(names)
+def manifest_lines(lines: Iterable[Recording]) -> str:
+    """The lines of recordings in MANIFEST."""
+    return "".join(f"{json.dumps(recording._asdict())}\n" for recording in lines)
 
 
 def main(argv: Sequence[str]) -> int:

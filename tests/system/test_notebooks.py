@@ -138,8 +138,8 @@ def test_colab_with_a_folder(tmp_path):
     delete_training(notebook)
     notebook.cells += copy.deepcopy(notebook.cells)
     output = execute(notebook, notebooks)
-    assert "10 recordings added" in output
-    assert "0 recordings added; 10 were already there" in output
+    assert "recordings: 10 added" in output
+    assert "0 added, 0 relabelled, 0 changed, 0 removed, 10 unchanged" in output
     data = tmp_path / "runs" / "my_sounds" / "data"
     assert (data / "class_map.csv").read_text() == "0,Dog\n1,Rain\n"
     assert (data / "clips_validation.csv").exists()

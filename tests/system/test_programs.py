@@ -110,15 +110,22 @@ def test_the_recipe_ends_only_after_the_checkpoint_is_saved(tmp_path):
 
 
 def test_the_recipe_for_own_sounds_runs(tmp_path):
+    """All recordings are symbolic links, or in a folder that is one."""
     rng = np.random.default_rng(0)
     for label in ("Noise", "Hum"):
-        (tmp_path / "sounds" / label).mkdir(parents=True)
+        (tmp_path / "store" / label).mkdir(parents=True)
         for number in range(6):
             samples = rng.uniform(-0.5, 0.5, 48000)
             if label == "Hum":
                 samples = np.sin(np.arange(48000) * rng.uniform(0.01, 0.02))
-            path = tmp_path / "sounds" / label / f"{number}.flac"
+            path = tmp_path / "store" / label / f"{number}.flac"
             soundfile.write(path, samples, 48000)
+    (tmp_path / "sounds" / "Hum").mkdir(parents=True)
+    (tmp_path / "sounds" / "Hum" / "0 notes.txt").write_text("text")
+    (tmp_path / "sounds" / "Hum" / "loop").symlink_to(tmp_path / "sounds")
+    for path in (tmp_path / "store" / "Hum").iterdir():
+        (tmp_path / "sounds" / "Hum" / path.name).symlink_to(path)
+    (tmp_path / "sounds" / "Noise").symlink_to(tmp_path / "store" / "Noise")
     done = subprocess.run(
         [ROOT / "recipes" / "own_sounds.sh", tmp_path / "sounds", tmp_path / "out"],
         env=os.environ | {"PYTHON": sys.executable, "STEPS": "2"},
