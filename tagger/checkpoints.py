@@ -396,7 +396,7 @@ def _delete_unfinished(directory: str) -> None:
 
 
 @contextlib.contextmanager
-def _open(prefix: str) -> Iterator[Any]:
+def open_reader(prefix: str) -> Iterator[Any]:
     """Opens a reader of a checkpoint. Its errors become UnreadableError."""
     try:
         yield tf.train.load_checkpoint(prefix)
@@ -408,7 +408,7 @@ def _open(prefix: str) -> Iterator[Any]:
 
 def shapes(prefix: str) -> dict[str, tuple[int, ...]]:
     """The shapes of the variables in a checkpoint, by name."""
-    with _open(prefix) as reader:
+    with open_reader(prefix) as reader:
         found = reader.get_variable_to_shape_map()
         return {name: tuple(shape) for name, shape in found.items()}
 
@@ -433,7 +433,7 @@ def restore(prefix: str, variables: Mapping[str, keras.Variable]) -> None:
                 f"{list(variable.shape)} in the network; was it trained with the same "
                 f"classes and hyperparameters?"
             )
-    with _open(prefix) as reader:
+    with open_reader(prefix) as reader:
         values = {name: reader.get_tensor(name) for name in variables}
     for name, value in values.items():
         variables[name].assign(value)

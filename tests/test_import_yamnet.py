@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+from typing import Any
 
 import h5py
 import keras
@@ -57,18 +58,35 @@ def random_arrays() -> dict[str, np.ndarray]:
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
-def write_h5(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes arrays as Keras 2 wrote weights."""
+def write_h5(
+    path: pathlib.Path, arrays: dict[str, np.ndarray], dtype: Any = np.bytes_
+) -> None:
+    """Writes arrays as Keras 2 wrote weights: with names that are fixed-length bytes.
+
+    `h5py.string_dtype()` is that of names which h5py reads as strings.
+    """
     layers: dict[str, list[str]] = {}
     for name in arrays:
         layers.setdefault(name.rpartition("/")[0], []).append(name)
     with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = [layer.encode() for layer in layers]
+        file.attrs["layer_names"] = np.array([*layers], dtype)
         for layer, names in layers.items():
             group = file.require_group(layer)
-            group.attrs["weight_names"] = [name.encode() for name in names]
+            group.attrs["weight_names"] = np.array(names, dtype)
             for name in names:
                 group[name] = arrays[name]
+
+
+def as_module(arrays: dict[str, np.ndarray]) -> tf.Module:
+    """YAMNet's layers with arrays, under their names in a SavedModel."""
+    network = tf.Module()
+    for name, array in arrays.items():
+        layer, _, weight = name.removesuffix(":0").rpartition("/")
+        child = f"layer_with_weights-{import_yamnet.LAYERS.index(layer)}"
+        if not hasattr(network, child):
+            setattr(network, child, tf.Module())
+        setattr(getattr(network, child), weight, tf.Variable(array))
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +145,35 @@ def test_the_network_computes_what_the_file_says(files, arrays):
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+def test_names_may_be_strings(files, arrays):
+    expected = import_yamnet.read_arrays(str(files[0]))
+    write_h5(files[0], arrays, h5py.string_dtype())
+    read = import_yamnet.read_arrays(str(files[0]))
+    assert read.keys() == expected.keys()
+    assert all(np.array_equal(read[name], expected[name]) for name in read)
+
+
+@pytest.mark.parametrize("prefix", ["_yamnet", ""])
+def test_weights_may_be_a_saved_model(files, arrays, tmp_path, prefix):
+    module = as_module(arrays)
+    if prefix:
+        root = tf.Module()
+        setattr(root, prefix, module)
+        module = root
+    module.save_counter = tf.Variable(1)
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    run_import(files)
+    run_import([tmp_path / "saved", files[1], tmp_path / "other"])
+    expected, read = (
+        tf.train.load_checkpoint(str(out / "model.ckpt-0"))
+        for out in (files[2], tmp_path / "other")
+    )
+    names = expected.get_variable_to_shape_map()
+    assert names == read.get_variable_to_shape_map()
+    for name in names:
+        assert np.array_equal(read.get_tensor(name), expected.get_tensor(name)), name
+
+
 def test_all_that_does_not_fit_is_reported(files, arrays):
     changed = arrays | {"layer3/extra:0": np.zeros(3)}
     del changed["layer2/depthwise_conv/bn/beta:0"]
@@ -170,6 +217,58 @@ def test_other_files_are_refused(files, index, contents, message):
     with pytest.raises(ValueError, match=message):
         run_import(files)
     assert not files[2].exists()
+
+
+@pytest.mark.parametrize(
+    ("group", "attribute", "value"),
+    [
+        ("/", "layer_names", np.arange(3)),
+        ("/", "layer_names", 5),
+        ("/", "layer_names", h5py.Empty("S1")),
+        ("/", "layer_names", np.array([b"\xff"])),
+        ("/", "layer_names", np.array([b"layer1/conv/layer1/conv/kernel:0"])),
+        ("layer1/conv", "weight_names", np.arange(3)),
+        ("layer1/conv", "weight_names", np.array([b"bn"])),
+        ("layer1/conv", "weight_names", np.array([b"none"])),
+    ],
+)
+def test_names_that_lead_nowhere_are_one_line(files, group, attribute, value):
+    with h5py.File(files[0], "r+") as file:
+        file[group].attrs[attribute] = value
+        # A dataset in place of a group may have names, too.
+        file["layer1/conv/layer1/conv/kernel:0"].attrs["weight_names"] = [b"x"]
+    with pytest.raises(ValueError, match="yamnet.h5: is not a weights file") as error:
+        run_import(files)
+    assert len(str(error.value).splitlines()) == 1
+    assert not files[2].exists()
+
+
+def test_arrays_must_be_numbers(files):
+    with h5py.File(files[0], "r+") as file:
+        del file["dense/dense/bias:0"]
+        file["dense/dense/bias:0"] = ["a"] * NUM_CLASSES
+    with pytest.raises(ValueError, match="yamnet.h5: is not a weights file"):
+        run_import(files)
+
+
+def test_other_folders_are_one_line(files, arrays, tmp_path):
+    def check(folder: pathlib.Path, message: str) -> None:
+        with pytest.raises(ValueError, match=message) as error:
+            run_import([folder, *files[1:]])
+        assert str(folder) in str(error.value)
+        assert len(str(error.value).splitlines()) == 1
+        assert not files[2].exists()
+
+    check(tmp_path, "variables.index")
+    half = as_module(dict([*arrays.items()][:48]))
+    tf.saved_model.save(half, str(tmp_path / "half"))
+    check(tmp_path / "half", "layer_with_weights-54, but got 24")
+    two = tf.Module()
+    two.first, two.second = as_module(arrays), half
+    tf.saved_model.save(two, str(tmp_path / "two"))
+    check(tmp_path / "two", "several networks")
+    (tmp_path / "half/variables/variables.index").write_bytes(b"hello" * 100)
+    check(tmp_path / "half", "cannot be read")
 
 
 def test_fine_tuning_trains_only_the_selected_layers(dataset, files, tmp_path, capsys):

@@ -7,6 +7,10 @@ One dispatcher distributes the clips. Any number of workers read them and comput
 features. `runner.py --mode train --data_service grpc://HOST:5050` trains on these.
 Workers may start and stop at any time. They read the clips from the same paths as the
 trainer.
+
+Use a trusted network only: the servers run whatever a client sends, which includes
+reading and writing files. They listen on all addresses of the machine; TensorFlow has no
+option to change this. See docs/distributed.md.
 """
 
 import socket

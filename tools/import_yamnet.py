@@ -1,16 +1,19 @@
 """Imports YAMNet's weights, as a checkpoint to start from or to use as it is.
 
     python -m tools.import_yamnet yamnet.h5 yamnet_class_map.csv OUT
+    python -m tools.import_yamnet FOLDER FOLDER/assets/yamnet_class_map.csv OUT
 
 YAMNet (Plakal & Ellis 2019, Apache 2.0) is a MobileNet v1 that Google trained on the
 521 classes of AudioSet. Both files are linked in the README of YAMNet, in
-https://github.com/tensorflow/models/tree/master/research/audioset/yamnet.
+https://github.com/tensorflow/models/tree/master/research/audioset/yamnet. FOLDER is
+YAMNet as a SavedModel, from Kaggle Models or TensorFlow Hub.
 
 This writes the new folder OUT with model.ckpt-0, hparams.json and class_map.csv. All
 arrays that do not fit are reported, and nothing is written.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +37,13 @@ CONVOLUTIONS = (
     ),
 )
 BATCH_NORM = ("beta", "moving_mean", "moving_variance")  # There is no gamma.
+# All layers with weights, in order, as a SavedModel numbers them.
+LAYERS = (
+    *(name for conv in CONVOLUTIONS for name in (conv, f"{conv}/bn")),
+    "dense",
+)
+# A weight in the checkpoint of a SavedModel: the number of its layer, and its name.
+SAVED_WEIGHT = r"(?:.*/)?layer_with_weights-(\d+)/(\w+)/\.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def read_class_names(path: str) -> list[str]:
@@ -55,6 +65,15 @@ def read_class_names(path: str) -> list[str]:
 
 
 def read_arrays(path: str) -> dict[str, np.ndarray]:
+    """Reads the arrays of a weights file of Keras, or of a SavedModel, by name.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    return read_saved_model(path) if os.path.isdir(path) else read_h5(path)
+
+
+def read_h5(path: str) -> dict[str, np.ndarray]:
     """Reads the arrays of a weights file of Keras, by name.
 
     Raises:
@@ -62,15 +81,51 @@ def read_arrays(path: str) -> dict[str, np.ndarray]:
     """
     import h5py
 
+    def names(item: Any, attribute: str) -> list[str]:
+        # Keras 2 wrote bytes of a fixed length; h5py may also return strings.
+        return [
+            name.decode() if isinstance(name, bytes) else str(name)
+            for name in item.attrs[attribute]
+        ]
+
     try:
         with h5py.File(path) as file:
             return {
-                name.removesuffix(":0"): file[layer][name][()]
-                for layer in file.attrs["layer_names"]
-                for name in file[layer].attrs["weight_names"]
+                name.removesuffix(":0"): np.asarray(file[layer][name][()], np.float32)
+                for layer in names(file, "layer_names")
+                for name in names(file[layer], "weight_names")
             }
-    except (OSError, KeyError) as error:
+    # h5py raises these for names that are numbers or lead to something else.
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: is not a weights file of Keras: {error}") from None
+
+
+def read_saved_model(folder: str) -> dict[str, np.ndarray]:
+    """Reads the arrays of YAMNet as a SavedModel, by their names in `yamnet.h5`.
+
+    Raises:
+      ValueError: it is not YAMNet as a SavedModel.
+    """
+    from tagger import checkpoints
+
+    prefix = os.path.join(folder, "variables", "variables")
+    index = prefix + checkpoints.INDEX_SUFFIX
+    if not os.path.isfile(index):
+        raise ValueError(f"{folder}: is not a SavedModel: there is no file {index}")
+    keys = [re.fullmatch(SAVED_WEIGHT, key) for key in checkpoints.shapes(prefix)]
+    weights = [(int(key[1]), key[2], key[0]) for key in keys if key]
+    layers = {layer for layer, _, _ in weights}
+    if layers != set(range(len(LAYERS))):
+        raise ValueError(
+            f"{folder}: is not YAMNet: expected layer_with_weights-0 to "
+            f"layer_with_weights-{len(LAYERS) - 1}, but got {len(layers)} such layers"
+        )
+    names = [f"{LAYERS[layer]}/{weight}" for layer, weight, _ in weights]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{folder}: is not YAMNet: it contains several networks")
+    with checkpoints.open_reader(prefix) as reader:
+        arrays = [np.asarray(reader.get_tensor(key), np.float32) for *_, key in weights]
+    return dict(zip(names, arrays))
 
 
 def find_weights(
@@ -112,7 +167,7 @@ def find_weights(
                 f"{list(shape)}"
             )
         else:
-            values[variable.path] = arrays[name].astype(np.float32)
+            values[variable.path] = arrays[name]
     for name in sorted(arrays.keys() - sources.values()):
         problems.append(f"the array {name} is not known")
     return values, problems
@@ -151,11 +206,11 @@ def main(argv: Sequence[str]) -> int:
     """Runs the program; returns the exit status."""
     if len(argv) != 4:
         raise ValueError(
-            f"expected yamnet.h5, yamnet_class_map.csv and OUT, but got "
-            f"{len(argv) - 1} arguments"
+            f"expected yamnet.h5 or the folder of a SavedModel, yamnet_class_map.csv "
+            f"and OUT, but got {len(argv) - 1} arguments"
         )
-    for path in argv[1:3]:
-        if not os.path.isfile(path):
+    for path, exists in zip(argv[1:3], (os.path.exists, os.path.isfile)):
+        if not exists(path):
             raise FileNotFoundError(f"there is no file {path}")
     program.start_tensorflow()
     import_yamnet(*argv[1:])
