@@ -375,7 +375,7 @@ def _is_whole(prefix: str) -> bool:
     Unlike `restore`, this reads no data, and takes about a millisecond.
     """
     try:
-        with _open(prefix) as reader:
+        with open_reader(prefix) as reader:
             types = reader.get_variable_to_dtype_map()
             size = sum(
                 types[name].size * math.prod(shape)
