@@ -14,11 +14,13 @@ import tensorflow as tf
 
 import inputs
 import model
-from tagger import checkpoints, platform, results, summaries
-from tagger.clips import Clips, read_clips
-from tagger.files import atomic, locked, make_folder, write_whole
-from tagger.lwlrap import Lwlrap
-from tagger.progress import print_result, progress_bar
+from tagger.data.clips import Clips, read_clips
+from tagger.metrics.lwlrap import Lwlrap
+from tagger.runs import checkpoints, results
+from tagger.terminal import machine
+from tagger.terminal.files import atomic, locked, make_folder, write_whole
+from tagger.terminal.progress import print_result, progress_bar
+from tagger.training import summaries
 
 SHUFFLE_SEED = 0  # The same order for all checkpoints makes Lwlrap-5% comparable.
 PARTIAL_FRACTION = 0.05  # of the clips, for Lwlrap-5%
@@ -62,7 +64,7 @@ def evaluate(options: Options) -> None:
         train_dir=options.train_dir,
         flag_prefix="eval",
     )
-    device = platform.describe_platform(mixed_precision=options.mixed_precision)
+    device = machine.describe_platform(mixed_precision=options.mixed_precision)
     print(device, clips, sep="\n", file=sys.stderr)
     clips = clips.take(np.random.default_rng(SHUFFLE_SEED).permutation(len(clips)))
     _report_empty_classes(clips, class_names)

@@ -11,18 +11,19 @@ import numpy as np
 
 import inputs
 import model
-from tagger import checkpoints, platform
-from tagger.clips import (
+from tagger.data.clips import (
     FINGERPRINT_COLUMN,
     Clips,
     make_clips,
     read_class_map,
     write_csv,
 )
-from tagger.files import make_folder
-from tagger.progress import counted, print_result, progress_bar
-from tagger.run_record import read_record
-from tagger.wav import SOUND_EXTENSIONS, read_wav_headers
+from tagger.data.wav import SOUND_EXTENSIONS, read_wav_headers
+from tagger.runs import checkpoints
+from tagger.runs.run_record import read_record
+from tagger.terminal import machine
+from tagger.terminal.files import make_folder
+from tagger.terminal.progress import counted, print_result, progress_bar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def predict(options: Options) -> list[str]:
         raise OSError(f"--predictions_csv_path: {csv_path} is not a regular file")
     paths = [os.path.join(options.inference_clip_dir, name) for name in names]
     clips, problems = _read_headers(paths, num_classes=len(class_names))
-    device = platform.describe_platform(mixed_precision=options.mixed_precision)
+    device = machine.describe_platform(mixed_precision=options.mixed_precision)
     print(device, clips, sep="\n", file=sys.stderr)
     mean = np.zeros([len(clips), len(class_names)])
     for prefix in prefixes:

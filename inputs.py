@@ -13,13 +13,13 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from tagger import program
-from tagger.augmentation import augment_batches
-from tagger.clips import Clips
+from tagger.data.clips import Clips
+from tagger.data.wav import BYTES_PER_SAMPLE, read_wav_header
 from tagger.hparams import Hparams
-from tagger.platform import num_cpu_cores
-from tagger.spectrogram import mel_matrix, pcen, windowed_frames
-from tagger.wav import BYTES_PER_SAMPLE, read_wav_header
+from tagger.network.augmentation import augment_batches
+from tagger.network.spectrogram import mel_matrix, pcen, windowed_frames
+from tagger.terminal import program
+from tagger.terminal.machine import num_cpu_cores
 
 INT16_SCALE = 1 / 32768  # int16 samples to [-1, 1), as tf.audio.decode_wav does.
 # Size of the buffer that shuffles examples across clips: 768 MB at 38.4 kB each.

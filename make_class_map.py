@@ -13,7 +13,8 @@ import csv
 import sys
 from collections.abc import Sequence
 
-from tagger import clips, program
+from tagger.data import clips
+from tagger.terminal import program
 
 
 def main(argv: Sequence[str]) -> int:

@@ -18,12 +18,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tagger import checkpoints
 from tagger.hparams import Hparams, check_model_name, describe_hparams
 from tagger.hparams import parse_hparams as parse_hparams  # As in the original.
-from tagger.layers import Convolution, FullyConnected
-from tagger.run_record import LAST_LAYER, trained_model
-from tagger.warm_start import matching
+from tagger.network.layers import Convolution, FullyConnected
+from tagger.runs import checkpoints
+from tagger.runs.run_record import LAST_LAYER, trained_model
+from tagger.runs.warm_start import matching
 
 # (kind, depth, stride): C is a 3x3 convolution, SC a 3x3 separable convolution.
 MOBILENET_V1 = (

@@ -23,8 +23,9 @@ from typing import Any, TypeVar
 from absl import flags
 
 from tagger import hparams as hparams_lib
-from tagger import program, run_record, signals
-from tagger.progress import counted
+from tagger.runs import run_record
+from tagger.terminal import program, signals
+from tagger.terminal.progress import counted
 
 FLAGS = flags.FLAGS
 Options = TypeVar("Options")

@@ -1,7 +1,7 @@
 """Trains the model on labelled clips. Used by --mode train.
 
 The order of this file is: options (`Options`), start (`train`), loop (`_loop`). The
-training step is in tagger/trainer.py.
+training step is in tagger/training/trainer.py.
 """
 
 import contextlib
@@ -19,14 +19,16 @@ import tensorflow as tf
 
 import inputs
 import model
-from tagger import checkpoints, files, platform, run_record, signals, summaries
 from tagger import hparams as hparams_lib
-from tagger.clips import Clips, read_clips
-from tagger.data_service import check_reachable, served_batches
-from tagger.distribution import Distribution
+from tagger.data.clips import Clips, read_clips
 from tagger.hparams import Hparams
-from tagger.progress import print_step, progress_bar
-from tagger.trainer import Trainer
+from tagger.runs import checkpoints, run_record
+from tagger.terminal import files, machine, signals
+from tagger.terminal.progress import print_step, progress_bar
+from tagger.training import summaries
+from tagger.training.data_service import check_reachable, served_batches
+from tagger.training.distribution import Distribution
+from tagger.training.trainer import Trainer
 
 DEFAULT_PASSES = 1000  # passes over the data, if --max_steps is 0
 ADVICE = "earlier checkpoints are unchanged; a lower lr may help"
@@ -170,7 +172,7 @@ def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
         max_steps=options.max_steps or max_steps,
     )
     print(
-        platform.describe_platform(mixed_precision=options.mixed_precision),
+        machine.describe_platform(mixed_precision=options.mixed_precision),
         f"{clips}, {num_examples} examples; {plan.epoch_num_batches} batches of "
         f"{hparams.batch_size} per epoch; training to step {plan.max_steps}",
         hparams_lib.describe_hparams(model_name, hparams),

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 import measure
 from absl import flags
 
-from tagger import program, signals
+from tagger.terminal import program, signals
 
 CLIPS, CLIP_SECONDS = 200, 10
 WARM_UP_BATCHES, BATCHES = 40, 150
@@ -69,7 +69,7 @@ def audio_per_second(root: pathlib.Path, address: str, name: str) -> float:
 
     import inference
     import inputs
-    from tagger import clips, wav
+    from tagger.data import clips, wav
     from tagger.hparams import SAMPLE_RATE, Hparams
 
     hparams = Hparams()

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import measure
 from absl import flags
 
-from tagger import program
+from tagger.terminal import program
 
 HPARAMS = "batch_size=8,lr=1e-3,bndecay=0.9"
 CHECKPOINT_STEPS = 5

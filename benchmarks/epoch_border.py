@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import measure
 from absl import flags
 
-from tagger import program
+from tagger.terminal import program
 
 program.start_tensorflow()
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import measure
 
-from tagger import program
+from tagger.terminal import program
 
 LOOPBACK = "lo"
 FIRST, LAST = 20, 120  # steps between which bytes are counted

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import measure
 from absl import flags
 
-from tagger import program
+from tagger.terminal import program
 
 program.start_tensorflow()
 
@@ -25,7 +25,7 @@ import tensorflow as tf  # noqa: E402
 from original_way import original_examples  # noqa: E402
 
 import inputs  # noqa: E402
-from tagger import clips, wav  # noqa: E402
+from tagger.data import clips, wav  # noqa: E402
 from tagger.hparams import SAMPLE_RATE, Hparams  # noqa: E402
 from tools.make_demo_data import write_wav  # noqa: E402
 

@@ -20,7 +20,7 @@ import learning_runs
 import numpy as np
 from absl import flags
 
-from tagger import program
+from tagger.terminal import program
 
 FLAGS = flags.FLAGS
 CLIPS_PER_CLASS = (4, 8, 16, 0)  # 0: all

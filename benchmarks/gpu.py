@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import measure
 from absl import flags
 
-from tagger import program
+from tagger.terminal import program
 
 program.start_tensorflow()
 
@@ -27,7 +27,8 @@ import tensorflow as tf  # noqa: E402
 import inputs  # noqa: E402
 import model  # noqa: E402
 import train  # noqa: E402
-from tagger import hparams, platform  # noqa: E402
+from tagger import hparams  # noqa: E402
+from tagger.terminal import machine  # noqa: E402
 
 CLIPS, SECONDS = 400, 5
 EPOCHS = 3  # of the features, after one that fills the buffer
@@ -90,10 +91,10 @@ def main(argv: Sequence[str]) -> int:
     """Times everything and prints the table."""
     program.check_no_arguments(argv)
     print(measure.machine("tensorflow", "keras"))
-    print(platform.describe_platform(mixed_precision=True))
+    print(machine.describe_platform(mixed_precision=True))
     hop = hparams.Hparams().example_hop_seconds
     delivered = delivered_examples() * hop
-    cores = platform.num_cpu_cores()
+    cores = machine.num_cpu_cores()
     print(f"\nThe {cores} CPU cores deliver features of {delivered:.0f} s per second\n")
     print(
         "| precision | batch | step (ms) | needs (s of audio per second) | limit "

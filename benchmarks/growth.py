@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import measure
 from absl import flags
 
-from tagger import program
+from tagger.terminal import program
 
 CLIPS = (40, 80, 160)
 SECONDS = 5
@@ -39,7 +39,7 @@ def drain_features(clip_dir: str) -> None:
 
     import inference
     import inputs
-    from tagger import clips, wav
+    from tagger.data import clips, wav
     from tagger.hparams import Hparams
 
     paths = [f"{clip_dir}/{name}" for name in inference.list_wavs(clip_dir)]
@@ -69,7 +69,7 @@ def seconds_to_first_step(command: list[object]) -> float:
 
 def seconds_to_check_headers(clip_dir: pathlib.Path) -> float:
     """The seconds to read HEADERS headers, of links to some clips."""
-    from tagger import wav
+    from tagger.data import wav
 
     sources = list(clip_dir.iterdir())
     links = [clip_dir / f"link{index}.wav" for index in range(HEADERS)]

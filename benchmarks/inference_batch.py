@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import measure
 from absl import flags
 
-from tagger import program
+from tagger.terminal import program
 
 program.start_tensorflow()
 
@@ -27,8 +27,8 @@ import tensorflow as tf  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 import model  # noqa: E402
-from tagger import layers  # noqa: E402
 from tagger.hparams import Hparams  # noqa: E402
+from tagger.network import layers  # noqa: E402
 
 ONNX_OPSET, ONNX_IR = 17, 8
 TOLERANCE = 1e-5  # between our scores and ONNX Runtime's

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 import measure
 from absl import flags
 
-from tagger import program
-from tagger.clips import read_class_map
+from tagger.data.clips import read_class_map
 from tagger.hparams import SAMPLE_RATE, Hparams
+from tagger.terminal import program
 
 SHORTEST = 0.3  # s
 LENGTHS = 50  # different clips; the others are links to them
@@ -43,7 +43,7 @@ def write_checkpoint(folder: pathlib.Path, num_classes: int) -> None:
     import numpy as np
 
     import model
-    from tagger import checkpoints
+    from tagger.runs import checkpoints
 
     folder.mkdir()
     network = model.define_model(

@@ -25,7 +25,7 @@ import numpy as np
 from absl import flags
 
 from tagger import hparams as hparams_lib
-from tagger import program
+from tagger.terminal import program
 
 FLAGS = flags.FLAGS
 HEADER = ("labels", "model", "steps", "option", "fold", "step", "lwlrap")

@@ -12,7 +12,8 @@ import measure  # noqa: F401 (first, because it finds the project)
 import numpy as np
 import numpy.typing as npt
 
-from tagger import program, results
+from tagger.runs import results
+from tagger.terminal import program
 
 
 def open_results(argv: Sequence[str], name: str, header: Sequence[str]) -> pathlib.Path:

@@ -251,8 +251,8 @@ def make_data(
     import numpy as np
 
     import model
-    from tagger import checkpoints
     from tagger.hparams import SAMPLE_RATE, Hparams
+    from tagger.runs import checkpoints
     from tools.make_demo_data import write_wav
 
     rng = np.random.default_rng(0)
@@ -277,7 +277,7 @@ def make_data(
 
 def read_table(root: pathlib.Path):
     """The table of the clips that `make_data` wrote."""
-    from tagger.clips import read_clips
+    from tagger.data.clips import read_clips
 
     _, table = read_clips(
         csv_path=str(root / "clips.csv"),

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from absl import flags
 
-from tagger import program
 from tagger.hparams import Hparams
+from tagger.terminal import program
 
 FLAGS = flags.FLAGS
 LAYOUT = torch.channels_last

@@ -18,7 +18,7 @@ import measure
 from absl import flags
 from measure import BATCH, CLASSES
 
-from tagger import program
+from tagger.terminal import program
 
 program.start_tensorflow()
 
@@ -27,8 +27,8 @@ import tensorflow as tf  # noqa: E402
 
 import model  # noqa: E402
 import train  # noqa: E402
-from tagger import layers  # noqa: E402
 from tagger.hparams import Hparams  # noqa: E402
+from tagger.network import layers  # noqa: E402
 
 PRODUCT_SIZE = 4096  # of the square matrices of the plain product
 GIGA = 1e9

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import measure
 from absl import flags
 
-from tagger import program
+from tagger.terminal import program
 
 CLIPS, EVAL_CLIPS = 400, 80
 SECONDS = 5

@@ -2,7 +2,7 @@
 """Writes the scores of the test clips of Freesound Audio Tagging 2019.
 
 This Kaggle kernel needs no internet access. Its code and checkpoints come from the
-attached data sets, which `kaggle/pack.py` makes. It searches all folders below
+attached data sets, which `tools.pack_kernel` makes. It searches all folders below
 /kaggle/input, because Kaggle has moved its inputs before. It uses the newest checkpoint
 of each folder and averages their scores. The result is submission.csv.
 

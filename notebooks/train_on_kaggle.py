@@ -11,7 +11,7 @@ next version has them among its inputs, and resumes from them.
 Inputs:
 
 - the competition `freesound-audio-tagging-2019`;
-- the data set with the code, which `kaggle/pack.py --train` makes;
+- the data set with the code, which `tools.pack_kernel --train` makes;
 - from the second version on, the output of this notebook.
 """
 

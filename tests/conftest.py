@@ -7,7 +7,7 @@ import signal
 import pytest
 from helpers import SMALL_HPARAMS, Dataset, run_main
 
-from tagger import program
+from tagger.terminal import program
 
 # Shells ignore SIGINT for background jobs, and child processes would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import runner
-from tagger import program, results
-from tagger.lwlrap import Lwlrap
+from tagger.metrics.lwlrap import Lwlrap
+from tagger.runs import results
+from tagger.terminal import program
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -201,7 +202,7 @@ def values_of(prefix: str) -> dict[str, np.ndarray]:
     """The values of a checkpoint by name."""
     import tensorflow as tf
 
-    from tagger import checkpoints
+    from tagger.runs import checkpoints
 
     reader = tf.train.load_checkpoint(prefix)
     return {name: reader.get_tensor(name) for name in checkpoints.shapes(prefix)}
@@ -211,7 +212,7 @@ def save_without_finite_scores(prefix: str, folder: pathlib.Path) -> None:
     """Saves a checkpoint of two classes to a folder, with a bias that is NaN."""
     import tensorflow as tf
 
-    from tagger import checkpoints
+    from tagger.runs import checkpoints
 
     values = {name: tf.Variable(value) for name, value in values_of(prefix).items()}
     values["fully_connected/biases"].assign([np.nan, 0])

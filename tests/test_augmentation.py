@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tagger import augmentation
 from tagger.hparams import Hparams
+from tagger.network import augmentation
 
 EXAMPLES, FRAMES, BANDS = 64, 10, 8
 OFFSET = Hparams().mel_log_offset

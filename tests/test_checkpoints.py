@@ -12,10 +12,11 @@ import tensorflow as tf
 from helpers import values_of
 
 import model
-from tagger import checkpoints, files, results
-from tagger.checkpoints import CheckpointError, UnreadableError
 from tagger.hparams import Hparams
-from tagger.warm_start import plan_warm_start
+from tagger.runs import checkpoints, results
+from tagger.runs.checkpoints import CheckpointError, UnreadableError
+from tagger.runs.warm_start import plan_warm_start
+from tagger.terminal import files
 from train import define_trainer
 
 pytestmark = pytest.mark.usefixtures("whole_network")

@@ -9,8 +9,8 @@ import wav_corpus
 from helpers import ROOT, write_wav
 from wav_corpus import INVALID, SAMPLES, VALID, VALID_LENGTHS
 
-from tagger import clips, wav
-from tagger.clips import InputProblems
+from tagger.data import clips, wav
+from tagger.data.clips import InputProblems
 
 NOBODY = 65534  # the number of a user without permissions
 

@@ -9,8 +9,9 @@ import types
 import pytest
 
 import train
-from tagger import data_service, signals
 from tagger.hparams import Hparams
+from tagger.terminal import signals
+from tagger.training import data_service
 from tools.data_service import start_server
 
 

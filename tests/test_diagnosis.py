@@ -5,7 +5,8 @@ import pytest
 from helpers import CLASS_NAMES, write_evaluation
 from sklearn.metrics import average_precision_score, f1_score
 
-from tagger import diagnosis, results
+from tagger.runs import results
+from tools.report import diagnosis
 
 
 def test_the_values_of_a_class(tmp_path):

@@ -12,10 +12,11 @@ from helpers import SMALL_HPARAMS, free_ports, run_main
 
 import runner
 import train
-from tagger import checkpoints, distribution
-from tagger.clips import read_clips
+from tagger.data.clips import read_clips
 from tagger.hparams import Hparams, parse_hparams
-from tagger.trainer import Trainer
+from tagger.runs import checkpoints
+from tagger.training import distribution
+from tagger.training.trainer import Trainer
 
 BATCH = 16
 NO_PATHS = dict.fromkeys(runner.REQUIRED["train"], "")

@@ -7,8 +7,8 @@ import pytest
 from helpers import ROOT, section_of
 
 import model
-from tagger import checkpoints
 from tagger.hparams import Hparams, parse_hparams
+from tagger.runs import checkpoints
 
 pytestmark = pytest.mark.usefixtures("whole_network")
 

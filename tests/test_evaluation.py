@@ -11,9 +11,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 import evaluation
-from tagger import checkpoints, files, hparams
-from tagger import results as results_lib
-from tagger.lwlrap import Lwlrap
+from tagger import hparams
+from tagger.metrics.lwlrap import Lwlrap
+from tagger.runs import checkpoints
+from tagger.runs import results as results_lib
+from tagger.terminal import files
 
 STEPS = [0, 2, 4, 5]  # of the checkpoints in `trained`
 

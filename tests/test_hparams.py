@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from helpers import section_of
 
-from tagger import files, hparams, run_record
+from tagger import hparams
 from tagger.hparams import Hparams
+from tagger.runs import run_record
+from tagger.terminal import files
 
 
 def test_defaults_equal_those_of_the_baseline():

@@ -13,10 +13,11 @@ import tensorflow as tf
 from helpers import SMALL_HPARAMS, run_main
 
 import model
-from tagger import checkpoints, run_record
-from tagger.clips import InputProblems, read_class_map
+from tagger.data.clips import InputProblems, read_class_map
 from tagger.hparams import model_hparams
-from tools import import_yamnet, tag
+from tagger.runs import checkpoints, run_record
+from tools import import_yamnet
+from tools.tag import __main__ as tag
 
 pytestmark = pytest.mark.usefixtures("whole_network")
 NUM_CLASSES = 5
@@ -332,7 +333,7 @@ def test_audioset_scores_of_esc10(tmp_path):
     run_import([yamnet / "yamnet.h5", yamnet / "yamnet_class_map.csv", out])
     class_names, hparams, scorer = tag.load(str(out))
     columns = [class_names.index(name) for name in AUDIOSET]
-    from tagger.lwlrap import Lwlrap
+    from tagger.metrics.lwlrap import Lwlrap
 
     names = read_class_map(str(esc10 / "class_map.csv"))
     lwlrap = Lwlrap(names)

@@ -12,7 +12,7 @@ from helpers import run_main, save_without_finite_scores, write_wav
 import inference
 import inputs
 import model
-from tagger import wav
+from tagger.data import wav
 
 
 def read(path) -> tuple[list[str], list[str], np.ndarray]:

@@ -10,10 +10,10 @@ import tensorflow as tf
 from helpers import ALT_HPARAMS, GOLDEN, write_wav
 
 import inputs
-from tagger import clips as clips_lib
-from tagger import wav
+from tagger.data import clips as clips_lib
+from tagger.data import wav
 from tagger.hparams import Hparams, parse_hparams
-from tagger.spectrogram import mel_matrix, windowed_frames
+from tagger.network.spectrogram import mel_matrix, windowed_frames
 
 CASES = {"features": Hparams(), "features_alt": parse_hparams(ALT_HPARAMS)}
 NAMES = ("harmonics_0p3s", "hop_boundary_151_frames", "noise_burst_1p7s")

@@ -11,6 +11,7 @@ import pytest
 from helpers import ROOT
 
 from tagger.hparams import Hparams, parse_hparams
+from tools import pack_kernel as pack
 
 NOTEBOOKS = ("kaggle/kernel", "notebooks/colab", "notebooks/train_on_kaggle")
 COMPETITION = "freesound-audio-tagging-2019"
@@ -30,7 +31,7 @@ def load(name: str):
     return module
 
 
-kernel, pack = map(load, ("kernel", "pack"))
+kernel = load("kernel")
 
 
 def run_pack(out, dataset, *checkpoints: object, **options: str) -> None:
@@ -53,7 +54,7 @@ def packed(dataset, trained, tmp_path_factory):
 
 
 def test_a_pack_contains_what_inference_needs(packed, trained, dataset):
-    modules = [*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py")]
+    modules = [*ROOT.glob("*.py"), *ROOT.glob("tagger/**/*.py")]
     assert {str(p.relative_to(packed)) for p in packed.rglob("*") if p.is_file()} == {
         *(f"dataset/{path.relative_to(ROOT)}" for path in modules),
         "dataset/class_map.csv",
@@ -107,7 +108,7 @@ def test_a_pack_for_training(tmp_path):
     out = tmp_path / "out"
     class_map = ROOT / "class_map.csv"
     pack.pack_training(out, owner="me", name="train", class_map_path=str(class_map))
-    modules = [*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py")]
+    modules = [*ROOT.glob("*.py"), *ROOT.glob("tagger/**/*.py")]
     recipe = ROOT / "recipes" / "published_baseline.sh"
     assert {
         str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()

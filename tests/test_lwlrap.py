@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import label_ranking_average_precision_score
 
-from tagger.lwlrap import Lwlrap
+from tagger.metrics.lwlrap import Lwlrap
 
 
 def lwlrap_of(truth, scores) -> Lwlrap:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from tagger import files
-from tagger.clips import InputProblems, read_class_map, read_clips, read_rows
+from tagger.data.clips import InputProblems, read_class_map, read_clips, read_rows
+from tagger.terminal import files
 from tools import make_dataset
 
 NO_CUT = make_dataset.MAX_CLIP_SECONDS

@@ -9,8 +9,9 @@ import tensorflow as tf
 from helpers import GOLDEN, seeded_weights
 
 import model
-from tagger import checkpoints, layers, results, run_record
 from tagger.hparams import Hparams, model_hparams, parse_hparams
+from tagger.network import layers
+from tagger.runs import checkpoints, results, run_record
 
 pytestmark = pytest.mark.usefixtures("whole_network")
 # Layer, activation shape, weights and multiplies, as published for the baseline.

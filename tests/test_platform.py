@@ -6,19 +6,20 @@ import types
 import pytest
 import tensorflow as tf
 
-from tagger import layers, platform
+from tagger.network import layers
+from tagger.terminal import machine
 
 
 def test_the_number_of_cores_of_this_process(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: None)
     monkeypatch.delattr("os.process_cpu_count", raising=False)  # not before 3.13
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3, 5}, raising=False)
-    assert platform.num_cpu_cores() == 2
+    assert machine.num_cpu_cores() == 2
     monkeypatch.setattr("os.process_cpu_count", lambda: 7, raising=False)
-    assert platform.num_cpu_cores() == 7
+    assert machine.num_cpu_cores() == 7
     monkeypatch.delattr("os.process_cpu_count")
     monkeypatch.delattr("os.sched_getaffinity")
-    assert platform.num_cpu_cores() == 1
+    assert machine.num_cpu_cores() == 1
 
 
 @pytest.fixture
@@ -37,12 +38,12 @@ def fake_gpus(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc/cpuinfo is of Linux")
 def test_support_of_bfloat16_by_the_processor_is_reported(monkeypatch, fake_gpus):
-    monkeypatch.setattr(platform, "BFLOAT16_INSTRUCTIONS", {"processor"})
-    assert platform.describe_bfloat16().endswith("CPU, with processor")
-    monkeypatch.setattr(platform, "BFLOAT16_INSTRUCTIONS", {"no_such_flag"})
-    assert platform.describe_bfloat16().startswith("warning: ")
-    assert "slower" in platform.describe_platform(mixed_precision=True)
-    line = platform.describe_platform(mixed_precision=False)
+    monkeypatch.setattr(machine, "BFLOAT16_INSTRUCTIONS", {"processor"})
+    assert machine.describe_bfloat16().endswith("CPU, with processor")
+    monkeypatch.setattr(machine, "BFLOAT16_INSTRUCTIONS", {"no_such_flag"})
+    assert machine.describe_bfloat16().startswith("warning: ")
+    assert "slower" in machine.describe_platform(mixed_precision=True)
+    line = machine.describe_platform(mixed_precision=False)
     assert "slower" not in line and "no GPU" in line
 
 
@@ -50,19 +51,19 @@ def test_an_unknown_processor_is_no_warning(monkeypatch, fake_gpus):
     def fail(path):
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr(platform, "open", fail, raising=False)
-    assert platform.describe_bfloat16().endswith("if the processor supports it")
+    monkeypatch.setattr(machine, "open", fail, raising=False)
+    assert machine.describe_bfloat16().endswith("if the processor supports it")
 
 
 def test_support_of_bfloat16_by_gpus_is_reported(fake_gpus):
     old, new = ({"compute_capability": found} for found in ((7, 5), (8, 6)))
     fake_gpus(new)
-    assert platform.describe_bfloat16().endswith("8.6")
+    assert machine.describe_bfloat16().endswith("8.6")
     fake_gpus(old, new)
-    warning = platform.describe_bfloat16()
+    warning = machine.describe_bfloat16()
     assert warning.startswith("warning: ") and "7.5" in warning
     fake_gpus(new, {"device_name": "METAL"})
-    assert platform.describe_bfloat16().endswith("if the GPU supports it")
+    assert machine.describe_bfloat16().endswith("if the GPU supports it")
 
 
 @pytest.mark.parametrize("visible", [False, True])

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from helpers import ROOT, table_of_page
 
-from tagger import program
+from tagger.terminal import program
 
 
 def reason_of(function, *arguments) -> str:

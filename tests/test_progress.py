@@ -6,7 +6,7 @@ import re
 import pytest
 from helpers import SMALL_HPARAMS, run_main
 
-from tagger import progress
+from tagger.terminal import progress
 
 
 class Terminal(io.StringIO):

@@ -12,7 +12,7 @@ import soundfile
 import soxr
 import wav_corpus
 
-from tagger import recordings
+from recordings import decoding
 
 SECONDS = 6  # two blocks
 
@@ -34,7 +34,7 @@ def tone_with_bursts() -> np.ndarray:
 
 
 def read(path) -> np.ndarray:
-    return np.concatenate(list(recordings.read_blocks(str(path))))
+    return np.concatenate(list(decoding.read_blocks(str(path))))
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -90,8 +90,8 @@ def test_blocks_are_read_as_one_piece(tmp_path, monkeypatch, suffix, rate, subty
     expected = expected.mean(axis=1)
     if rate != 44100:
         expected = soxr.resample(expected, rate, 44100)
-    for size in (2**20, recordings.BLOCK_SAMPLES, 7777):
-        monkeypatch.setattr(recordings, "BLOCK_SAMPLES", size)
+    for size in (2**20, decoding.BLOCK_SAMPLES, 7777):
+        monkeypatch.setattr(decoding, "BLOCK_SAMPLES", size)
         np.testing.assert_allclose(read(path), expected, atol=1e-6, err_msg=size)
 
 
@@ -100,7 +100,7 @@ def test_chunks_of_any_sizes(tmp_path):
     soundfile.write(tmp_path / "a.wav", noise, 48000)
     whole = read(tmp_path / "a.wav")
     sizes = [1, 5000, 3, 20000, 10**6, 5]
-    chunks = list(recordings.read_chunks(str(tmp_path / "a.wav"), sizes))
+    chunks = list(decoding.read_chunks(str(tmp_path / "a.wav"), sizes))
     rest = whole.size - sum(sizes[:4])
     assert [chunk.size for chunk in chunks] == [*sizes[:4], rest, 0]
     np.testing.assert_array_equal(np.concatenate(chunks), whole)
@@ -200,7 +200,7 @@ def test_a_killed_recorder_of_any_format_is_read_to_the_end(tmp_path, subtype):
 )
 def test_other_chunks_are_not_samples(tmp_path, name):
     (tmp_path / "a.wav").write_bytes(wav_corpus.INVALID[name][0])
-    assert not list(recordings.read_blocks(str(tmp_path / "a.wav")))
+    assert not list(decoding.read_blocks(str(tmp_path / "a.wav")))
 
 
 def test_an_mp3_file_without_a_length_is_not_cut_off(tmp_path):
@@ -218,7 +218,7 @@ def test_sounds_are_found_by_their_extensions(tmp_path):
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     for name in ("b/2.MP3", "b/ü.wav", "a.flac", "notes.txt", ".hidden.wav", "c.m4a"):
         (tmp_path / name).touch()
-    sounds, num_others = recordings.find_sounds(str(tmp_path))
+    sounds, num_others = decoding.find_sounds(str(tmp_path))
     assert [name for _, name in sounds] == ["a.flac", "c.m4a", "b/2.MP3", "b/ü.wav"]
     assert all(os.path.samefile(path, tmp_path / name) for path, name in sounds)
     assert num_others == 1
@@ -232,7 +232,7 @@ def test_symbolic_links_are_followed(tmp_path):
     sounds.mkdir()
     (sounds / "a.wav").symlink_to(store / "deep" / "1.wav")
     (sounds / "b").symlink_to(store)
-    found, _ = recordings.find_sounds(str(sounds))
+    found, _ = decoding.find_sounds(str(sounds))
     assert [name for _, name in found] == ["a.wav", "b/deep/1.wav"]
 
 
@@ -246,7 +246,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(OSError, match=f"cannot read {tmp_path}/b: Permission denied"):
-        recordings.find_sounds(str(tmp_path))
+        decoding.find_sounds(str(tmp_path))
 
 
 def test_files_folders_and_patterns(tmp_path, monkeypatch, capsys):
@@ -257,7 +257,7 @@ def test_files_folders_and_patterns(tmp_path, monkeypatch, capsys):
         path.touch()
 
     def found(*arguments):
-        return [tuple(sound) for sound in recordings.find_files(arguments)]
+        return [tuple(sound) for sound in decoding.find_files(arguments)]
 
     assert found("d", "[1].wav", "*.flac", "./c.flac") == [
         ("d/a.wav", "a.wav"),

@@ -15,8 +15,9 @@ from test_export_model import litert_of
 
 import inputs
 import model
-from tagger import checkpoints, clips, wav
+from tagger.data import clips, wav
 from tagger.hparams import Hparams, parse_hparams
+from tagger.runs import checkpoints
 
 ESC10_VARIABLE = "TAGGER_ESC10_DIR"
 BFLOAT16_TOLERANCE = 0.005  # of the overall lwlrap

@@ -16,9 +16,10 @@ import pytest
 from helpers import CLASS_NAMES, CLIP_NAME, run_main, write_evaluation, write_wav
 
 import inputs
-from tagger import diagnosis, results, run_record
 from tagger.hparams import Hparams, model_hparams
-from tools import report
+from tagger.runs import results, run_record
+from tools.report import __main__ as report
+from tools.report import diagnosis
 
 
 def page_of(eval_dir, clip_dir, against="") -> str:

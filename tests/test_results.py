@@ -6,9 +6,10 @@ import pytest
 from helpers import SMALL_HPARAMS, run_main
 from test_kaggle import run_pack
 
-from tagger import results
-from tagger.clips import InputProblems
-from tools import export_model, tag
+from tagger.data.clips import InputProblems
+from tagger.runs import results
+from tools import export_model
+from tools.tag import __main__ as tag
 
 
 def test_thresholds_are_read_as_they_were_written(tmp_path):

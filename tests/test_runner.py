@@ -15,7 +15,9 @@ import evaluation
 import inference
 import runner
 import train
-from tagger import hparams, program, run_record
+from tagger import hparams
+from tagger.runs import run_record
+from tagger.terminal import program
 
 TRAIN = (
     "--mode=train --class_map_path=m --train_clip_dir=d --train_csv_path=c "
@@ -225,11 +227,11 @@ def imports_of(path: pathlib.Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "path",
-    [*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py")],
+    [*ROOT.glob("*.py"), *ROOT.glob("tagger/**/*.py")],
     ids=lambda path: path.stem,
 )
 def test_imports_go_in_one_direction(path):
-    name = "tagger" if path.parent.name == "tagger" else path.stem
+    name = "tagger" if ROOT / "tagger" in path.parents else path.stem
     layer = next((n for n, names in enumerate(LAYERS) if name in names), 0)
     allowed = set().union(*LAYERS[layer + 1 :])
     if name in ("tagger", "inputs", "model"):

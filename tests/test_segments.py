@@ -5,7 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-from tagger import clips, segments
+from recordings import segments
+from tagger.data import clips
 from tagger.hparams import Hparams
 
 

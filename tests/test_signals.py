@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tagger import signals
+from tagger.terminal import signals
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import scipy.signal
 import tensorflow as tf
 
 from tagger.hparams import Hparams
-from tagger.spectrogram import BLOCK_FRAMES, pcen, windowed_frames
+from tagger.network.spectrogram import BLOCK_FRAMES, pcen, windowed_frames
 
 
 @pytest.mark.parametrize(

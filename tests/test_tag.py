@@ -14,9 +14,9 @@ import tensorflow as tf
 from helpers import ALT_HPARAMS, SMALL_HPARAMS, run_main
 
 import inputs
-from tagger import plots, recordings, segments
+from recordings import decoding, plots, segments
 from tagger.hparams import Hparams, parse_hparams
-from tools import tag
+from tools.tag import __main__ as tag
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_blocks_of_any_length_have_the_same_examples(
 
     for size in (1, 1102, 1103, *range(8000, 13000, 441), *range(12000, 12900, 97)):
         monkeypatch.setattr(
-            recordings, "read_blocks", lambda path, size=size: iter([noise[:size]])
+            decoding, "read_blocks", lambda path, size=size: iter([noise[:size]])
         )
         tags = tag.tag("a.wav", scorer, hparams, keep_log_mel=True)
         expected, _, log_mel = scorer(noise[:size], 0)
@@ -96,7 +96,7 @@ def test_blocks_of_any_length_have_the_same_examples(
 
 def test_what_is_not_kept_is_freed(monkeypatch):
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 200 * 44100).astype(np.float32)
-    monkeypatch.setattr(recordings, "read_blocks", lambda path: iter([noise]))
+    monkeypatch.setattr(decoding, "read_blocks", lambda path: iter([noise]))
     references, num_alive = [], []
 
     def scorer(waveform, context):
@@ -136,7 +136,7 @@ def set_flags(monkeypatch, **flags: object) -> None:
 
 
 def test_results_that_cannot_be_written(tmp_path, monkeypatch):
-    sounds = [recordings.Sound(f"{n}.wav", n) for n in ("a/b", "a__b")]
+    sounds = [decoding.Sound(f"{n}.wav", n) for n in ("a/b", "a__b")]
     for name in ("audacity", "plot"):
         set_flags(monkeypatch, **{name: str(tmp_path / name)})
         with pytest.raises(ValueError, match=r"a/b.wav and a__b.wav .* same name"):
@@ -158,7 +158,7 @@ def test_each_class_has_its_threshold(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tag, "load", lambda *args, **options: loaded)
     monkeypatch.setattr(tag, "tag", fake_tag)
     set_flags(monkeypatch, segments=str(tmp_path / "s.csv"))
-    files = [recordings.Sound("a", "a")]
+    files = [decoding.Sound("a", "a")]
     assert tag.tag_files(files, "", {"B": 0.7, "A": 0.2}) == 0
     out, err = capsys.readouterr()
     assert out == "a (1.0 s)\n  0.6000  B\n* 0.2000  A\n"
@@ -187,7 +187,7 @@ def test_an_interrupted_run_keeps_its_results(tmp_path, monkeypatch, capsys):
         audacity=str(tmp_path),
     )
     (tmp_path / "b.txt").mkdir()
-    files = [recordings.Sound(name, name) for name in ("a", "bad", "b")]
+    files = [decoding.Sound(name, name) for name in ("a", "bad", "b")]
     assert tag.tag_files(files, "") == 2
     out, err = capsys.readouterr()
     assert out.splitlines()[0] == "a (1.0 s)"
@@ -195,7 +195,7 @@ def test_an_interrupted_run_keeps_its_results(tmp_path, monkeypatch, capsys):
     assert f"error: cannot write {tmp_path}/b.txt: " in err
     for path in (tmp_path / "s.csv", tmp_path / "e.npz"):
         path.unlink()
-    interrupted = recordings.Sound("c", "c")
+    interrupted = decoding.Sound("c", "c")
     with pytest.raises(KeyboardInterrupt):
         tag.tag_files([*files, interrupted], "")
     rows = list(csv.reader((tmp_path / "s.csv").open()))
@@ -220,7 +220,7 @@ def test_a_silent_loud_or_tiny_file_is_noted(
     path = tmp_path / "a\n.wav"
     soundfile.write(path, samples, 44100, subtype="FLOAT")
     set_flags(monkeypatch)
-    assert tag.tag_files([recordings.Sound(str(path), "a")], str(trained)) == 0
+    assert tag.tag_files([decoding.Sound(str(path), "a")], str(trained)) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"{tmp_path}/a?.wav (")
     notes = [line for line in err.splitlines() if line.startswith("note: ")]

@@ -15,10 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import model
 import train
-from tagger import checkpoints, progress, run_record
-from tagger.clips import read_class_map
+from tagger.data.clips import read_class_map
 from tagger.hparams import model_hparams, parse_hparams
-from tagger.trainer import Trainer
+from tagger.runs import checkpoints, run_record
+from tagger.terminal import progress
+from tagger.training.trainer import Trainer
 
 
 def losses_of(text: str) -> dict[int, float]:

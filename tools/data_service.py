@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from tagger import program, signals
+from tagger.terminal import program, signals
 
 FLAGS = flags.FLAGS
 ROLES = ("dispatcher", "worker")

@@ -20,11 +20,11 @@ from typing import Any
 from absl import flags
 
 from tagger import hparams as hparams_lib
-from tagger import program
-from tagger.clips import read_class_map, write_csv
-from tagger.files import make_folder
+from tagger.data.clips import read_class_map, write_csv
 from tagger.hparams import SAMPLE_RATE
-from tagger.progress import print_result
+from tagger.terminal import program
+from tagger.terminal.files import make_folder
+from tagger.terminal.progress import print_result
 
 FLAGS = flags.FLAGS
 SAVED_MODEL = "saved_model"
@@ -156,7 +156,7 @@ def export(
     import tensorflow as tf
 
     import model
-    from tagger import checkpoints
+    from tagger.runs import checkpoints
 
     class_names = read_class_map(class_map_path)
     prefix = checkpoints.find_checkpoint(checkpoint, "--checkpoint")

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from tagger import program, run_record
-from tagger.clips import InputProblems, read_records, write_csv
-from tagger.files import make_folder
+from tagger.data.clips import InputProblems, read_records, write_csv
 from tagger.hparams import model_hparams
-from tagger.progress import print_result
+from tagger.runs import run_record
+from tagger.terminal import program
+from tagger.terminal.files import make_folder
+from tagger.terminal.progress import print_result
 
 MODEL_NAME = "yamnet"
 CLASS_MAP_HEADER = ["index", "mid", "display_name"]
@@ -106,7 +107,7 @@ def read_saved_model(folder: str) -> dict[str, np.ndarray]:
     Raises:
       ValueError: it is not YAMNet as a SavedModel.
     """
-    from tagger import checkpoints
+    from tagger.runs import checkpoints
 
     prefix = os.path.join(folder, "variables", "variables")
     index = prefix + checkpoints.INDEX_SUFFIX
@@ -140,7 +141,7 @@ def find_weights(
     Returns:
       The arrays by the names of the variables, and all problems.
     """
-    from tagger.layers import Convolution
+    from tagger.network.layers import Convolution
 
     sources = {}  # YAMNet's name of each variable, by our name
     layers = [layer for layer in network.layers if isinstance(layer, Convolution)]
@@ -180,7 +181,7 @@ def import_yamnet(weights_path: str, class_map_path: str, out: str) -> None:
       ValueError, OSError: a file cannot be used or written; the message names it.
     """
     import model
-    from tagger import checkpoints
+    from tagger.runs import checkpoints
 
     if os.path.exists(out):
         raise FileExistsError(f"OUT must be a new folder, but {out} exists")

@@ -12,10 +12,10 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from tagger import program
-from tagger.clips import FINGERPRINT_COLUMN, write_csv
-from tagger.progress import print_result
-from tagger.results import is_score
+from tagger.data.clips import FINGERPRINT_COLUMN, write_csv
+from tagger.runs.results import is_score
+from tagger.terminal import program
+from tagger.terminal.progress import print_result
 
 
 def find_parts(path: pathlib.Path) -> list[pathlib.Path]:

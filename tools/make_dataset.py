@@ -31,8 +31,8 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from tagger import program, recordings
-from tagger.clips import (
+from recordings import decoding
+from tagger.data.clips import (
     InputProblems,
     Row,
     parse_labels,
@@ -40,9 +40,10 @@ from tagger.clips import (
     read_rows,
     write_csv,
 )
-from tagger.files import atomic, locked, make_folder, write_whole
 from tagger.hparams import SAMPLE_RATE
-from tagger.progress import counted, in_parallel, print_result, printable
+from tagger.terminal import program
+from tagger.terminal.files import atomic, locked, make_folder, write_whole
+from tagger.terminal.progress import counted, in_parallel, print_result, printable
 
 FLAGS = flags.FLAGS
 HEADER = ("fname", "labels", "recording")
@@ -123,7 +124,7 @@ def find_recordings(sounds: str, csv_path: str = "") -> list[Recording]:
         rows = read_rows(csv_path)[1]
         named = [(posixpath.normpath(row.fname), row.labels) for row in rows]
         return [Recording(os.path.join(sounds, n), n, labels) for n, labels in named]
-    found, num_others = recordings.find_sounds(sounds)
+    found, num_others = decoding.find_sounds(sounds)
     if num_others:
         print(f"{counted(num_others, 'other file')} ignored", file=sys.stderr)
     if not found:
@@ -177,13 +178,13 @@ def measure(path: str) -> tuple[int, float]:
       ValueError: it cannot be read, is empty or silent; the message names it.
     """
     num_samples, peak = 0, 0.0
-    for block in recordings.read_blocks(path):
+    for block in decoding.read_blocks(path):
         num_samples += block.size
         highest, lowest = float(block.max(initial=0)), float(block.min(initial=0))
         peak = max(peak, highest * FULL_SCALE / MAX_INT16, -lowest)
     if not num_samples:
         raise ValueError(f"{path}: has no samples")
-    if peak <= recordings.SILENCE:
+    if peak <= decoding.SILENCE:
         raise ValueError(f"{path}: is silent")
     return num_samples, peak
 
@@ -206,7 +207,7 @@ def examine(
       ValueError: see `measure`.
     """
     path = recording.path
-    recordings.check_file(path)
+    decoding.check_file(path)
     status = os.stat(path)
     old = known.get(recording.name, recording)
     stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
@@ -261,9 +262,7 @@ def write_clips(recording: Recording, audio: pathlib.Path) -> Recording:
     bounds = np.linspace(0, recording.num_samples, len(names) + 1).round().astype(int)
     gain = FULL_SCALE / max(1, recording.peak)
     sizes = [_block_sizes(length) for length in np.diff(bounds).tolist()]
-    chunks = recordings.read_chunks(
-        recording.path, itertools.chain.from_iterable(sizes)
-    )
+    chunks = decoding.read_chunks(recording.path, itertools.chain.from_iterable(sizes))
     for name, blocks in zip(names, sizes, strict=True):
         path = audio / name
         audible = False
@@ -280,8 +279,8 @@ def write_clips(recording: Recording, audio: pathlib.Path) -> Recording:
 
 def _block_sizes(num_samples: int) -> list[int]:
     """The sizes of the blocks of a clip."""
-    whole, rest = divmod(num_samples, recordings.BLOCK_SAMPLES)
-    return [recordings.BLOCK_SAMPLES] * whole + [rest] * bool(rest)
+    whole, rest = divmod(num_samples, decoding.BLOCK_SAMPLES)
+    return [decoding.BLOCK_SAMPLES] * whole + [rest] * bool(rest)
 
 
 def make_dataset(

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tagger import program
-from tagger.clips import write_csv
+from tagger.data.clips import write_csv
 from tagger.hparams import SAMPLE_RATE
-from tagger.progress import print_result
+from tagger.terminal import program
+from tagger.terminal.progress import print_result
 
 CLIPS_PER_CLASS = 12
 CLIPS_PER_PAIR = 2  # of two classes

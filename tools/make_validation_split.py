@@ -21,10 +21,10 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from tagger import program
-from tagger.clips import read_rows, write_csv
-from tagger.files import make_folder
-from tagger.progress import print_result
+from tagger.data.clips import read_rows, write_csv
+from tagger.terminal import program
+from tagger.terminal.files import make_folder
+from tagger.terminal.progress import print_result
 
 FLAGS = flags.FLAGS
 RECORDING = "recording"  # the column with the recording of a clip, of make_dataset

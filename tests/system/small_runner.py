@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import runner
-from tagger import program
+from tagger.terminal import program
 
 
 def main(argv: Sequence[str]) -> int:

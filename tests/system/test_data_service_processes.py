@@ -14,8 +14,9 @@ from helpers import ROOT, SMALL_HPARAMS, free_ports, run_main
 from processes import SMALL_RUNNER, Process
 
 import inputs
-from tagger import checkpoints, clips, wav
+from tagger.data import clips, wav
 from tagger.hparams import parse_hparams
+from tagger.runs import checkpoints
 
 STEPS_FETCHED_AHEAD = 35  # at most: two epochs and a half
 

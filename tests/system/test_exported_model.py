@@ -14,8 +14,8 @@ import pytest
 from helpers import SMALL_HPARAMS, run_main, run_program, section_of, write_wav
 from test_export_model import varied_network
 
-from tagger import checkpoints
-from tagger.run_record import write_hparams
+from tagger.runs import checkpoints
+from tagger.runs.run_record import write_hparams
 
 # Code that follows an example of docs/export.md and a function `score` of float32 [S].
 SCORE_FOLDER = """
@@ -175,7 +175,7 @@ def test_the_examples_reject_other_rates_and_stereo(exported, tmp_path, language
 STOPPED_WHILE_EXPORTING = """
 import os, sys
 import tensorflow as tf
-from tagger import program
+from tagger.terminal import program
 from tools import export_model
 
 number = int(sys.argv.pop(1))

@@ -16,7 +16,7 @@ import soundfile
 import tensorflow as tf
 from helpers import SMALL_HPARAMS, run_main
 
-from tagger import checkpoints
+from tagger.runs import checkpoints
 from tools import make_dataset
 
 MEBIBYTE = 2**20

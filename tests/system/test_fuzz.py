@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import inputs
-from tagger import clips, hparams, wav
+from tagger import hparams
+from tagger.data import clips, wav
 
 FUZZ_INPUTS = int(os.environ.get("TAGGER_FUZZ_INPUTS", 500))
 TELLING_SIZES = (0, 1, 7, 2**15, 2**31 - 2, 2**31, 2**32 - 2, 2**32 - 1)

@@ -81,7 +81,7 @@ def test_a_submission_of_as_many_clips_as_the_private_test_set(dataset, tmp_path
     assert run_main(flags) == 0
     both = f"{run / 'model.ckpt-1'},{run}"
     done = run_program(
-        *("kaggle/pack.py", packed, "--owner=me", f"--checkpoint={both}"),
+        *("tools.pack_kernel", packed, "--owner=me", f"--checkpoint={both}"),
         f"--class_map_path={dataset.class_map_path}",
         capture_output=True,
         text=True,
@@ -125,7 +125,7 @@ def test_a_submission_of_as_many_clips_as_the_private_test_set(dataset, tmp_path
 )
 def test_wrong_arguments_of_pack_are_named(tmp_path, arguments, message):
     arguments = [str(tmp_path / a) if a == "OUT" else a for a in arguments]
-    done = run_program("kaggle/pack.py", *arguments, capture_output=True, text=True)
+    done = run_program("tools.pack_kernel", *arguments, capture_output=True, text=True)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -20,7 +20,7 @@ import tensorflow as tf
 from helpers import PROGRAM_ENVIRONMENT, SMALL_HPARAMS, run_main
 from processes import Process
 
-from tagger import checkpoints, results
+from tagger.runs import checkpoints, results
 
 KILLS = int(os.environ.get("TAGGER_KILLS", 1))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -158,7 +158,7 @@ KILLED_WHILE_SAVING = """
 import os, signal, sys
 import numpy
 import runner
-from tagger import program
+from tagger.terminal import program
 
 def save(file, **arrays):
     file.write(b"half of the scores")

@@ -181,7 +181,7 @@ def test_colab_with_uploads(tmp_path):
 def inputs(recipe, tmp_path) -> pathlib.Path:
     """The inputs of the notebook for Kaggle, in Kaggle's layout."""
     packed, folder = tmp_path / "packed", tmp_path / "input"
-    command = ["kaggle/pack.py", packed, "--owner=me", "--train"]
+    command = ["tools.pack_kernel", packed, "--owner=me", "--train"]
     assert run_program(*command).returncode == 0
     (folder / "datasets" / "me").mkdir(parents=True)
     (packed / "dataset").rename(folder / "datasets" / "me" / "code")

@@ -23,7 +23,7 @@ from helpers import (
 from processes import HANG_SECONDS, SMALL_RUNNER
 
 import runner
-from tagger import signals
+from tagger.terminal import signals
 
 # What TensorFlow 2.16 to 2.21 write at the start, and three lines that users need.
 LINES = b"""\
@@ -46,7 +46,7 @@ a warning of Python
 def test_help_and_wrong_flags_are_fast_without_tensorflow(arguments):
     code = f"""
 import sys, runner
-from tagger import program
+from tagger.terminal import program
 try:
     program.run(runner.main, ["runner.py", {arguments!r}])
 finally:

@@ -21,7 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
-from tagger import results
+from tagger.runs import results
 
 BROWSER, DRIVER = map(shutil.which, ("chromium", "chromedriver"))
 OPTIONS = (

@@ -10,7 +10,7 @@ import pytest
 from helpers import SMALL_HPARAMS, free_ports, run_main
 from processes import SMALL_RUNNER, Process
 
-from tagger import checkpoints
+from tagger.runs import checkpoints
 
 HPARAMS = SMALL_HPARAMS.replace("batch_size=4", "batch_size=6")  # of 2 or 3 workers
 

@@ -16,10 +16,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from tagger import run_record, wav
-from tagger.files import write_whole
+from tagger.data import wav
 from tagger.hparams import SAMPLE_RATE
-from tagger.progress import counted
+from tagger.runs import run_record
+from tagger.terminal.files import write_whole
+from tagger.terminal.progress import counted
 
 FILE_COLUMN = "fname"
 LABEL_COLUMNS = ("labels", "label")

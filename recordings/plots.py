@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from recordings.segments import Tags
 from tagger.hparams import SAMPLE_RATE, Hparams
-from tagger.progress import counted
-from tagger.segments import Tags
+from tagger.terminal.progress import counted
 
 FIGURE_INCHES = (12, 7)
 DOTS_PER_INCH = 100

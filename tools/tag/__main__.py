@@ -25,12 +25,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tagger import program, recordings, results, run_record
-from tagger.clips import read_class_map, write_csv
-from tagger.files import atomic, make_folder
-from tagger.hparams import SAMPLE_RATE, Hparams, parse_overrides
-from tagger.progress import counted, print_result, printable, progress_bar
-from tagger.segments import (
+from recordings import decoding
+from recordings.segments import (
     SEGMENT_HEADER,
     Segment,
     Tags,
@@ -40,6 +36,12 @@ from tagger.segments import (
     write_embeddings,
     write_label_track,
 )
+from tagger.data.clips import read_class_map, write_csv
+from tagger.hparams import SAMPLE_RATE, Hparams, parse_overrides
+from tagger.runs import results, run_record
+from tagger.terminal import program
+from tagger.terminal.files import atomic, make_folder
+from tagger.terminal.progress import counted, print_result, printable, progress_bar
 
 FLAGS = flags.FLAGS
 BLOCK_EXAMPLES = 64  # as many as inference scores at once
@@ -83,7 +85,7 @@ def define_flags() -> None:
         )
 
 
-def check_results(found: Sequence[recordings.Sound]) -> None:
+def check_results(found: Sequence[decoding.Sound]) -> None:
     """Checks that the results that the flags select can be written.
 
     Raises:
@@ -126,7 +128,7 @@ def load(
       ValueError, OSError: the checkpoint or the class map cannot be used.
     """
     import model
-    from tagger import checkpoints
+    from tagger.runs import checkpoints
 
     prefix = checkpoints.find_checkpoint(checkpoint, "CHECKPOINT")
     record = run_record.read_record(os.path.dirname(prefix))
@@ -185,7 +187,7 @@ def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[tuple[np.ndarray
       most hparams.context_frames, as many as there are.
 
     Raises:
-      ValueError: see `recordings.read_blocks`, or there are no samples.
+      ValueError: see `decoding.read_blocks`, or there are no samples.
     """
     hop = hparams.example_hop_frames
     step = BLOCK_EXAMPLES * hop * hparams.stft_hop_samples
@@ -196,7 +198,7 @@ def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[tuple[np.ndarray
     size = (num_frames - 1) * hparams.stft_hop_samples + hparams.stft_window_samples
     block, context = np.zeros(0, np.float32), 0
     sizes = itertools.chain([size], itertools.repeat(step))
-    for chunk in recordings.read_chunks(path, sizes):
+    for chunk in decoding.read_chunks(path, sizes):
         block = np.concatenate([block, chunk])
         if not block.size:
             raise ValueError(f"{path}: has no samples")
@@ -254,7 +256,7 @@ def tag(
         np.concatenate(scores),
         np.concatenate(embeddings) if keep_embeddings else None,
         np.concatenate(log_mel) if keep_log_mel else None,
-        recordings.describe_doubt(num_samples, peak, hparams.stft_window_samples),
+        decoding.describe_doubt(num_samples, peak, hparams.stft_window_samples),
     )
 
 
@@ -272,13 +274,13 @@ def print_tags(
     print_result(f"{printable(path)} ({tags.seconds:.1f} s)\n{top}")
 
 
-def result_path(folder: str, sound: recordings.Sound, suffix: str) -> pathlib.Path:
+def result_path(folder: str, sound: decoding.Sound, suffix: str) -> pathlib.Path:
     """The path of a result of one file."""
     return pathlib.Path(folder) / (sound.name.replace("/", "__") + suffix)
 
 
 def write_file_results(
-    sound: recordings.Sound,
+    sound: decoding.Sound,
     tags: Tags,
     segments: Sequence[Segment],
     class_names: Sequence[str],
@@ -289,7 +291,7 @@ def write_file_results(
     if FLAGS.audacity:
         write_label_track(result_path(FLAGS.audacity, sound, ".txt"), segments)
     if FLAGS.plot:
-        from tagger import plots
+        from recordings import plots
 
         figure = plots.tags_figure(tags, class_names, hparams, thresholds)
         with atomic(result_path(FLAGS.plot, sound, ".png")) as file:
@@ -297,7 +299,7 @@ def write_file_results(
 
 
 def tag_files(
-    found: Sequence[recordings.Sound],
+    found: Sequence[decoding.Sound],
     checkpoint: str,
     by_class: Mapping[str, float] | None = None,
 ) -> int:
@@ -368,13 +370,13 @@ def main(argv: Sequence[str]) -> int:
         if FLAGS["threshold"].present:
             raise ValueError("--thresholds replaces --threshold; give only one of them")
         by_class = results.read_thresholds(FLAGS.thresholds, "--thresholds")
-    found = recordings.find_files(argv[2:])
+    found = decoding.find_files(argv[2:])
     check_results(found)
     program.start_tensorflow()
     if FLAGS.mixed_precision:
-        from tagger import platform
+        from tagger.terminal import machine
 
-        print(platform.describe_bfloat16(), file=sys.stderr)
+        print(machine.describe_bfloat16(), file=sys.stderr)
     num_failed = tag_files(found, argv[1], by_class)
     if num_failed:
         print(f"{num_failed} of {counted(len(found), 'file')} failed", file=sys.stderr)

@@ -24,10 +24,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tagger import files, program, results
-from tagger.files import write_whole
-from tagger.progress import counted
-from tagger.run_record import HPARAMS_FILE
+from tagger.runs import results
+from tagger.runs.run_record import HPARAMS_FILE
+from tagger.terminal import files, program
+from tagger.terminal.files import write_whole
+from tagger.terminal.progress import counted
 
 NAME = "model.ckpt"
 DATA_SUFFIX = ".data-00000-of-00001"

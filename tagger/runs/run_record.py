@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tagger.files import write_whole
 from tagger.hparams import FIELDS, MODEL_HPARAMS, MODEL_NAMES, Hparams, model_hparams
+from tagger.terminal.files import write_whole
 
 HPARAMS_FILE = "hparams.json"
 LAST_LAYER = "fully_connected"  # has a column per class

@@ -19,8 +19,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tagger import signals
 from tagger.hparams import MAX_SEED
+from tagger.terminal import signals
 
 CLUSTER_VARIABLE = "TF_CONFIG"
 CLUSTER_EXAMPLE = (

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 
 from tagger.hparams import Hparams
-from tagger.trainer import StepResult
+from tagger.training.trainer import StepResult
 
 
 def write_step(result: StepResult, rate: float, step: int) -> None:

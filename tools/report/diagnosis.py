@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from tagger import results
-from tagger.lwlrap import positive_class_precisions
+from tagger.metrics.lwlrap import positive_class_precisions
+from tagger.runs import results
 
 # What np.load raises for files that are cut off, damaged or of another format.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)

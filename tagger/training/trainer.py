@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tagger import checkpoints
-from tagger.warm_start import WarmStart, plan_warm_start
+from tagger.runs import checkpoints
+from tagger.runs.warm_start import WarmStart, plan_warm_start
 
 MEAN = tf.distribute.ReduceOp.MEAN
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tagger.distribution import (
+from tagger.training.distribution import (
     CONNECT_SECONDS,
     NOTE_SECONDS,
     POLL_SECONDS,

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tagger.files import atomic, write_whole
 from tagger.hparams import SAMPLE_RATE, Hparams
-from tagger.progress import printable
+from tagger.terminal.files import atomic, write_whole
+from tagger.terminal.progress import printable
 
 SEGMENT_HEADER = ("file", "start", "end", "class", "score")
 

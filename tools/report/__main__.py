@@ -26,10 +26,12 @@ from collections.abc import Container, Iterable, Sequence
 import numpy as np
 from absl import flags
 
-from tagger import diagnosis, program, results, run_record
-from tagger.files import write_whole
 from tagger.hparams import Hparams
-from tagger.progress import counted, print_result
+from tagger.runs import results, run_record
+from tagger.terminal import program
+from tagger.terminal.files import write_whole
+from tagger.terminal.progress import counted, print_result
+from tools.report import diagnosis
 
 FLAGS = flags.FLAGS
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
@@ -164,7 +166,7 @@ def spectrogram(path: str, hparams: Hparams) -> str:
     import tensorflow as tf
 
     import inputs
-    from tagger.wav import read_wav_header
+    from tagger.data.wav import read_wav_header
 
     try:
         offset, size = read_wav_header(path)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 from tagger.hparams import SAMPLE_RATE
-from tagger.progress import in_parallel
+from tagger.terminal.progress import in_parallel
 
 BYTES_PER_SAMPLE = 2  # 16-bit PCM
 HEADER_THREADS = 16  # more than cores, because reading headers waits for the disk

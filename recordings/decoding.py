@@ -19,14 +19,14 @@ import numpy as np
 import soundfile
 import soxr
 
-from tagger.hparams import SAMPLE_RATE
-from tagger.progress import counted
-from tagger.wav import (
+from tagger.data.wav import (
     SOUND_EXTENSIONS,
     UNKNOWN_SIZES,
     UNREADABLE_EXTENSIONS,
     find_samples,
 )
+from tagger.hparams import SAMPLE_RATE
+from tagger.terminal.progress import counted
 
 BLOCK_SAMPLES = 2**17  # about 3 s
 RATES = range(1000, 768001)  # Hz; a header with another rate is probably damaged

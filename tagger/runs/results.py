@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tagger import run_record
-from tagger.clips import InputProblems, composed, read_records, write_csv
-from tagger.progress import counted
+from tagger.data.clips import InputProblems, composed, read_records, write_csv
+from tagger.runs import run_record
+from tagger.terminal.progress import counted
 
 CONTENTS_FILE = "evaluated.json"  # describes what was evaluated
 SEEN_FILE = "steps-seen.txt"  # in the order in which evaluators first saw them

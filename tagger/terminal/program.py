@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from tagger import signals
+from tagger.terminal import signals
 
 GPU_SECONDS = 10  # to wait for the driver's list of GPUs
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)

@@ -1,7 +1,7 @@
 """Packs the code and a kernel for Kaggle.
 
-    python kaggle/pack.py OUT --owner NAME --checkpoint runs/first/model.ckpt-12000
-    python kaggle/pack.py OUT --owner NAME --train
+    python -m tools.pack_kernel OUT --owner NAME --checkpoint runs/first/model.ckpt-700
+    python -m tools.pack_kernel OUT --owner NAME --train
 
 This writes the data set, OUT/dataset, and the kernel, OUT/kernel, and prints the
 commands to upload them. The first kernel averages the scores of all checkpoints. The
@@ -12,19 +12,17 @@ import json
 import pathlib
 import re
 import shutil
-import sys
 from collections.abc import Sequence
 
 from absl import flags
 
+from tagger.data.clips import read_class_map
+from tagger.hparams import parse_overrides
+from tagger.runs import run_record
+from tagger.terminal import program
+from tagger.terminal.progress import print_result
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tagger import program, run_record  # noqa: E402
-from tagger.clips import read_class_map  # noqa: E402
-from tagger.hparams import parse_overrides  # noqa: E402
-from tagger.progress import print_result  # noqa: E402
-
 LICENSE = "other"  # Kaggle requires one; the data set is private.
 NAME = "freesound-audio-tagger"
 TRAINING_NAME = "freesound-audio-tagger-training"
@@ -109,7 +107,7 @@ def pack_code(
       sources: addresses of kernels whose output is an input of the kernel.
     """
     dataset, kernel = out / "dataset", out / "kernel"
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("tagger/*.py"), *more]:
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("tagger/**/*.py"), *more]:
         copy = dataset / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
@@ -148,7 +146,7 @@ def pack(
     overrides = parse_overrides(hparams)
     program.start_tensorflow()
     import model
-    from tagger import checkpoints
+    from tagger.runs import checkpoints
 
     loaded = {}
     for path in checkpoint.split(","):

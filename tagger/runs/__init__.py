@@ -1,0 +1,1 @@
+"""The folders of training runs and of evaluations."""

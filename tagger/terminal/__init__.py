@@ -1,0 +1,1 @@
+"""How a program starts, reports, shows progress and writes files."""

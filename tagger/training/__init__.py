@@ -1,0 +1,1 @@
+"""The training step, and the devices and processes that share it."""
