@@ -15,6 +15,7 @@ import tensorflow as tf
 import inputs
 import model
 from tagger.data.clips import Clips, read_clips
+from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap
 from tagger.runs import checkpoints, results
 from tagger.terminal import machine
@@ -54,8 +55,8 @@ def evaluate(options: Options) -> None:
     be read is reported and skipped.
 
     Raises:
-      ValueError, OSError: an input cannot be used; the message names it.
-      FloatingPointError: a score is not finite; the message names the clip.
+      UserError: an input cannot be used; the message names it.
+      UserError: a score is not finite; the message names the clip.
     """
     class_names, clips = read_clips(
         csv_path=options.eval_csv_path,
@@ -71,7 +72,7 @@ def evaluate(options: Options) -> None:
     if not os.path.isdir(options.train_dir):
         message = f"--train_dir: there is no folder {options.train_dir}"
         if options.eval_timeout_secs == 0:
-            raise FileNotFoundError(message)
+            raise UserError(message)
         print(f"note: {message} yet", file=sys.stderr)
     make_folder(options.eval_dir, "--eval_dir")
     _check_same_run(options, clips, class_names)
@@ -89,7 +90,7 @@ def evaluate(options: Options) -> None:
             _report_best(options.eval_dir)
     existing = checkpoints.list_checkpoints(options.train_dir)
     if not existing or (prefix and not results.read_results(options.eval_dir)):
-        raise ValueError(
+        raise UserError(
             f"--train_dir: there is no checkpoint in {options.train_dir} that can be "
             f"read"
         )
@@ -112,7 +113,7 @@ def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) 
     is a checkpoint.
 
     Raises:
-      ValueError: eval_dir has results of another evaluation.
+      UserError: eval_dir has results of another evaluation.
     """
     path = pathlib.Path(options.eval_dir) / results.CONTENTS_FILE
     text = results.describe_run(
@@ -122,7 +123,7 @@ def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) 
         if checkpoints.list_checkpoints(options.train_dir):
             write_whole(path, text)
     elif path.read_text(encoding="utf-8", errors="replace") != text:
-        raise ValueError(
+        raise UserError(
             f"--eval_dir: {options.eval_dir} has results for another run, clips, "
             f"labels or classes; choose another folder (or delete {path} if "
             f"--train_dir was only moved)"
@@ -130,9 +131,9 @@ def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) 
 
 
 def _locked_part(options: Options) -> contextlib.AbstractContextManager[None]:
-    """Locks this evaluator's part; a ValueError if another one has locked it."""
+    """Locks this evaluator's part; a UserError if another one has locked it."""
     index, num_evaluators = options.eval_shard
-    error = ValueError(
+    error = UserError(
         f"--eval_dir: another evaluator writes to {options.eval_dir}; several can "
         f"share the work with --eval_shard"
     )
@@ -202,7 +203,7 @@ class _Evaluator:
 
         Raises:
           UnreadableError: the checkpoint cannot be read.
-          FloatingPointError: a score is not finite.
+          UserError: a score is not finite.
         """
         step = checkpoints.checkpoint_step(prefix)
         self._load(prefix)
@@ -275,7 +276,7 @@ class _Evaluator:
         with progress_bar(num_clips, what=f"step {step}", unit="clip") as bar:
             for index, score in model.clip_scores(self._score_function, batches):
                 if not np.isfinite(score).all():
-                    raise FloatingPointError(
+                    raise UserError(
                         f"step {step}: the scores of {self._clips.paths[index]} are "
                         f"not finite"
                     )

@@ -19,6 +19,7 @@ from tagger.data.clips import (
     write_csv,
 )
 from tagger.data.wav import SOUND_EXTENSIONS, read_wav_headers
+from tagger.errors import UserError
 from tagger.runs import checkpoints
 from tagger.runs.run_record import read_record
 from tagger.terminal import machine
@@ -50,8 +51,8 @@ def predict(options: Options) -> list[str]:
       One message for each clip that could not be read.
 
     Raises:
-      ValueError, OSError: another input cannot be used; the message names it.
-      FloatingPointError: a score is not finite; the message names the clip.
+      UserError: another input cannot be used; the message names it.
+      UserError: a score is not finite; the message names the clip.
     """
     class_names = read_class_map(options.class_map_path)
     prefixes = [
@@ -64,7 +65,7 @@ def predict(options: Options) -> list[str]:
     csv_path = part_path(options.predictions_csv_path, index, num_parts)
     make_folder(os.path.dirname(csv_path) or ".", "--predictions_csv_path")
     if os.path.exists(csv_path) and not os.path.isfile(csv_path):
-        raise OSError(f"--predictions_csv_path: {csv_path} is not a regular file")
+        raise UserError(f"--predictions_csv_path: {csv_path} is not a regular file")
     paths = [os.path.join(options.inference_clip_dir, name) for name in names]
     clips, problems = _read_headers(paths, num_classes=len(class_names))
     device = machine.describe_platform(mixed_precision=options.mixed_precision)
@@ -100,11 +101,11 @@ def list_wavs(clip_dir: str) -> list[str]:
     Other sound files, and sub-folders, are counted on stderr.
 
     Raises:
-      FileNotFoundError: there is no such folder.
-      ValueError: there are no such files.
+      UserError: there is no such folder.
+      UserError: there are no such files.
     """
     if not os.path.isdir(clip_dir):
-        raise FileNotFoundError(f"--inference_clip_dir: there is no folder {clip_dir}")
+        raise UserError(f"--inference_clip_dir: there is no folder {clip_dir}")
     entries = sorted(os.listdir(clip_dir))
     sounds = [
         name
@@ -126,9 +127,7 @@ def list_wavs(clip_dir: str) -> list[str]:
             file=sys.stderr,
         )
     if not names:
-        raise ValueError(
-            f"--inference_clip_dir: there are no *.wav files in {clip_dir}"
-        )
+        raise UserError(f"--inference_clip_dir: there are no *.wav files in {clip_dir}")
     return names
 
 
@@ -148,7 +147,7 @@ def _read_headers(
     problems = {
         path: str(header)
         for path, header in headers.items()
-        if isinstance(header, ValueError)
+        if isinstance(header, UserError)
     }
     valid = [path for path in paths if path not in problems]
     no_labels = np.zeros([len(valid), num_classes], np.float32)
@@ -164,7 +163,7 @@ def _score(
       float64 [N, C] in [0, 1]; NaN for a clip that can no longer be read.
 
     Raises:
-      FloatingPointError: a score is not finite.
+      UserError: a score is not finite.
     """
     network, hparams = model.load_network(
         prefix,
@@ -179,7 +178,7 @@ def _score(
     with progress_bar(len(clips), what="scoring", unit="clip") as bar:
         for index, clip_scores in model.clip_scores(score_function, batches):
             if not np.isfinite(clip_scores).all():
-                raise FloatingPointError(
+                raise UserError(
                     f"{prefix}: the scores of {clips.paths[index]} are not finite"
                 )
             scores[index] = clip_scores

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tagger.data.clips import Clips
 from tagger.data.wav import BYTES_PER_SAMPLE, read_wav_header
+from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.network.augmentation import augment_batches
 from tagger.network.spectrogram import mel_matrix, pcen, windowed_frames
@@ -36,6 +37,14 @@ PARALLEL_CLIPS = num_cpu_cores()
 # for speed. Scoring uses float64, so that the scores of all programs agree.
 FAST_FFT, EXACT_FFT = tf.float32, tf.float64
 ENDLESS = np.iinfo(np.int64).max  # length of the stream from a data service
+CUT_OFF = "clip was cut off after its header was read:"
+# What TensorFlow raises if a clip was deleted, replaced by a folder, or cut off.
+CLIP_ERRORS = (
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InvalidArgumentError,
+)
 CACHE_BYTES = 2 * 2**30  # Features up to this size are kept in memory between passes.
 # AutoGraph would take 1 s to search these functions for control flow. There is none.
 without_autograph = tf.autograph.experimental.do_not_convert
@@ -67,7 +76,7 @@ def _contents_to_waveform(
     num_bytes = BYTES_PER_SAMPLE * num_samples
     is_complete = tf.debugging.Assert(
         tf.cast(tf.strings.length(contents), tf.int64) >= data_offset + num_bytes,
-        ["clip was cut off after its header was read:", path],
+        [CUT_OFF, path],
     )
     with tf.control_dependencies([is_complete]):
         samples = tf.strings.substr(contents, data_offset, num_bytes)
@@ -145,7 +154,7 @@ def wav_to_examples(path: str, hparams: Hparams) -> tf.Tensor:
     """Computes the examples of a WAV file for scoring, float32 [E, frames, F].
 
     Raises:
-      ValueError: the file is not 16-bit PCM, 44.1 kHz, mono; the message names it.
+      UserError: the file is not 16-bit PCM, 44.1 kHz, mono; the message names it.
     """
     data_offset, num_samples = read_wav_header(path)
     waveform = clip_to_waveform(path, np.int64(data_offset), np.int64(num_samples))
@@ -200,12 +209,12 @@ def shuffle_buffer(clips: Clips, hparams: Hparams, num_shards: int = 1) -> int:
 
 
 def check_memory(clips: Clips, hparams: Hparams, num_shards: int = 1) -> None:
-    """Raises a ValueError if the shuffle buffer does not fit into the memory."""
+    """Raises a UserError if the shuffle buffer does not fit into the memory."""
     buffered = shuffle_buffer(clips, hparams, num_shards)
     needed = 4 * buffered * hparams.example_window_frames * hparams.mel_bands  # float32
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > MAX_MEMORY_SHARE * memory:
-        raise ValueError(
+        raise UserError(
             f"the shuffle buffer would take {needed / 1e9:.0f} GB, but this machine "
             f"has {memory / 1e9:.0f} GB; a smaller example_window_seconds reduces it"
         )
@@ -345,13 +354,12 @@ def read_batches(dataset: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tenso
     """Yields the batches of a dataset.
 
     Raises:
-      OSError: a clip can no longer be read, or a data service failed; the message has
-        TensorFlow's reason.
+      UserError: a clip can no longer be read; the message names it.
     """
     try:
         yield from dataset
-    except tf.errors.OpError as error:
+    except CLIP_ERRORS as error:
         reason = program.tensorflow_reason(error)
-        raise OSError(
-            f"a clip can no longer be read, or a data service failed: {reason}"
-        ) from None
+        if isinstance(error, tf.errors.InvalidArgumentError) and CUT_OFF not in reason:
+            raise
+        raise UserError(f"a clip can no longer be read: {reason}") from None

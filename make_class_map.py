@@ -14,13 +14,14 @@ import sys
 from collections.abc import Sequence
 
 from tagger.data import clips
+from tagger.errors import UserError
 from tagger.terminal import program
 
 
 def main(argv: Sequence[str]) -> int:
     """Writes the class map of the CSV on stdin to stdout; returns the exit status."""
     if argv[1:] or sys.stdin is None or sys.stdin.isatty():
-        raise ValueError("expected a CSV on stdin, and no arguments; see --help")
+        raise UserError("expected a CSV on stdin, and no arguments; see --help")
     _, rows = clips.read_rows("stdin", contents=sys.stdin.buffer.read())
     names = sorted({label for row in rows for label in row.labels})
     csv.writer(sys.stdout, lineterminator="\n").writerows(enumerate(names))

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tagger.errors import UserError
 from tagger.hparams import Hparams, check_model_name, describe_hparams
 from tagger.hparams import parse_hparams as parse_hparams  # As in the original.
 from tagger.network.layers import Convolution, FullyConnected
@@ -67,7 +68,7 @@ def define_model(
       [E, C]. The output of its layer "embedding" is float32 [E, 1024].
 
     Raises:
-      ValueError: there is no such model.
+      UserError: there is no such model.
     """
     check_model_name(model_name)
     convolution = functools.partial(
@@ -132,7 +133,7 @@ def freeze(network: keras.Model, train_scopes: Sequence[str]) -> None:
         variables; empty: nothing is frozen.
 
     Raises:
-      ValueError: a scope matches no variable.
+      UserError: a scope matches no variable.
     """
     if not train_scopes:
         return
@@ -187,7 +188,7 @@ def load_network(
     Raises:
       CheckpointError: there is no such checkpoint, it cannot be read, or it does not
         fit the network.
-      ValueError: the checkpoint has other classes, or there is no such model.
+      UserError: the checkpoint has other classes, or there is no such model.
     """
     prefix = checkpoints.find_checkpoint(checkpoint, "checkpoint")
     model_name, hparams = trained_model(
@@ -293,7 +294,7 @@ def define_optimizer(
       max_steps: the last step; only cosine needs it.
 
     Raises:
-      ValueError: cosine without max_steps, or with a warm-up that is not shorter.
+      UserError: cosine without max_steps, or with a warm-up that is not shorter.
     """
     rate = hparams.lr
     if hparams.lrdecay > 0:
@@ -305,9 +306,9 @@ def define_optimizer(
         )
     if hparams.cosine:
         if max_steps is None:
-            raise ValueError("cosine needs max_steps")
+            raise UserError("cosine needs max_steps")
         if (warmup := hparams.warmup_steps) >= max_steps:
-            raise ValueError(
+            raise UserError(
                 f"hyperparameter warmup_steps must be below the last step, "
                 f"{max_steps}, but got {warmup}"
             )

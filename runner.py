@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from absl import flags
 
 from tagger import hparams as hparams_lib
+from tagger.errors import UserError
 from tagger.runs import run_record
 from tagger.terminal import program, signals
 from tagger.terminal.progress import counted
@@ -212,7 +213,7 @@ WARM_START = (
 def _check_hparams(text: str) -> bool:
     try:
         hparams_lib.parse_overrides(text)
-    except ValueError as error:
+    except UserError as error:
         raise flags.ValidationError(str(error)) from None
     return True
 
@@ -264,39 +265,39 @@ def check_flags() -> None:
     """Checks the flags, before any clip is read and before TensorFlow is imported.
 
     Raises:
-      ValueError: flags are missing or contradict each other; the message names them.
+      UserError: flags are missing or contradict each other; the message names them.
     """
     if FLAGS.mode is None:
-        raise ValueError(
+        raise UserError(
             f"--mode must be one of {', '.join(REQUIRED)}; --help lists all flags"
         )
     missing = [f"--{name}" for name in REQUIRED[FLAGS.mode] if not FLAGS[name].value]
     if missing:
-        raise ValueError(f"--mode {FLAGS.mode} needs {', '.join(missing)}")
+        raise UserError(f"--mode {FLAGS.mode} needs {', '.join(missing)}")
     if FLAGS.mode != "train":
         return
     overrides = hparams_lib.parse_overrides(FLAGS.hparams)
     record = run_record.read_record(FLAGS.train_dir)
     try:  # to use them together
         hparams_lib.model_hparams(FLAGS.model or hparams_lib.MODEL_NAMES[0], overrides)
-    except ValueError:
+    except UserError:
         if record is None:
             raise
         # They may fit together with those of the run that is resumed.
         dataclasses.replace(record.hparams, **overrides)
     warmstart = overrides.get("warmstart")
     if warmstart and not FLAGS.warmstart_checkpoint:
-        raise ValueError("--hparams warmstart=1 needs --warmstart_checkpoint")
+        raise UserError("--hparams warmstart=1 needs --warmstart_checkpoint")
     for name in WARM_START:
         if FLAGS[name].value and not warmstart:
-            raise ValueError(f"--{name} needs --hparams warmstart=1")
+            raise UserError(f"--{name} needs --hparams warmstart=1")
     if overrides.get("bn_ramp") and FLAGS.warmstart_moving_averages:
-        raise ValueError(
+        raise UserError(
             "--hparams bn_ramp=1 would soon replace the moving averages that "
             "--warmstart_moving_averages restores"
         )
     if warmstart and FLAGS.train_scopes and not FLAGS.warmstart_moving_averages:
-        raise ValueError(
+        raise UserError(
             "--train_scopes needs --warmstart_moving_averages, because frozen layers "
             "use their moving averages"
         )
@@ -359,18 +360,13 @@ def main(argv: Sequence[str]) -> int:
     """Runs the mode that --mode selects; returns the exit status.
 
     Raises:
-      ValueError, OSError, FloatingPointError: the mode failed; the message says why.
+      UserError: the mode failed; the message says why.
     """
     program.check_no_arguments(argv)
     check_flags()
     program.start_tensorflow()
-    import tensorflow as tf
-
     run = {"train": run_train, "eval": run_eval, "inference": run_inference}
-    try:
-        return run[FLAGS.mode]()
-    except tf.errors.OpError as error:
-        raise OSError(f"TensorFlow: {program.tensorflow_reason(error)}") from None
+    return run[FLAGS.mode]()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import inputs
 import model
 from tagger import hparams as hparams_lib
 from tagger.data.clips import Clips, read_clips
+from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.runs import checkpoints, run_record
 from tagger.terminal import files, machine, signals
@@ -93,9 +94,9 @@ def train(options: Options) -> int:
       The number of the signal that stopped it, or 0.
 
     Raises:
-      ValueError, OSError: an input or a checkpoint cannot be used; the message names
+      UserError: an input or a checkpoint cannot be used; the message names
         it.
-      FloatingPointError: the loss or a weight is no longer finite.
+      UserError: the loss or a weight is no longer finite.
     """
     if options.data_service:
         check_reachable(options.data_service)
@@ -186,7 +187,7 @@ def _check_workers(plan: Plan, workers: Distribution) -> None:
     """Checks that the work can be shared, and that all workers have the same inputs.
 
     Raises:
-      ValueError: the work cannot be shared, or the inputs differ.
+      UserError: the work cannot be shared, or the inputs differ.
     """
     workers.check_shares(plan.hparams.batch_size, len(plan.clips))
     # Only the paths of input files may differ.
@@ -339,7 +340,7 @@ def _loop(trainer: Trainer, plan: Plan, workers: Distribution, seed: int) -> int
             loss = float(result.loss)
             step += 1
             if not np.isfinite(loss):
-                raise FloatingPointError(f"step {step}: the loss is {loss}; {ADVICE}")
+                raise UserError(f"step {step}: the loss is {loss}; {ADVICE}")
             rate = None
             if step % options.summary_steps == 0:
                 seconds = time.monotonic() - timed_at
@@ -364,14 +365,12 @@ def _save(trainer: Trainer, plan: Plan, workers: Distribution) -> None:
     """Saves a checkpoint. Only the chief writes it.
 
     Raises:
-      FloatingPointError: a weight is not finite.
+      UserError: a weight is not finite.
     """
     if workers.num_replicas > 1:
         trainer.sync_averages()
     if name := trainer.first_not_finite():
-        raise FloatingPointError(
-            f"step {trainer.steps_done}: {name} is not finite; {ADVICE}"
-        )
+        raise UserError(f"step {trainer.steps_done}: {name} is not finite; {ADVICE}")
     if workers.is_chief:
         checkpoints.save_training(
             plan.options.train_dir,

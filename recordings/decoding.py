@@ -25,6 +25,7 @@ from tagger.data.wav import (
     UNREADABLE_EXTENSIONS,
     find_samples,
 )
+from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.terminal.progress import counted
 
@@ -85,7 +86,7 @@ def _opened(path: str) -> Iterator[soundfile.SoundFile]:
         offset, size = 0, 0
         if not file.frames and file.format in ("WAV", "WAVEX"):
             # libsndfile accepts files that find_samples does not. They are empty.
-            with contextlib.suppress(ValueError), open(path, "rb") as contents:
+            with contextlib.suppress(UserError), open(path, "rb") as contents:
                 offset, size = find_samples(
                     contents, path, check_format=lambda chunk, path: None
                 )
@@ -104,7 +105,7 @@ def find_sounds(folder: str) -> tuple[list[Sound], int]:
       other files. Hidden files and folders do not count.
 
     Raises:
-      OSError: a folder cannot be read; the message names it.
+      UserError: a folder cannot be read; the message names it.
     """
     sounds, num_others, seen = [], 0, set()
     walk = os.walk(folder, followlinks=True, onerror=_raise_named)
@@ -126,7 +127,7 @@ def find_sounds(folder: str) -> tuple[list[Sound], int]:
 
 
 def _raise_named(error: OSError) -> None:
-    raise OSError(f"cannot read {error.filename}: {error.strerror}")
+    raise UserError(f"cannot read {error.filename}: {error.strerror}")
 
 
 def find_files(arguments: Sequence[str]) -> list[Sound]:
@@ -136,7 +137,7 @@ def find_files(arguments: Sequence[str]) -> list[Sound]:
     so that reading reports it.
 
     Raises:
-      ValueError, OSError: there are no files at all, or a folder cannot be read.
+      UserError: there are no files at all, or a folder cannot be read.
     """
     found = {}
     for argument in arguments:
@@ -155,7 +156,7 @@ def find_files(arguments: Sequence[str]) -> list[Sound]:
             for sound in sounds:
                 found.setdefault(os.path.abspath(sound.path), sound)
     if not any(map(os.path.exists, found)):
-        raise ValueError(f"there is no sound file in {', '.join(arguments)}")
+        raise UserError(f"there is no sound file in {', '.join(arguments)}")
     return list(found.values())
 
 
@@ -170,14 +171,14 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
       resampled sounds may exceed it.
 
     Raises:
-      ValueError: the file cannot be read, is cut off, or has samples that are not
+      UserError: the file cannot be read, is cut off, or has samples that are not
         finite; the message names it.
     """
     check_file(path)
     try:
         with _opened(path) as file:
             if file.samplerate not in RATES:
-                raise ValueError(f"{path}: has a sample rate of {file.samplerate} Hz")
+                raise UserError(f"{path}: has a sample rate of {file.samplerate} Hz")
             blocks = _mono_blocks(file, path)
             if file.samplerate != SAMPLE_RATE:
                 blocks = _resampled(blocks, file.samplerate)
@@ -188,17 +189,17 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
             reason = "Format not recognised."
         if os.path.splitext(path)[1].lower() in UNREADABLE_EXTENSIONS:
             reason += " Convert it first, as with: ffmpeg -i in.m4a out.flac"
-        raise ValueError(f"{path}: libsndfile cannot decode it: {reason}") from None
+        raise UserError(f"{path}: libsndfile cannot decode it: {reason}") from None
 
 
 def check_file(path: str) -> None:
-    """Raises a ValueError if a file does not exist, cannot be read, or is empty."""
+    """Raises a UserError if a file does not exist, cannot be read, or is empty."""
     if not os.path.isfile(path):
-        raise ValueError(f"{path}: there is no such file")
+        raise UserError(f"{path}: there is no such file")
     if not os.access(path, os.R_OK):
-        raise ValueError(f"{path}: there is no permission to read it")
+        raise UserError(f"{path}: there is no permission to read it")
     if not os.path.getsize(path):
-        raise ValueError(f"{path}: is empty")
+        raise UserError(f"{path}: is empty")
 
 
 def _mono_blocks(file: soundfile.SoundFile, path: str) -> Iterator[np.ndarray]:
@@ -209,7 +210,7 @@ def _mono_blocks(file: soundfile.SoundFile, path: str) -> Iterator[np.ndarray]:
         with np.errstate(all="ignore"):  # The sum of large samples may overflow.
             block = frames.mean(axis=1)
         if not np.isfinite(block).all():
-            raise ValueError(f"{path}: has samples that are not finite")
+            raise UserError(f"{path}: has samples that are not finite")
         total += len(block)
         yield block
     corrected = CORRECTED_SIZE.search(file.extra_info)
@@ -218,7 +219,7 @@ def _mono_blocks(file: soundfile.SoundFile, path: str) -> Iterator[np.ndarray]:
     else:
         claimed, found = file.frames, total
     if claimed < MAX_FRAMES and found < MIN_COMPLETE * claimed and _has_length(file):
-        raise ValueError(f"{path}: is cut off; only {found / claimed:.0%} is there")
+        raise UserError(f"{path}: is cut off; only {found / claimed:.0%} is there")
 
 
 def _has_length(file: soundfile.SoundFile) -> bool:
@@ -262,7 +263,7 @@ def read_chunks(path: str, sizes: Iterable[int]) -> Iterator[np.ndarray]:
     The chunks end with the file: the last one may be shorter, or empty.
 
     Raises:
-      ValueError: see `read_blocks`.
+      UserError: see `read_blocks`.
     """
     blocks = read_blocks(path)
     pending, num_pending = [], 0

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tagger.errors import UserError
+
 SAMPLE_RATE = 44100  # Hz, of every clip
 MAX_SEED = 2**31  # Seeds are smaller, because TensorFlow takes an int32.
 # The values of a model that differ from the defaults of `Hparams`.
@@ -67,7 +69,7 @@ class Hparams:
     """The hyperparameters of features, model and training, with checked values.
 
     Raises:
-      ValueError: a value is outside its range, or two contradict each other.
+      UserError: a value is outside its range, or two contradict each other.
     """
 
     stft_window_seconds: float = _hparam(
@@ -201,7 +203,7 @@ class Hparams:
         for field in dataclasses.fields(self):
             _check_value(field, getattr(self, field.name))
         if self.mel_min_hz >= self.mel_max_hz:
-            raise ValueError(
+            raise UserError(
                 f"hyperparameter mel_min_hz must be below mel_max_hz, but "
                 f"{self.mel_min_hz:g} Hz is not below {self.mel_max_hz:g} Hz"
             )
@@ -213,12 +215,12 @@ class Hparams:
         ):
             if getattr(self, name) < 1:
                 seconds = name.rsplit("_", 1)[0] + "_seconds"
-                raise ValueError(
+                raise UserError(
                     f"hyperparameter {seconds} must give {name} of at least 1, but got "
                     f"{getattr(self, seconds):g}"
                 )
         for message in self._contradictions():
-            raise ValueError(f"hyperparameter {message}")
+            raise UserError(f"hyperparameter {message}")
 
     def _contradictions(self) -> Iterator[str]:
         """Yields a message for each value that cannot be used with another one."""
@@ -289,40 +291,40 @@ MODEL_HPARAMS = tuple(name for name in FIELDS if name not in TRAINING_HPARAMS)
 def _check_value(field: dataclasses.Field, value: Any) -> None:
     text, is_allowed = field.metadata["allowed"]
     if field.type is int and not isinstance(value, int):
-        raise ValueError(
+        raise UserError(
             f"hyperparameter {field.name} must be a whole number, but got {value}"
         )
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"hyperparameter {field.name} must be finite, but got {value}")
+        raise UserError(f"hyperparameter {field.name} must be finite, but got {value}")
     if not is_allowed(value):
-        raise ValueError(f"hyperparameter {field.name} must be {text}, but got {value}")
+        raise UserError(f"hyperparameter {field.name} must be {text}, but got {value}")
 
 
 def parse_overrides(text: str) -> dict[str, Any]:
     """Parses `name=value,name=value`; returns values of the right types, by name.
 
     Raises:
-      ValueError: a name is unknown or given twice, or a value has the wrong type or is
+      UserError: a name is unknown or given twice, or a value has the wrong type or is
         out of range.
     """
     overrides = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = (part.strip() for part in pair.partition("="))
         if not equals:
-            raise ValueError(f"--hparams takes name=value pairs, but got '{pair}'")
+            raise UserError(f"--hparams takes name=value pairs, but got '{pair}'")
         if name not in FIELDS:
-            raise ValueError(
+            raise UserError(
                 f"--hparams: there is no hyperparameter '{name}'; the names are "
                 f"{', '.join(FIELDS)}"
             )
         if name in overrides:
-            raise ValueError(f"--hparams: {name} is given twice")
+            raise UserError(f"--hparams: {name} is given twice")
         field = FIELDS[name]
         try:
             overrides[name] = field.type(value)
         except ValueError:
             kind = {int: "a whole number", float: "a number"}[field.type]
-            raise ValueError(
+            raise UserError(
                 f"--hparams: {name} must be {kind}, but got '{value}'"
             ) from None
         _check_value(field, overrides[name])
@@ -333,10 +335,10 @@ def check_model_name(model_name: str) -> None:
     """Checks the name of a model.
 
     Raises:
-      ValueError: there is no such model.
+      UserError: there is no such model.
     """
     if model_name not in MODEL_NAMES:
-        raise ValueError(
+        raise UserError(
             f"model_name must be one of {', '.join(MODEL_NAMES)}, but got "
             f"'{model_name}'"
         )

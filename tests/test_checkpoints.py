@@ -12,6 +12,7 @@ import tensorflow as tf
 from helpers import values_of
 
 import model
+from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.runs import checkpoints, results
 from tagger.runs.checkpoints import CheckpointError, UnreadableError
@@ -277,7 +278,7 @@ def test_another_shape_names_the_variable(tmp_path):
 
 def test_an_unwritable_folder_is_an_oserror(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="cannot write checkpoint model.ckpt-1 in"):
+    with pytest.raises(UserError, match="cannot write checkpoint model.ckpt-1 in"):
         checkpoints.save(tmp_path / "file", variables_of(x=1.0), 1)
 
 
@@ -338,13 +339,13 @@ OTHER_CLASSES = SHAPES | {"fully_connected/weights": (64, 80)}
     ],
 )
 def test_impossible_warm_starts_name_the_flag(stored, include, exclude, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         plan_warm_start(SHAPES, stored, include_scopes=include, exclude_scopes=exclude)
 
 
 def test_the_suggested_flag_excludes_only_what_it_must():
     stored = SHAPES | {"Conv_1/weights": (1, 1, 8, 64)}
-    with pytest.raises(ValueError, match=r"exclude_scopes=f,Conv_1/$"):
+    with pytest.raises(UserError, match=r"exclude_scopes=f,Conv_1/$"):
         plan_warm_start(SHAPES, stored, include_scopes=[], exclude_scopes=["f"])
     plan = plan_warm_start(
         SHAPES, stored, include_scopes=[], exclude_scopes=["f", "Conv_1/"]
@@ -436,7 +437,7 @@ def test_the_space_of_the_checkpoints_of_a_run(
         if free % 8e6 == 0:
             checkpoints.check_space(str(tmp_path), variables, **options)
         else:
-            with pytest.raises(OSError, match="--train_dir: .* too little"):
+            with pytest.raises(UserError, match="--train_dir: .* too little"):
                 checkpoints.check_space(str(tmp_path), variables, **options)
         monkeypatch.undo()
         assert f"{number} checkpoints of 8 MB" in capsys.readouterr().err

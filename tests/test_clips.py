@@ -10,7 +10,7 @@ from helpers import ROOT, write_wav
 from wav_corpus import INVALID, SAMPLES, VALID, VALID_LENGTHS
 
 from tagger.data import clips, wav
-from tagger.data.clips import InputProblems
+from tagger.errors import UserError
 
 NOBODY = 65534  # the number of a user without permissions
 
@@ -37,7 +37,7 @@ def test_invalid_wavs_report_what_is_wrong_and_expected(tmp_path, name):
     contents, message = INVALID[name]
     path = tmp_path / "clip.wav"
     path.write_bytes(contents)
-    with pytest.raises(ValueError, match=re.escape(message)) as error:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
         wav.read_wav_header(str(path))
     assert str(path) in str(error.value)
     assert "expected a 16-bit PCM WAV file, 44.1 kHz, mono" in str(error.value)
@@ -47,17 +47,17 @@ def test_a_large_empty_file_is_read_quickly(tmp_path):
     path = tmp_path / "clip.wav"
     path.write_bytes(wav_corpus.riff(wav_corpus.FMT))
     os.truncate(path, 2**36)  # sparse
-    with pytest.raises(ValueError, match="no samples"):
+    with pytest.raises(UserError, match="no samples"):
         wav.read_wav_header(str(path))
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         wav.read_wav_header(str(tmp_path / "missing.wav"))
-    with pytest.raises(ValueError, match="is a folder"):
+    with pytest.raises(UserError, match="is a folder"):
         wav.read_wav_header(str(tmp_path))
     os.mkfifo(tmp_path / "pipe.wav")
-    with pytest.raises(ValueError, match="is not a regular file"):
+    with pytest.raises(UserError, match="is not a regular file"):
         wav.read_wav_header(str(tmp_path / "pipe.wav"))
 
 
@@ -75,7 +75,7 @@ def forbidden(tmp_path):
 
 
 def test_a_file_without_permission_is_named(forbidden):
-    with pytest.raises(ValueError, match="clip.wav: cannot be read: Permission denied"):
+    with pytest.raises(UserError, match="clip.wav: cannot be read: Permission denied"):
         wav.read_wav_header(str(forbidden))
 
 
@@ -134,7 +134,7 @@ def test_names_with_spaces_and_any_letters(tmp_path):
     ],
 )
 def test_bad_csvs_name_the_line(tmp_path, contents, message):
-    with pytest.raises(InputProblems, match=message):
+    with pytest.raises(UserError, match=message):
         read_rows(tmp_path, contents)
 
 
@@ -175,7 +175,7 @@ def test_accents_are_composed(tmp_path):
 def test_bad_class_maps_name_the_line(tmp_path, contents, message):
     path = tmp_path / "map.csv"
     path.write_text(contents)
-    with pytest.raises(InputProblems, match=message):
+    with pytest.raises(UserError, match=message):
         clips.read_class_map(str(path))
 
 
@@ -185,7 +185,7 @@ def read_clips(**kwargs: object):
 
 
 def problems_of(**kwargs: object) -> list[str]:
-    with pytest.raises(InputProblems) as error:
+    with pytest.raises(UserError) as error:
         read_clips(**kwargs)
     return error.value.problems
 

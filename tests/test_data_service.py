@@ -9,6 +9,7 @@ import types
 import pytest
 
 import train
+from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.terminal import signals
 from tagger.training import data_service
@@ -18,10 +19,10 @@ from tools.data_service import start_server
 def test_a_dispatcher_that_cannot_start_says_why(tmp_path):
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(OSError, match=f"--port {port}"):
+        with pytest.raises(UserError, match=f"--port {port}"):
             start_server("dispatcher", port=port)
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file is not a directory"):
+    with pytest.raises(UserError, match="file is not a directory"):
         start_server("dispatcher", port=0, work_dir=str(tmp_path / "file" / "x"))
 
 
@@ -36,14 +37,14 @@ def blocked():
 def test_the_end_and_the_error_of_a_data_service_are_errors():
     served = data_service.served_batches(iter([1]))
     assert next(served) == 1
-    with pytest.raises(OSError, match="--data_service"):
+    with pytest.raises(UserError, match="--data_service"):
         next(served)
 
     def failing():
-        raise OSError("gone.wav")
+        raise UserError("gone.wav")
         yield
 
-    with pytest.raises(OSError, match="gone.wav"):
+    with pytest.raises(UserError, match="gone.wav"):
         next(data_service.served_batches(failing()))
 
 
@@ -76,7 +77,7 @@ def test_a_data_service_that_remains_dead_is_an_error(monkeypatch, blocked):
 
     served = data_service.served_batches(stream())
     assert next(served) == 1
-    with pytest.raises(OSError, match="--data_service: no batch"):
+    with pytest.raises(UserError, match="--data_service: no batch"):
         next(served)
 
 

@@ -5,6 +5,7 @@ import pytest
 from helpers import CLASS_NAMES, write_evaluation
 from sklearn.metrics import average_precision_score, f1_score
 
+from tagger.errors import UserError
 from tagger.runs import results
 from tools.report import diagnosis
 
@@ -109,12 +110,12 @@ def test_two_evaluations_are_compared(tmp_path):
         (other_labels, "labels"),
         (other_classes, "classes"),
     ):
-        with pytest.raises(ValueError, match=named):
+        with pytest.raises(UserError, match=named):
             diagnosis.compare(first, other)
 
 
 def test_missing_results_are_named(tmp_path):
-    with pytest.raises(ValueError, match="scores-best.npz"):
+    with pytest.raises(UserError, match="scores-best.npz"):
         diagnosis.read_evaluation(str(tmp_path))
     write_evaluation(tmp_path / "eval", 1)
     path = tmp_path / "eval" / results.SCORES_FILE
@@ -126,7 +127,7 @@ def test_missing_results_are_named(tmp_path):
         whole.replace(b"\0" * 9, b"?"),
     ):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=f"{path} cannot be read"):
+        with pytest.raises(UserError, match=f"{path} cannot be read"):
             diagnosis.read_evaluation(str(tmp_path / "eval"))
 
 

@@ -13,6 +13,7 @@ from helpers import SMALL_HPARAMS, free_ports, run_main
 import runner
 import train
 from tagger.data.clips import read_clips
+from tagger.errors import UserError
 from tagger.hparams import Hparams, parse_hparams
 from tagger.runs import checkpoints
 from tagger.training import distribution
@@ -245,7 +246,7 @@ def test_too_few_clips_for_the_workers(dataset):
         epoch_num_batches=1,
         max_steps=1,
     )
-    with pytest.raises(ValueError, match="each of the 2 workers, but got 1"):
+    with pytest.raises(UserError, match="each of the 2 workers, but got 1"):
         train._check_workers(one, two_workers())
 
 
@@ -254,7 +255,7 @@ def test_different_initial_weights_are_an_error(monkeypatch):
     monkeypatch.setattr(workers, "_mean_float", lambda value: value)
     workers.check_equal(trainer.checksums(), "different weights")
     monkeypatch.setattr(workers, "_mean_float", lambda value: value + 0.5)
-    with pytest.raises(ValueError, match="different weights"):
+    with pytest.raises(UserError, match="different weights"):
         workers.check_equal(trainer.checksums(), "different weights")
 
 

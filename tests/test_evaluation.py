@@ -12,6 +12,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 import evaluation
 from tagger import hparams
+from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap
 from tagger.runs import checkpoints
 from tagger.runs import results as results_lib
@@ -256,7 +257,7 @@ def test_evaluators_agree_on_their_parts_while_old_checkpoints_are_deleted(tmp_p
 def test_a_list_of_seen_steps_that_cannot_be_written_is_named(tmp_path):
     run_of_steps(tmp_path / "run", 0)
     (tmp_path / "steps-seen.txt").symlink_to(tmp_path / "none" / "steps-seen.txt")
-    with pytest.raises(OSError, match=f"cannot write {tmp_path}/steps-seen.txt"):
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}/steps-seen.txt"):
         own_steps(tmp_path, eval_every_k=2)
 
 

@@ -14,6 +14,7 @@ from helpers import ALT_HPARAMS
 
 import inputs
 import model
+from tagger.errors import UserError
 from tagger.hparams import Hparams, parse_hparams, parse_overrides
 from tools import export_model
 
@@ -95,7 +96,7 @@ def test_what_cannot_be_used_is_named(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
     (tmp_path / "three.csv").write_text("0,Noise\n1,Tone\n2,More\n")
-    with pytest.raises((ValueError, OSError), match=message):
+    with pytest.raises(UserError, match=message):
         export(dataset, **({"checkpoint": trained, "export_dir": "out"} | change))
     assert sorted(os.listdir()) == ["full", "three.csv"]
     assert os.listdir("full") == ["mine.txt"]
@@ -116,7 +117,7 @@ def test_a_folder_appears_complete_or_not_at_all(
     out = tmp_path / "out"
     monkeypatch.setattr(tf.saved_model, "save", save)  # The real one takes long.
     monkeypatch.setattr(export_model, "to_litert", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="No space left"):
         export(dataset, trained, out)
     assert not any(tmp_path.iterdir())
     monkeypatch.setattr(export_model, "to_litert", lambda network, hparams: b"litert")

@@ -8,6 +8,7 @@ import pytest
 from helpers import section_of
 
 from tagger import hparams
+from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.runs import run_record
 from tagger.terminal import files
@@ -139,7 +140,7 @@ def test_overrides_have_their_types():
     ],
 )
 def test_bad_hparams_are_named(text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         hparams.parse_hparams(text)
 
 
@@ -216,7 +217,7 @@ def test_the_model_and_the_changed_values_are_described():
     ],
 )
 def test_another_class_map_is_an_error(run_dir, class_names, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         _read(run_dir, {}, class_names)
 
 
@@ -224,7 +225,7 @@ def test_resuming_may_change_training_but_not_the_model(run_dir):
     resumed = _read(run_dir, {"lr": 0.5, "mel_bands": 64}, resuming=True)
     assert resumed == Hparams(mel_bands=64, lr=0.5)
     for change in ({"mel_bands": 32}, {"global_pool": "max"}, {"bn": 0}):
-        with pytest.raises(ValueError, match="cannot replace the"):
+        with pytest.raises(UserError, match="cannot replace the"):
             _read(run_dir, change, resuming=True)
     assert set(hparams.MODEL_HPARAMS) < set(hparams.FIELDS)
 
@@ -241,7 +242,7 @@ def test_weights_of_another_model_are_reported(run_dir, tmp_path, capsys):
 def test_another_model_is_an_error(run_dir):
     path = run_dir / "hparams.json"
     path.write_text(path.read_text().replace("mobilenet-v1", "resnet"))
-    with pytest.raises(ValueError, match="resnet"):
+    with pytest.raises(UserError, match="resnet"):
         _read(run_dir, {})
 
 
@@ -260,7 +261,7 @@ def test_another_model_is_an_error(run_dir):
 )
 def test_a_damaged_file_is_an_error(tmp_path, text):
     (tmp_path / "hparams.json").write_text(text)
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(UserError, match="is damaged"):
         _read(tmp_path, {})
 
 
@@ -296,7 +297,7 @@ def test_write_whole_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(files.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         files.write_whole(path, "new\n")
     assert path.read_text() == "old\n"
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.csv"]

@@ -13,7 +13,8 @@ import tensorflow as tf
 from helpers import SMALL_HPARAMS, run_main
 
 import model
-from tagger.data.clips import InputProblems, read_class_map
+from tagger.data.clips import read_class_map
+from tagger.errors import UserError
 from tagger.hparams import model_hparams
 from tagger.runs import checkpoints, run_record
 from tools import import_yamnet
@@ -180,7 +181,7 @@ def test_all_that_does_not_fit_is_reported(files, arrays):
     del changed["layer2/depthwise_conv/bn/beta:0"]
     changed["layer14/pointwise_conv/kernel:0"] = np.zeros((1, 1, 512, 1024))
     write_h5(files[0], changed)
-    with pytest.raises(InputProblems) as error:
+    with pytest.raises(UserError) as error:
         run_import(files)
     for problem, text in zip(
         sorted(error.value.problems),
@@ -215,7 +216,7 @@ def test_a_class_map_may_have_a_byte_order_mark_and_blank_lines(tmp_path):
 )
 def test_other_files_are_refused(files, index, contents, message):
     files[index].write_bytes(contents)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         run_import(files)
     assert not files[2].exists()
 
@@ -238,7 +239,7 @@ def test_names_that_lead_nowhere_are_one_line(files, group, attribute, value):
         file[group].attrs[attribute] = value
         # A dataset in place of a group may have names, too.
         file["layer1/conv/layer1/conv/kernel:0"].attrs["weight_names"] = [b"x"]
-    with pytest.raises(ValueError, match="yamnet.h5: is not a weights file") as error:
+    with pytest.raises(UserError, match="yamnet.h5: is not a weights file") as error:
         run_import(files)
     assert len(str(error.value).splitlines()) == 1
     assert not files[2].exists()
@@ -248,13 +249,13 @@ def test_arrays_must_be_numbers(files):
     with h5py.File(files[0], "r+") as file:
         del file["dense/dense/bias:0"]
         file["dense/dense/bias:0"] = ["a"] * NUM_CLASSES
-    with pytest.raises(ValueError, match="yamnet.h5: is not a weights file"):
+    with pytest.raises(UserError, match="yamnet.h5: is not a weights file"):
         run_import(files)
 
 
 def test_other_folders_are_one_line(files, arrays, tmp_path):
     def check(folder: pathlib.Path, message: str) -> None:
-        with pytest.raises(ValueError, match=message) as error:
+        with pytest.raises(UserError, match=message) as error:
             run_import([folder, *files[1:]])
         assert str(folder) in str(error.value)
         assert len(str(error.value).splitlines()) == 1
@@ -317,7 +318,7 @@ def test_scopes_to_train_are_checked(capsys):
     )
     model.freeze(network, ())
     assert len(network.trainable_weights) == 83
-    with pytest.raises(ValueError, match="--train_scopes: 'Conv_99'"):
+    with pytest.raises(UserError, match="--train_scopes: 'Conv_99'"):
         model.freeze(network, ["fully_connected", "Conv_99"])
     model.freeze(network, ["Conv_1/weights"])
     assert {v.path.split("/")[0] for v in network.trainable_weights} == {"Conv_1"}

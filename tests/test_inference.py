@@ -13,6 +13,7 @@ import inference
 import inputs
 import model
 from tagger.data import wav
+from tagger.errors import UserError
 
 
 def read(path) -> tuple[list[str], list[str], np.ndarray]:
@@ -82,7 +83,7 @@ def test_subfolders_are_counted(tmp_path, capsys):
     assert inference.list_wavs(str(tmp_path)) == ["a.wav"]
     assert f"{tmp_path} has 2 sub-folders;" in capsys.readouterr().err
     (tmp_path / "a.wav").unlink()
-    with pytest.raises(ValueError, match="--inference_clip_dir: .* no .*wav"):
+    with pytest.raises(UserError, match="--inference_clip_dir: .* no .*wav"):
         inference.list_wavs(str(tmp_path))
     assert "2 sub-folders" in capsys.readouterr().err
     assert inference.list_wavs(str(tmp_path / "f")) == ["g.wav"]

@@ -12,6 +12,7 @@ from helpers import ALT_HPARAMS, GOLDEN, write_wav
 import inputs
 from tagger.data import clips as clips_lib
 from tagger.data import wav
+from tagger.errors import UserError
 from tagger.hparams import Hparams, parse_hparams
 from tagger.network.spectrogram import mel_matrix, windowed_frames
 
@@ -252,11 +253,11 @@ def test_clip_input_keeps_order_and_fills_batches(tagged, monkeypatch):
 def test_a_shortened_or_deleted_clip_is_named(tagged):
     with open(tagged.paths[3], "r+b") as file:
         file.truncate(1000)
-    with pytest.raises(OSError, match="cut off") as error:
+    with pytest.raises(UserError, match="cut off") as error:
         list(inputs.read_batches(inputs.clip_input(tagged, SMALL)))
     assert tagged.paths[3] in str(error.value)
     tf.io.gfile.remove(tagged.paths[1])
-    with pytest.raises(OSError, match="can no longer be read") as error:
+    with pytest.raises(UserError, match="can no longer be read") as error:
         list(inputs.read_batches(inputs.clip_input(tagged, SMALL)))
     assert tagged.paths[1] in str(error.value)
     batches = inputs.clip_input(tagged, SMALL, skip_unreadable=True)
@@ -273,5 +274,5 @@ def test_a_shuffle_buffer_beyond_the_memory_is_refused(monkeypatch):
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     monkeypatch.setattr(inputs, "MAX_MEMORY_SHARE", whole / 2 * 4 * 100 * 96 / memory)
     inputs.check_memory(clips, Hparams(), num_shards=3)
-    with pytest.raises(ValueError, match="shuffle buffer .* example_window_seconds"):
+    with pytest.raises(UserError, match="shuffle buffer .* example_window_seconds"):
         inputs.check_memory(clips, Hparams())

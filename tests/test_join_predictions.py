@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import run_main
 
+from tagger.errors import UserError
 from tools import join_predictions
 
 
@@ -48,7 +49,7 @@ def test_parts_of_different_checkpoints_do_not_fit(dataset, trained, tmp_path):
             checkpoint, joined, inference_shard=f"{shard}/2"
         )
         assert run_main(flags) == 0
-    with pytest.raises(ValueError, match="s-1-of-2.csv has other checkpoints"):
+    with pytest.raises(UserError, match="s-1-of-2.csv has other checkpoints"):
         join(joined)
 
 
@@ -64,7 +65,7 @@ def parts(tmp_path):
 def test_parts_without_rows_are_an_error(parts):
     for part in parts.iterdir():
         part.write_text(HEADER)
-    with pytest.raises(ValueError, match="no rows"):
+    with pytest.raises(UserError, match="no rows"):
         join(parts / "s.csv")
 
 
@@ -105,11 +106,11 @@ def test_parts_that_do_not_fit_are_an_error(parts, part, text, message):
         (parts / part).unlink()
     else:
         (parts / part).write_text(text)
-    with pytest.raises((ValueError, OSError), match=message):
+    with pytest.raises(UserError, match=message):
         join(parts / "s.csv")
     assert not (parts / "s.csv").exists()
 
 
 def test_missing_parts_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"s\.csv: .* found none"):
+    with pytest.raises(UserError, match=r"s\.csv: .* found none"):
         join(tmp_path / "s.csv")

@@ -10,6 +10,7 @@ import jupytext
 import pytest
 from helpers import ROOT
 
+from tagger.errors import UserError
 from tagger.hparams import Hparams, parse_hparams
 from tools import pack_kernel as pack
 
@@ -125,8 +126,8 @@ def test_a_pack_for_training(tmp_path):
     assert metadata["dataset_sources"] == ["me/train"]
     # The checkpoints of the previous version.
     assert metadata["kernel_sources"] == [metadata["id"]] == ["me/train"]
-    with pytest.raises(FileExistsError, match="OUT"):
-        pack.main(["pack.py", str(out)])
+    with pytest.raises(UserError, match="OUT"):
+        pack.pack_training(out, owner="me", name="train", class_map_path=str(class_map))
 
 
 def test_a_checkpoint_of_the_original_is_packed_with_its_hyperparameters(
@@ -152,16 +153,16 @@ def test_a_checkpoint_of_the_original_is_packed_with_its_hyperparameters(
     ],
 )
 def test_bad_inputs_are_not_packed(dataset, trained, tmp_path, options, message):
-    with pytest.raises((ValueError, OSError), match=message):
+    with pytest.raises(UserError, match=message):
         run_pack(tmp_path / "out", dataset, trained, **options)
     assert not any(tmp_path.iterdir())
 
 
 def test_out_is_a_new_folder_with_all_checkpoints_or_absent(dataset, trained, tmp_path):
-    with pytest.raises(FileExistsError, match=str(tmp_path)):
+    with pytest.raises(UserError, match=str(tmp_path)):
         run_pack(tmp_path, dataset, trained)
     for checkpoints in ((trained, tmp_path / "none"), ()):
-        with pytest.raises(ValueError, match="--checkpoint"):
+        with pytest.raises(UserError, match="--checkpoint"):
             run_pack(tmp_path / "out", dataset, *checkpoints)
     assert not any(tmp_path.iterdir())
 

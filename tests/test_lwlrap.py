@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import label_ranking_average_precision_score
 
+from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap
 
 
@@ -82,13 +83,13 @@ def test_batches_add_up():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_not_finite_are_an_error(value):
-    with pytest.raises(ValueError, match="finite, but those of sample 1 are not"):
+    with pytest.raises(UserError, match="finite, but those of sample 1 are not"):
         lwlrap_of([[1, 0], [1, 0]], [[1, 2], [1, value]])
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 3), (2, 2)])
 def test_shapes_must_agree(shape):
-    with pytest.raises(ValueError, match=r"shape \[N, 2\]"):
+    with pytest.raises(UserError, match=r"shape \[N, 2\]"):
         Lwlrap(["a", "b"]).accumulate(np.ones((1, 2)), np.ones(shape))
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from tagger.data.clips import InputProblems, read_class_map, read_clips, read_rows
+from tagger.data.clips import read_class_map, read_clips, read_rows
+from tagger.errors import UserError
 from tagger.terminal import files
 from tools import make_dataset
 
@@ -277,10 +278,10 @@ def test_sounds_that_are_missing_change_nothing(sounds, tmp_path):
     make(sounds, tmp_path / "out")
     before = files_in(tmp_path / "out")
     shutil.rmtree(sounds)
-    with pytest.raises(FileNotFoundError, match="SOUNDS: there is no folder"):
+    with pytest.raises(UserError, match="SOUNDS: there is no folder"):
         make(sounds, tmp_path / "out")
     sounds.mkdir()
-    with pytest.raises(ValueError, match="SOUNDS: there are no recordings"):
+    with pytest.raises(UserError, match="SOUNDS: there are no recordings"):
         make(sounds, tmp_path / "out", skip=True)
     assert files_in(tmp_path / "out") == before
 
@@ -290,7 +291,7 @@ def test_a_recording_that_becomes_unusable(sounds, tmp_path, capsys):
     make(sounds, out)
     before = files_in(out)
     (sounds / 'Bär "x"' / "1.wav").write_text("text")
-    with pytest.raises(InputProblems, match="1.wav: libsndfile"):
+    with pytest.raises(UserError, match="1.wav: libsndfile"):
         make(sounds, out)
     assert files_in(out) == before
     (problem,) = make(sounds, out, skip=True)
@@ -312,7 +313,7 @@ def test_all_problems_are_reported_at_once(sounds, tmp_path):
         "silent.wav: is silent",
         "text.mp3: libsndfile cannot decode",
     ]
-    with pytest.raises(InputProblems) as error:
+    with pytest.raises(UserError) as error:
         make(sounds, out)
     assert not out.exists()
     for problems in (error.value.problems, make(sounds, out, skip=True)):
@@ -343,7 +344,7 @@ def test_unusable_names(tmp_path, name, message):
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(bytes(path), noise(1), 44100)
-    with pytest.raises(InputProblems, match=message):
+    with pytest.raises(UserError, match=message):
         make(root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -352,7 +353,7 @@ def test_nothing_usable_leaves_nothing(tmp_path):
     (tmp_path / "sounds" / "Dog").mkdir(parents=True)
     (tmp_path / "sounds" / "Dog" / "a.wav").write_text("text")
     (tmp_path / "sounds" / "b.wav").write_text("text")
-    with pytest.raises(InputProblems) as error:
+    with pytest.raises(UserError) as error:
         make(tmp_path / "sounds", tmp_path / "out", skip=True)
     # Both problems of a recording are reported.
     for problem, text in zip(error.value.problems, ("sub-folder", "b.wav", "a.wav")):
@@ -374,13 +375,13 @@ def test_recordings_with_unusable_names_are_skipped(sounds, tmp_path):
 def test_finished_recordings_are_kept(sounds, tmp_path, monkeypatch, decoded):
     def write_clips(recording, audio, write=make_dataset.write_clips):
         if recording.name.endswith("b.flac"):
-            raise ValueError("changed")
+            raise UserError("changed")
         return write(recording, audio)
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(make_dataset, "write_clips", write_clips)
-        with pytest.raises(InputProblems, match="^changed$"):
+        with pytest.raises(UserError, match="^changed$"):
             make(sounds, out)
     assert not (out / "clips.csv").exists()
     times = {path: path.stat().st_mtime_ns for path in (out / "audio").iterdir()}
@@ -462,7 +463,7 @@ def test_ordinary_names_are_kept(tmp_path, name):
 
 def test_another_clips_csv_is_an_error(sounds, tmp_path):
     (tmp_path / "clips.csv").write_text("fname,labels,license\na.wav,Dog,CC0\n")
-    with pytest.raises(ValueError, match="must have the columns fname, labels, rec"):
+    with pytest.raises(UserError, match="must have the columns fname, labels, rec"):
         make(sounds, tmp_path)
 
 
@@ -471,7 +472,7 @@ def test_labels_from_a_csv(sounds, tmp_path):
     csv.write_text(
         'fname,labels\nDog\\, Rain/a b.flac,Wet\n"Bär ""x""/1.wav","e\u0301,f"\n'
     )
-    with pytest.raises(ValueError, match="fields"):
+    with pytest.raises(UserError, match="fields"):
         make(sounds, tmp_path / "out", csv)
     csv.write_text(
         'fname,labels\n"Dog, Rain/a b.flac",Wet\n"Bär ""x""/1.wav","e\u0301,f"\n'
@@ -497,7 +498,7 @@ def test_times_in_a_csv_are_an_error(sounds, tmp_path, names):
     csv = tmp_path / "labels.csv"
     # The file of an annotated recording is named several times.
     csv.write_text(f"{names},fname,labels\n" + "0,1,Dog/a.wav,Wet\n" * 2)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         make(sounds, tmp_path / "out", csv)
     (line,) = str(error.value).splitlines()
     assert line.startswith(f"{csv}: ")
@@ -517,21 +518,21 @@ def test_other_columns_of_a_csv_are_ignored(sounds, tmp_path):
 def test_unprintable_labels_are_an_error(sounds, tmp_path):
     csv = tmp_path / "labels.csv"
     csv.write_bytes(b'fname,labels\n"Dog, Rain/a b.flac","Wet\rDog"\n')
-    with pytest.raises(InputProblems, match=r"a b.flac: .*Wet\\rDog"):
+    with pytest.raises(UserError, match=r"a b.flac: .*Wet\\rDog"):
         make(sounds, tmp_path / "out", csv)
 
 
 def test_a_recording_that_the_csv_names_is_missing(sounds, tmp_path):
     csv = tmp_path / "labels.csv"
     csv.write_text("fname,labels\nnone.wav,Wet\n")
-    with pytest.raises(InputProblems, match="none.wav: there is no such file"):
+    with pytest.raises(UserError, match="none.wav: there is no such file"):
         make(sounds, tmp_path / "out", csv)
 
 
 def test_a_csv_that_names_a_recording_twice(sounds, tmp_path):
     csv = tmp_path / "labels.csv"
     csv.write_text("fname,labels\na/b.wav,Wet\na/./b.wav,Dry\n")
-    with pytest.raises(InputProblems, match=r"labels.csv:3: .*a/./b.wav .* line 2"):
+    with pytest.raises(UserError, match=r"labels.csv:3: .*a/./b.wav .* line 2"):
         make(sounds, tmp_path / "out", csv)
 
 
@@ -553,7 +554,7 @@ def test_changed_labels_are_followed(sounds, tmp_path, decoded, capsys):
 
 
 def test_a_folder_with_other_files_is_an_error(sounds, tmp_path):
-    with pytest.raises(ValueError, match="OUT must be new"):
+    with pytest.raises(UserError, match="OUT must be new"):
         make(sounds, tmp_path)
 
 
@@ -562,7 +563,7 @@ def test_two_processes_do_not_write_at_once(sounds, tmp_path, monkeypatch):
     audio.mkdir(parents=True)
     with (
         files.locked(tmp_path / "out" / ".lock", AssertionError()),
-        pytest.raises(ValueError, match="OUT: another process"),
+        pytest.raises(UserError, match="OUT: another process"),
     ):
         make(sounds, tmp_path / "out")
     assert list(audio.iterdir()) == []
@@ -573,6 +574,6 @@ def test_two_processes_do_not_write_at_once(sounds, tmp_path, monkeypatch):
         return check(*arguments, **options)
 
     monkeypatch.setattr(make_dataset, "check_recordings", check)
-    with pytest.raises(ValueError, match="OUT: another process"):
+    with pytest.raises(UserError, match="OUT: another process"):
         make(sounds, tmp_path / "out")
     assert len(fields_of(tmp_path / "out")) == 3

@@ -9,6 +9,7 @@ import tensorflow as tf
 from helpers import GOLDEN, seeded_weights
 
 import model
+from tagger.errors import UserError
 from tagger.hparams import Hparams, model_hparams, parse_hparams
 from tagger.network import layers
 from tagger.runs import checkpoints, results, run_record
@@ -323,7 +324,7 @@ def test_cosine_schedule(step, text, expected):
 
 def test_warmup_ends_before_the_last_step():
     hparams = parse_hparams("cosine=1,warmup_steps=100")
-    with pytest.raises(ValueError, match="warmup_steps"):
+    with pytest.raises(UserError, match="warmup_steps"):
         model.define_optimizer(hparams, epoch_num_batches=1, max_steps=100)
 
 
@@ -447,14 +448,14 @@ def test_the_argument_of_load_network_is_named(
 ):
     monkeypatch.chdir(yamnet_run.parent)
     arguments = {"checkpoint": f"run/{checkpoint}", "class_names": ["a", "b"]}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         model.load_network(**arguments | changes)
 
 
 def test_another_model_is_an_error(yamnet_run):
     message = "^model_name must be one of mobilenet-v1, yamnet, but got 'resnet'"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         model.define_model("resnet", num_classes=2, hparams=Hparams())
     (yamnet_run / run_record.HPARAMS_FILE).unlink()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         model.load_network(str(yamnet_run), ["a", "b"], model_name="resnet")

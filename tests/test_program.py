@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from helpers import ROOT, table_of_page
 
+from tagger.errors import UserError
 from tagger.terminal import program
 
 
@@ -37,9 +38,8 @@ def test_the_reason_of_an_error_in_a_pipeline(tmp_path):
 @pytest.mark.parametrize(
     ("error", "printed"),
     [
-        (ValueError("one\ntwo"), "error: one\nerror: two\n"),
-        (OSError(), "error: OSError()\n"),
-        (FloatingPointError("nan"), "error: nan\n"),
+        (UserError("one"), "error: one\n"),
+        (UserError("a\nb", "two"), "error: a b\nerror: two\n"),
     ],
 )
 def test_errors_are_lines_on_stderr(error, printed, capsys):
@@ -50,6 +50,20 @@ def test_errors_are_lines_on_stderr(error, printed, capsys):
         program.run(main, ["program"])
     assert exit.value.code == 1
     assert capsys.readouterr().err == printed
+
+
+@pytest.mark.parametrize("error", [ValueError("deep"), OSError(), AssertionError()])
+def test_a_bug_keeps_its_traceback(error, capsys):
+    def main(argv):
+        raise error
+
+    with pytest.raises(SystemExit) as exit:
+        program.run(main, ["program"])
+    assert exit.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-2].startswith(type(error).__name__)
+    assert "report" in lines[-1]
 
 
 @pytest.mark.parametrize("encoding", [None, "ascii"])

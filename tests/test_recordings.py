@@ -13,6 +13,7 @@ import soxr
 import wav_corpus
 
 from recordings import decoding
+from tagger.errors import UserError
 
 SECONDS = 6  # two blocks
 
@@ -144,27 +145,27 @@ def encoded(suffix: str, samples: np.ndarray | None = None, **options) -> bytes:
 )
 def test_an_unusable_file_is_named(tmp_path, name, contents, message):
     (tmp_path / name).write_bytes(contents)
-    with pytest.raises(ValueError, match=f"{name}.* {message}"):
+    with pytest.raises(UserError, match=f"{name}.* {message}"):
         read(tmp_path / name)
 
 
 def test_a_missing_file_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "none.wav"):
-        with pytest.raises(ValueError, match=f"{path}: there is no such file"):
+        with pytest.raises(UserError, match=f"{path}: there is no such file"):
             read(path)
 
 
 def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.wav").write_bytes(encoded("WAV"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # also for root
-    with pytest.raises(ValueError, match=f"{tmp_path}/a.wav: .*permission"):
+    with pytest.raises(UserError, match=f"{tmp_path}/a.wav: .*permission"):
         read(tmp_path / "a.wav")
 
 
 def test_a_mean_that_is_not_finite_is_reported(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, np.full([9, 2], 3e38), 44100, subtype="FLOAT")
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         read(path)
 
 
@@ -245,7 +246,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(OSError, match=f"cannot read {tmp_path}/b: Permission denied"):
+    with pytest.raises(UserError, match=f"cannot read {tmp_path}/b: Permission denied"):
         decoding.find_sounds(str(tmp_path))
 
 
@@ -276,5 +277,5 @@ def test_files_folders_and_patterns(tmp_path, monkeypatch, capsys):
     *_, note = capsys.readouterr().err.splitlines()
     assert re.match("note: empty: ", note)
     for nothing in ("none.wav", "*.xyz", "empty"):
-        with pytest.raises(ValueError, match="no sound file"):
+        with pytest.raises(UserError, match="no sound file"):
             found(nothing)

@@ -16,6 +16,7 @@ import pytest
 from helpers import CLASS_NAMES, CLIP_NAME, run_main, write_evaluation, write_wav
 
 import inputs
+from tagger.errors import UserError
 from tagger.hparams import Hparams, model_hparams
 from tagger.runs import results, run_record
 from tools.report import __main__ as report
@@ -61,7 +62,7 @@ def test_the_page_escapes_names_and_needs_nothing_else(tmp_path, capsys):
 
 def test_a_folder_without_the_clips_is_an_error(tmp_path):
     write_evaluation(tmp_path / "eval", 1)
-    with pytest.raises(ValueError, match="--clip_dir"):
+    with pytest.raises(UserError, match="--clip_dir"):
         page_of(tmp_path / "eval", tmp_path)
 
 

@@ -6,7 +6,7 @@ import pytest
 from helpers import SMALL_HPARAMS, run_main
 from test_kaggle import run_pack
 
-from tagger.data.clips import InputProblems
+from tagger.errors import UserError
 from tagger.runs import results
 from tools import export_model
 from tools.tag import __main__ as tag
@@ -39,12 +39,12 @@ def test_thresholds_are_read_as_they_were_written(tmp_path):
 def test_wrong_thresholds_are_named(tmp_path, text, line):
     path = tmp_path / "t.csv"
     path.write_text(text)
-    with pytest.raises(InputProblems, match=f"^{path}:{line}: .*$"):
+    with pytest.raises(UserError, match=f"^{path}:{line}: .*$"):
         results.read_thresholds(str(path), "--thresholds")
 
 
 def test_a_missing_file_of_thresholds_names_the_flag():
-    with pytest.raises(FileNotFoundError, match="--thresholds: .* none.csv"):
+    with pytest.raises(UserError, match="--thresholds: .* none.csv"):
         results.read_thresholds("none.csv", "--thresholds")
 
 
@@ -92,7 +92,7 @@ def test_every_program_takes_the_best_checkpoint(dataset, trained, tmp_path, cap
         assert use() == 1
         assert f"{run}/model.ckpt-2, the best of" in capsys.readouterr().err
     for use in uses[2:]:
-        with pytest.raises(ValueError, match="model.ckpt-2, the best of"):
+        with pytest.raises(UserError, match="model.ckpt-2, the best of"):
             use()
 
 

@@ -15,6 +15,7 @@ from helpers import ALT_HPARAMS, SMALL_HPARAMS, run_main
 
 import inputs
 from recordings import decoding, plots, segments
+from tagger.errors import UserError
 from tagger.hparams import Hparams, parse_hparams
 from tools.tag import __main__ as tag
 
@@ -139,14 +140,14 @@ def test_results_that_cannot_be_written(tmp_path, monkeypatch):
     sounds = [decoding.Sound(f"{n}.wav", n) for n in ("a/b", "a__b")]
     for name in ("audacity", "plot"):
         set_flags(monkeypatch, **{name: str(tmp_path / name)})
-        with pytest.raises(ValueError, match=r"a/b.wav and a__b.wav .* same name"):
+        with pytest.raises(UserError, match=r"a/b.wav and a__b.wav .* same name"):
             tag.check_results(sounds)
         tag.check_results(sounds[:1])
     for name in ("segments", "embeddings"):
         set_flags(monkeypatch, **{name: str(tmp_path / "new" / "a")})
         tag.check_results(sounds)  # These have no result for each file.
         set_flags(monkeypatch, **{name: str(tmp_path)})
-        with pytest.raises(OSError, match=f"--{name}: .* is a folder"):
+        with pytest.raises(UserError, match=f"--{name}: .* is a folder"):
             tag.check_results(sounds)
 
 
@@ -166,14 +167,14 @@ def test_each_class_has_its_threshold(tmp_path, monkeypatch, capsys):
     _, row = csv.reader((tmp_path / "s.csv").open())
     assert row[3:] == ["A", "0.200000"]
     for by_class, named in (({"A": 0.2}, "B"), ({"A": 1, "B": 1, "C": 1}, "C")):
-        with pytest.raises(ValueError, match=f"--thresholds: .* such as {named}$"):
+        with pytest.raises(UserError, match=f"--thresholds: .* such as {named}$"):
             tag.tag_files(files, "", by_class)
 
 
 def test_an_interrupted_run_keeps_its_results(tmp_path, monkeypatch, capsys):
     def fake_tag(path, *arguments, **options):
         if path == "bad":
-            raise OSError("bad: cannot be read")
+            raise UserError("bad: cannot be read")
         if path == "c":
             raise KeyboardInterrupt
         return segments.Tags(1.0, np.ones([1, 1]), np.zeros([1, 4]), None)
@@ -309,7 +310,7 @@ def test_pictures_show_short_sounds():
 def test_a_checkpoint_of_the_original_needs_a_class_map(dataset, trained, tmp_path):
     for path in trained.glob("model.ckpt-5.*"):
         (tmp_path / path.name).symlink_to(path)
-    with pytest.raises(ValueError, match="--class_map_path"):
+    with pytest.raises(UserError, match="--class_map_path"):
         tag.load(str(tmp_path))
     class_names, hparams, _ = tag.load(
         str(tmp_path),

@@ -12,6 +12,7 @@ import pytest
 from helpers import ROOT
 
 import make_class_map
+from tagger.errors import UserError
 from tools import make_demo_data, make_validation_split
 
 
@@ -46,9 +47,9 @@ def test_a_class_map_has_the_labels_in_order(text, expected, capsys, monkeypatch
 
 def test_a_class_map_needs_a_csv_of_clips(capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)  # closed
-    with pytest.raises(ValueError, match="expected a CSV on stdin"):
+    with pytest.raises(UserError, match="expected a CSV on stdin"):
         make_class_map.main(["make_class_map.py"])
-    with pytest.raises(ValueError, match="stdin:1: "):
+    with pytest.raises(UserError, match="stdin:1: "):
         class_map_of("a,b\n1,2\n", monkeypatch)
     assert capsys.readouterr().out == ""
 
@@ -139,7 +140,7 @@ def test_groups_are_not_divided(tmp_path):
     groups = [{row[2]: row[1] for row in rows} for rows in parts]
     assert not groups[0].keys() & groups[1].keys()
     assert collections.Counter(groups[1].values()) == {"Bark": 5, "Moo": 5}
-    with pytest.raises(ValueError, match="--group_by: .* speaker"):
+    with pytest.raises(UserError, match="--group_by: .* speaker"):
         split(source, tmp_path, group_by="speaker")
 
 
@@ -166,7 +167,7 @@ def test_clips_of_one_recording_in_both_parts_are_noted(tmp_path, capsys):
 )
 def test_sources_that_cannot_be_split_together(tmp_path, names, message):
     sources = [str(tmp_path / name) for name in names]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make_validation_split.check_sources(sources, str(tmp_path))
     if "replaced" in message:
         make_validation_split.check_sources(sources, str(tmp_path / "splits"))
@@ -203,7 +204,7 @@ def test_a_single_class_can_be_split(tmp_path):
 )
 def test_a_split_with_an_empty_part_is_an_error(tmp_path, labels, options):
     source = small_csv(tmp_path / "tiny.csv", *labels)
-    with pytest.raises(ValueError, match="tiny.csv: "):
+    with pytest.raises(UserError, match="tiny.csv: "):
         split(source, tmp_path, **options)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.csv"]
 

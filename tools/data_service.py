@@ -20,6 +20,7 @@ from typing import Any
 
 from absl import flags
 
+from tagger.errors import UserError
 from tagger.terminal import program, signals
 
 FLAGS = flags.FLAGS
@@ -63,7 +64,7 @@ def start_server(
       A `DispatchServer` or a `WorkerServer` of `tf.data.experimental.service`.
 
     Raises:
-      OSError: the server cannot be started.
+      UserError: the server cannot be started.
     """
     import tensorflow as tf
 
@@ -86,21 +87,19 @@ def start_server(
         )
     except (tf.errors.OpError, RuntimeError) as error:
         reason = program.tensorflow_reason(error)
-        raise OSError(f"cannot start the {role} on --port {port}: {reason}") from None
+        raise UserError(f"cannot start the {role} on --port {port}: {reason}") from None
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the server until a signal ends the process."""
     if len(argv) != 2 or argv[1] not in ROLES:
-        raise ValueError(
+        raise UserError(
             f"expected one argument, {' or '.join(ROLES)}, but got "
             f"'{' '.join(argv[1:])}'"
         )
     role = argv[1]
     if role == "worker" and ":" not in FLAGS.dispatcher:
-        raise ValueError(
-            f"--dispatcher must be host:port, but got '{FLAGS.dispatcher}'"
-        )
+        raise UserError(f"--dispatcher must be host:port, but got '{FLAGS.dispatcher}'")
     program.start_tensorflow()
     import tensorflow as tf
 

@@ -21,6 +21,7 @@ from absl import flags
 
 from tagger import hparams as hparams_lib
 from tagger.data.clips import read_class_map, write_csv
+from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.terminal import program
 from tagger.terminal.files import make_folder
@@ -151,7 +152,7 @@ def export(
       hparam_overrides: hyperparameters for a checkpoint without hparams.json beside it.
 
     Raises:
-      ValueError, OSError: an argument cannot be used, or export_dir cannot be written.
+      UserError: an argument cannot be used, or export_dir cannot be written.
     """
     import tensorflow as tf
 
@@ -163,7 +164,7 @@ def export(
     target = pathlib.Path(export_dir).resolve()
     make_folder(str(target.parent), "--export_dir")
     if target.exists():
-        raise FileExistsError(f"--export_dir: {export_dir} already exists")
+        raise UserError(f"--export_dir: {export_dir} already exists")
     network, hparams = model.load_network(
         prefix, class_names, hparam_overrides=hparam_overrides
     )
@@ -175,9 +176,9 @@ def export(
             folder = pathlib.Path(temporary) / target.name
             write_models(folder, network, hparams, class_names)
             folder.rename(target)
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, OSError) as error:
         reason = program.tensorflow_reason(error)
-        raise OSError(f"cannot write {export_dir}: {reason}") from None
+        raise UserError(f"cannot write {export_dir}: {reason}") from None
     print_result(f"{prefix} exported to {export_dir}")
 
 

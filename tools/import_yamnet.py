@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from tagger.data.clips import InputProblems, read_records, write_csv
+from tagger.data.clips import read_records, write_csv
+from tagger.errors import UserError
 from tagger.hparams import model_hparams
 from tagger.runs import run_record
 from tagger.terminal import program
@@ -51,17 +52,17 @@ def read_class_names(path: str) -> list[str]:
     """Reads the names of the classes.
 
     Raises:
-      ValueError, OSError: the file is not YAMNet's class map.
+      UserError: the file is not YAMNet's class map.
     """
     header, *rows = [fields for _, fields in read_records(path)] or [[]]
     names, indices = [row[-1] for row in rows], [row[0] for row in rows]
     if header != CLASS_MAP_HEADER or indices != list(map(str, range(len(rows)))):
-        raise ValueError(
+        raise UserError(
             f"{path}: expected the header {','.join(CLASS_MAP_HEADER)}, and indices "
             f"from 0"
         )
     if len(set(names)) < len(names):
-        raise ValueError(f"{path}: a class appears twice")
+        raise UserError(f"{path}: a class appears twice")
     return names
 
 
@@ -69,7 +70,7 @@ def read_arrays(path: str) -> dict[str, np.ndarray]:
     """Reads the arrays of a weights file of Keras, or of a SavedModel, by name.
 
     Raises:
-      ValueError: it is neither.
+      UserError: it is neither.
     """
     return read_saved_model(path) if os.path.isdir(path) else read_h5(path)
 
@@ -78,7 +79,7 @@ def read_h5(path: str) -> dict[str, np.ndarray]:
     """Reads the arrays of a weights file of Keras, by name.
 
     Raises:
-      ValueError: it is not such a file.
+      UserError: it is not such a file.
     """
     import h5py
 
@@ -98,32 +99,32 @@ def read_h5(path: str) -> dict[str, np.ndarray]:
             }
     # h5py raises these for names that are numbers or lead to something else.
     except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: is not a weights file of Keras: {error}") from None
+        raise UserError(f"{path}: is not a weights file of Keras: {error}") from None
 
 
 def read_saved_model(folder: str) -> dict[str, np.ndarray]:
     """Reads the arrays of YAMNet as a SavedModel, by their names in `yamnet.h5`.
 
     Raises:
-      ValueError: it is not YAMNet as a SavedModel.
+      UserError: it is not YAMNet as a SavedModel.
     """
     from tagger.runs import checkpoints
 
     prefix = os.path.join(folder, "variables", "variables")
     index = prefix + checkpoints.INDEX_SUFFIX
     if not os.path.isfile(index):
-        raise ValueError(f"{folder}: is not a SavedModel: there is no file {index}")
+        raise UserError(f"{folder}: is not a SavedModel: there is no file {index}")
     keys = [re.fullmatch(SAVED_WEIGHT, key) for key in checkpoints.shapes(prefix)]
     weights = [(int(key[1]), key[2], key[0]) for key in keys if key]
     layers = {layer for layer, _, _ in weights}
     if layers != set(range(len(LAYERS))):
-        raise ValueError(
+        raise UserError(
             f"{folder}: is not YAMNet: expected layer_with_weights-0 to "
             f"layer_with_weights-{len(LAYERS) - 1}, but got {len(layers)} such layers"
         )
     names = [f"{LAYERS[layer]}/{weight}" for layer, weight, _ in weights]
     if len(set(names)) < len(names):
-        raise ValueError(f"{folder}: is not YAMNet: it contains several networks")
+        raise UserError(f"{folder}: is not YAMNet: it contains several networks")
     with checkpoints.open_reader(prefix) as reader:
         arrays = [np.asarray(reader.get_tensor(key), np.float32) for *_, key in weights]
     return dict(zip(names, arrays))
@@ -178,13 +179,13 @@ def import_yamnet(weights_path: str, class_map_path: str, out: str) -> None:
     """Writes YAMNet as a checkpoint of this program to the new folder `out`.
 
     Raises:
-      ValueError, OSError: a file cannot be used or written; the message names it.
+      UserError: a file cannot be used or written; the message names it.
     """
     import model
     from tagger.runs import checkpoints
 
     if os.path.exists(out):
-        raise FileExistsError(f"OUT must be a new folder, but {out} exists")
+        raise UserError(f"OUT must be a new folder, but {out} exists")
     class_names = read_class_names(class_map_path)
     hparams = model_hparams(MODEL_NAME, {})
     network = model.define_model(
@@ -192,7 +193,7 @@ def import_yamnet(weights_path: str, class_map_path: str, out: str) -> None:
     )
     values, problems = find_weights(read_arrays(weights_path), network)
     if problems:
-        raise InputProblems([f"{weights_path}: {problem}" for problem in problems])
+        raise UserError(*[f"{weights_path}: {problem}" for problem in problems])
     make_folder(out, "OUT")
     write_csv(os.path.join(out, "class_map.csv"), enumerate(class_names))
     run_record.write_hparams(
@@ -206,13 +207,13 @@ def import_yamnet(weights_path: str, class_map_path: str, out: str) -> None:
 def main(argv: Sequence[str]) -> int:
     """Runs the program; returns the exit status."""
     if len(argv) != 4:
-        raise ValueError(
+        raise UserError(
             f"expected yamnet.h5 or the folder of a SavedModel, yamnet_class_map.csv "
             f"and OUT, but got {len(argv) - 1} arguments"
         )
     for path, exists in zip(argv[1:3], (os.path.exists, os.path.isfile)):
         if not exists(path):
-            raise FileNotFoundError(f"there is no file {path}")
+            raise UserError(f"there is no file {path}")
     program.start_tensorflow()
     import_yamnet(*argv[1:])
     return 0

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 
 from tagger.data.clips import FINGERPRINT_COLUMN, write_csv
+from tagger.errors import UserError
 from tagger.runs.results import is_score
 from tagger.terminal import program
 from tagger.terminal.progress import print_result
@@ -22,7 +23,7 @@ def find_parts(path: pathlib.Path) -> list[pathlib.Path]:
     """The paths of all parts of a CSV, in order.
 
     Raises:
-      ValueError: parts are missing, or there are parts of several runs.
+      UserError: parts are missing, or there are parts of several runs.
     """
     pattern = re.compile(rf"{re.escape(path.stem)}-\d+-of-\d+{re.escape(path.suffix)}")
     found = {
@@ -33,7 +34,7 @@ def find_parts(path: pathlib.Path) -> list[pathlib.Path]:
         for shard in range(len(found))
     ]
     if not parts or found != {part.name for part in parts}:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected all parts 0-of-n to n-1-of-n of one run, but found "
             f"{', '.join(sorted(found)) or 'none'}"
         )
@@ -44,7 +45,7 @@ def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
     """The header, then the rows of all parts, sorted by the name of the clip.
 
     Raises:
-      ValueError: the parts have different fingerprints, so they have other classes,
+      UserError: the parts have different fingerprints, so they have other classes,
         clips or checkpoints; or a row is missing, or a score is not a number from 0 to
         1.
     """
@@ -53,21 +54,21 @@ def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
         with part.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             header, *rows = [*filter(None, csv.reader(file))] or [[]]
         if header[-1:] != [FINGERPRINT_COLUMN]:
-            raise ValueError(f"{part} is not a part: it has no {FINGERPRINT_COLUMN}")
+            raise UserError(f"{part} is not a part: it has no {FINGERPRINT_COLUMN}")
         for name, *scores, fingerprint in rows:
             first = first or (header, fingerprint)
             if (header, fingerprint) != first or len(scores) != len(header) - 2:
-                raise ValueError(
+                raise UserError(
                     f"{part} has other checkpoints, classes or clips than {parts[0]}"
                 )
             if not all(map(is_score, scores)):
-                raise ValueError(f"{part}: a score of {name} is not from 0 to 1")
+                raise UserError(f"{part}: a score of {name} is not from 0 to 1")
             joined.append([name, *scores])
     if first is None:
-        raise ValueError("the parts have no rows")
+        raise UserError("the parts have no rows")
     expected = first[1].rpartition("-")[2]
     if str(len(joined)) != expected:
-        raise ValueError(
+        raise UserError(
             f"the parts have {len(joined)} rows in all, but {expected} are expected; "
             f"are rows missing?"
         )
@@ -77,7 +78,7 @@ def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
 def main(argv: Sequence[str]) -> int:
     """Runs the program; returns the exit status."""
     if len(argv) != 2:
-        raise ValueError("expected one argument, the CSV to write; see --help")
+        raise UserError("expected one argument, the CSV to write; see --help")
     path = pathlib.Path(argv[1])
     parts = find_parts(path)
     table = join(parts)

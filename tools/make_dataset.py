@@ -33,13 +33,13 @@ from absl import flags
 
 from recordings import decoding
 from tagger.data.clips import (
-    InputProblems,
     Row,
     parse_labels,
     read_records,
     read_rows,
     write_csv,
 )
+from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.terminal import program
 from tagger.terminal.files import atomic, locked, make_folder, write_whole
@@ -110,14 +110,14 @@ def find_recordings(sounds: str, csv_path: str = "") -> list[Recording]:
     """The recordings in a folder, with labels from the sub-folders or from a CSV.
 
     Raises:
-      ValueError, OSError: the folder or the CSV cannot be used.
+      UserError: the folder or the CSV cannot be used.
     """
     if not os.path.isdir(sounds):
-        raise FileNotFoundError(f"SOUNDS: there is no folder {sounds}")
+        raise UserError(f"SOUNDS: there is no folder {sounds}")
     if csv_path:
         header = [name for _, names in read_records(csv_path)[:1] for name in names]
         if times := list(filter(TIME_COLUMN.fullmatch, map(str.strip, header))):
-            raise ValueError(
+            raise UserError(
                 f"{csv_path}: has columns with times: {', '.join(times)}; only labels "
                 f"of whole recordings are allowed, in the columns fname and labels"
             )
@@ -128,7 +128,7 @@ def find_recordings(sounds: str, csv_path: str = "") -> list[Recording]:
     if num_others:
         print(f"{counted(num_others, 'other file')} ignored", file=sys.stderr)
     if not found:
-        raise ValueError(f"SOUNDS: there are no recordings in {sounds}")
+        raise UserError(f"SOUNDS: there are no recordings in {sounds}")
     return [
         # A recording that is in no sub-folder has no labels.
         Recording(path, name, parse_labels(name.split("/")[0] if "/" in name else ""))
@@ -175,7 +175,7 @@ def measure(path: str) -> tuple[int, float]:
     """Decodes a recording to check it; returns its number of samples and its peak.
 
     Raises:
-      ValueError: it cannot be read, is empty or silent; the message names it.
+      UserError: it cannot be read, is empty or silent; the message names it.
     """
     num_samples, peak = 0, 0.0
     for block in decoding.read_blocks(path):
@@ -183,9 +183,9 @@ def measure(path: str) -> tuple[int, float]:
         highest, lowest = float(block.max(initial=0)), float(block.min(initial=0))
         peak = max(peak, highest * FULL_SCALE / MAX_INT16, -lowest)
     if not num_samples:
-        raise ValueError(f"{path}: has no samples")
+        raise UserError(f"{path}: has no samples")
     if peak <= decoding.SILENCE:
-        raise ValueError(f"{path}: is silent")
+        raise UserError(f"{path}: is silent")
     return num_samples, peak
 
 
@@ -204,7 +204,7 @@ def examine(
       clip_seconds: length of the longest clip, in seconds.
 
     Raises:
-      ValueError: see `measure`.
+      UserError: see `measure`.
     """
     path = recording.path
     decoding.check_file(path)
@@ -227,7 +227,7 @@ def file_size(path: pathlib.Path) -> int:
 
 
 def check_recordings(
-    found: Sequence[Recording], results: Sequence[Recording | ValueError]
+    found: Sequence[Recording], results: Sequence[Recording | UserError]
 ) -> tuple[list[Recording], list[str]]:
     """The recordings that can be used, and the problems of the others.
 
@@ -238,7 +238,7 @@ def check_recordings(
     usable, problems, owners = [], [], {}
     for recording, result in zip(found, results, strict=True):
         wrong = name_problems(recording)
-        if isinstance(result, ValueError):
+        if isinstance(result, UserError):
             wrong.append(str(result))
         elif others := [owners[name] for name in result.clips if name in owners]:
             wrong.append(
@@ -298,9 +298,9 @@ def make_dataset(
       The problems of the recordings that were skipped.
 
     Raises:
-      InputProblems: a recording cannot be used, and skip is not set, or none can be
+      UserError: a recording cannot be used, and skip is not set, or none can be
         used; lists all.
-      ValueError, OSError: the data set cannot be read or written.
+      UserError: the data set cannot be read or written.
     """
     rows, old = read_dataset(out)
     known = {recording.name: recording for recording in old}
@@ -311,9 +311,9 @@ def make_dataset(
     results = in_parallel(check, found, what="checking recordings", unit="recording")
     usable, problems = check_recordings(found, results)
     if problems and not (skip and usable):
-        raise InputProblems(problems)
+        raise UserError(*problems)
     make_folder(str(out / "audio"), "OUT")
-    error = ValueError(f"OUT: another process writes to {out}; run this again later")
+    error = UserError(f"OUT: another process writes to {out}; run this again later")
     with locked(str(out / LOCK_FILE), error):
         if read_dataset(out) != (rows, old):
             raise error
@@ -342,8 +342,8 @@ def update(
       The numbers of clips and classes.
 
     Raises:
-      InputProblems: recordings can no longer be read; lists all.
-      OSError: a file cannot be written.
+      UserError: recordings can no longer be read; lists all.
+      UserError: a file cannot be written.
     """
     audio = out / "audio"
     for path in itertools.chain(out.glob(".*.tmp"), audio.glob(".*.tmp")):
@@ -359,8 +359,8 @@ def update(
         return recording
 
     results = in_parallel(write, usable, what="writing clips", unit="recording")
-    if problems := [str(error) for error in results if isinstance(error, ValueError)]:
-        raise InputProblems(problems)
+    if problems := [str(error) for error in results if isinstance(error, UserError)]:
+        raise UserError(*problems)
     rows = [
         (name, ",".join(recording.labels), recording.name)
         for recording in results
@@ -396,20 +396,18 @@ def read_dataset(out: pathlib.Path) -> tuple[list[Row], list[Recording]]:
     """The rows of clips.csv and the lines of MANIFEST, if they exist.
 
     Raises:
-      ValueError, OSError: they cannot be read, or clips.csv has other columns, or there
+      UserError: they cannot be read, or clips.csv has other columns, or there
         are other files instead.
     """
     csv_path, rows, lines = out / "clips.csv", [], []
     if csv_path.exists():
         header, rows = read_rows(str(csv_path))
         if tuple(header) != HEADER:
-            raise ValueError(f"{csv_path} must have the columns {', '.join(HEADER)}")
+            raise UserError(f"{csv_path} must have the columns {', '.join(HEADER)}")
     elif out.is_dir():
         others = {path.name for path in out.iterdir() if path.name[0] != "."}
         if others - {"audio", "class_map.csv"}:
-            raise ValueError(
-                f"OUT must be new or a data set, but {out} has other files"
-            )
+            raise UserError(f"OUT must be new or a data set, but {out} has other files")
     if not (out / MANIFEST).exists():  # The data set is of a former version.
         return rows, [Recording("", "", (), clips={row.fname: None}) for row in rows]
     for line in (out / MANIFEST).read_bytes().splitlines():
@@ -426,13 +424,13 @@ def manifest_lines(lines: Iterable[Recording]) -> str:
 def main(argv: Sequence[str]) -> int:
     """Runs the program; returns the exit status."""
     if len(argv) != 3:
-        raise ValueError("expected two arguments, SOUNDS and OUT; see --help")
+        raise UserError("expected two arguments, SOUNDS and OUT; see --help")
     _, sounds, out = argv
     source, target = (pathlib.Path(path).resolve() for path in (sounds, out))
     if target.is_relative_to(source):
-        raise ValueError(f"OUT must be outside of SOUNDS, but got {out}")
+        raise UserError(f"OUT must be outside of SOUNDS, but got {out}")
     if source.is_relative_to(target / "audio"):
-        raise ValueError(f"SOUNDS must be outside of OUT/audio, but got {sounds}")
+        raise UserError(f"SOUNDS must be outside of OUT/audio, but got {sounds}")
     problems = make_dataset(
         find_recordings(sounds, FLAGS.csv),
         pathlib.Path(out),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tagger.data.clips import write_csv
+from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.terminal import program
 from tagger.terminal.progress import print_result
@@ -123,7 +124,7 @@ def write_data(out: pathlib.Path) -> None:
 def main(argv: Sequence[str]) -> int:
     """Runs the program; returns the exit status."""
     if len(argv) != 2:
-        raise ValueError("expected one argument, the folder to write to; see --help")
+        raise UserError("expected one argument, the folder to write to; see --help")
     write_data(pathlib.Path(argv[1]))
     return 0
 

@@ -22,6 +22,7 @@ import numpy as np
 from absl import flags
 
 from tagger.data.clips import read_rows, write_csv
+from tagger.errors import UserError
 from tagger.terminal import program
 from tagger.terminal.files import make_folder
 from tagger.terminal.progress import print_result
@@ -76,7 +77,7 @@ def split(
       shuffled positions.
 
     Raises:
-      ValueError: there are too few clips, or an argument is out of range.
+      UserError: there are too few clips, or an argument is out of range.
     """
     # Imported here, because it imports scikit-learn, which takes a second: --help and
     # the errors in arguments and CSVs come without it.
@@ -106,7 +107,7 @@ def split(
         for pair in splitter.split(names, group_labels)
     ]
     if not all(part.size for pair in parts for part in pair):
-        raise ValueError(
+        raise UserError(
             f"{len(labels)} clips in {len(names)} groups are too few: a part is empty"
         )
     return [tuple(map(random_state.permutation, pair)) for pair in parts]
@@ -126,11 +127,11 @@ def write_split(
     Classes without validation clips are reported on stderr.
 
     Raises:
-      ValueError, OSError: the CSV cannot be used, or has too few clips.
+      UserError: the CSV cannot be used, or has too few clips.
     """
     header, rows = read_rows(source)
     if group_by and group_by not in header:
-        raise ValueError(
+        raise UserError(
             f"--group_by: {source} has the columns {', '.join(header)}, but not "
             f"{group_by}"
         )
@@ -150,8 +151,8 @@ def write_split(
     labels = np.array([np.isin(class_names, row.labels) for row in rows], int)
     try:
         parts = split(labels, groups, fraction=fraction, num_folds=num_folds, seed=seed)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
+    except (UserError, ValueError) as error:  # of this function and of scikit-learn
+        raise UserError(f"{source}: {error}") from None
     for fold, (training, validation) in enumerate(parts, start=1):
         stem = pathlib.Path(source).stem + (f"_fold{fold}" if num_folds else "")
         for part, positions in (("train", training), ("validation", validation)):
@@ -170,20 +171,18 @@ def check_sources(sources: Sequence[str], out_dir: str) -> None:
     """Checks that the parts of the CSVs can all be written.
 
     Raises:
-      ValueError: there are no CSVs, two have equal names, or a part would replace one.
+      UserError: there are no CSVs, two have equal names, or a part would replace one.
     """
     stems = {pathlib.Path(source).stem for source in sources}
     if not sources:
-        raise ValueError("expected at least one CSV of clips; see --help")
+        raise UserError("expected at least one CSV of clips; see --help")
     if len(stems) < len(sources):
-        raise ValueError(
-            "the names of the CSVs must differ; parts are named after them"
-        )
+        raise UserError("the names of the CSVs must differ; parts are named after them")
     for path in map(pathlib.Path, sources):
         in_folder = path.resolve().parent == pathlib.Path(out_dir).resolve()
         stem = re.sub(r"(_fold\d+)?_(train|validation)$", "", path.stem)
         if in_folder and stem in stems - {path.stem}:
-            raise ValueError(f"{path} would be replaced; choose another --out_dir")
+            raise UserError(f"{path} would be replaced; choose another --out_dir")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -191,7 +190,7 @@ def main(argv: Sequence[str]) -> int:
     sources = argv[1:]
     check_sources(sources, FLAGS.out_dir)
     if FLAGS.folds and FLAGS["fraction"].present:
-        raise ValueError("--folds and --fraction exclude each other")
+        raise UserError("--folds and --fraction exclude each other")
     make_folder(FLAGS.out_dir, "--out_dir")
     for source in sources:
         write_split(

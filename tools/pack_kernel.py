@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from absl import flags
 
 from tagger.data.clips import read_class_map
+from tagger.errors import UserError
 from tagger.hparams import parse_overrides
 from tagger.runs import run_record
 from tagger.terminal import program
+from tagger.terminal.files import make_folder
 from tagger.terminal.progress import print_result
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -66,6 +68,13 @@ def define_flags() -> None:
             lambda text: text is None or re.fullmatch("[a-z0-9_-]+", text),
             message="must be lower-case letters, digits, hyphens and underscores",
         )
+
+
+def check_new(out: pathlib.Path) -> None:
+    """Raises a UserError if OUT exists, or cannot be made."""
+    if out.exists():
+        raise UserError(f"OUT must be a new folder, but {out} exists")
+    make_folder(str(out.absolute().parent), "OUT")
 
 
 def write_metadata(
@@ -139,9 +148,10 @@ def pack(
     See `define_flags` for the other arguments.
 
     Raises:
-      ValueError, OSError: an argument cannot be used. If it is a checkpoint, the class
+      UserError: an argument cannot be used. If it is a checkpoint, the class
         map or a hyperparameter, nothing is written.
     """
+    check_new(out)
     class_names = read_class_map(class_map_path)
     overrides = parse_overrides(hparams)
     program.start_tensorflow()
@@ -181,8 +191,9 @@ def pack_training(
     Each version of the notebook has the output of the version before as an input.
 
     Raises:
-      ValueError, OSError: the class map cannot be used, or `out` not be written.
+      UserError: the class map cannot be used, or `out` not be written.
     """
+    check_new(out)
     read_class_map(class_map_path)
     pack_code(
         out,
@@ -198,15 +209,13 @@ def pack_training(
 def main(argv: Sequence[str]) -> int:
     """Runs the program; returns the exit status."""
     if len(argv) != 2:
-        raise ValueError(f"OUT must be one folder, but got {len(argv) - 1} arguments")
+        raise UserError(f"OUT must be one folder, but got {len(argv) - 1} arguments")
     out = pathlib.Path(argv[1])
-    if out.exists():
-        raise FileExistsError(f"OUT must be a new folder, but {out} exists")
     values = flags.FLAGS
     if values.train == bool(values.checkpoint):
-        raise ValueError("give one of --checkpoint and --train, and only one")
+        raise UserError("give one of --checkpoint and --train, and only one")
     if values.train and values.hparams:
-        raise ValueError("--hparams needs --checkpoint")
+        raise UserError("--hparams needs --checkpoint")
     common = {
         "owner": values.owner,
         "name": values.name or (TRAINING_NAME if values.train else NAME),

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from tagger.data import wav
+from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.runs import run_record
 from tagger.terminal.files import write_whole
@@ -25,15 +26,6 @@ from tagger.terminal.progress import counted
 FILE_COLUMN = "fname"
 LABEL_COLUMNS = ("labels", "label")
 FINGERPRINT_COLUMN = "fingerprint"  # of the parts that inference writes
-
-
-class InputProblems(ValueError):
-    """All problems of the input files, one per line of the message."""
-
-    def __init__(self, problems: Sequence[str]):
-        # A quoted field may contain line breaks.
-        self.problems = [" ".join(problem.splitlines()) for problem in problems]
-        super().__init__("\n".join(self.problems))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +85,15 @@ def read_class_map(path: str) -> list[str]:
     """Reads `index,name` lines, indices 0 to C-1 in order, into C class names.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      InputProblems: the file is not a class map; the message lists all bad lines.
+      UserError: there is no such file.
+      UserError: the file is not a class map; the message lists all bad lines.
     """
     names, problems = [], []
     for line, fields in read_records(path, "--class_map_path"):
         where, got = f"{path}:{line}", ",".join(fields)
         index, name = fields[0].strip(), composed(fields[-1].strip())
         if index == FILE_COLUMN:
-            raise InputProblems([f"{where}: got {got}; that is a CSV of clips"])
+            raise UserError(*[f"{where}: got {got}; that is a CSV of clips"])
         if len(fields) != 2 or not index.isdecimal() or not name:
             problems.append(f"{where}: expected {len(names)},name but got {got}")
             continue
@@ -113,7 +105,7 @@ def read_class_map(path: str) -> list[str]:
     if not names and not problems:
         problems.append(f"{path}: empty; expected index,name lines")
     if problems:
-        raise InputProblems(problems)
+        raise UserError(*problems)
     return names
 
 
@@ -131,13 +123,13 @@ def read_rows(path: str, contents: bytes | None = None) -> tuple[list[str], list
       The header, and the rows.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      InputProblems: the file is not such a CSV; the message lists all bad lines.
+      UserError: there is no such file.
+      UserError: the file is not such a CSV; the message lists all bad lines.
     """
     contents = _read_file(path) if contents is None else contents
     header, rows, problems = _parse_rows(contents, path)
     if problems:
-        raise InputProblems(problems)
+        raise UserError(*problems)
     return header, rows
 
 
@@ -198,17 +190,17 @@ def _read_file(path: str, flag: str = "") -> bytes:
     try:
         return pathlib.Path(path).read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(f"{prefix}there is no file {path}") from None
+        raise UserError(f"{prefix}there is no file {path}") from None
     except OSError as error:
-        raise OSError(f"{prefix}cannot read {path}: {error.strerror}") from None
+        raise UserError(f"{prefix}cannot read {path}: {error.strerror}") from None
 
 
 def read_records(path: str, flag: str = "") -> list[tuple[int, list[str]]]:
     """Reads the records of a CSV that are not blank: first line, fields.
 
     Raises:
-      OSError: the file cannot be read; the message names the flag, if given.
-      InputProblems: it is not a CSV in UTF-8.
+      UserError: the file cannot be read; the message names the flag, if given.
+      UserError: it is not a CSV in UTF-8.
     """
     return _records(_read_file(path, flag), path)
 
@@ -219,7 +211,7 @@ def _records(contents: bytes, path: str) -> list[tuple[int, list[str]]]:
         text = contents.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + contents[: error.start].count(b"\n")
-        raise InputProblems([f"{path}:{line}: not in UTF-8: {error.reason}"]) from None
+        raise UserError(*[f"{path}:{line}: not in UTF-8: {error.reason}"]) from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     records, first_line = [], 1
     try:
@@ -228,7 +220,7 @@ def _records(contents: bytes, path: str) -> list[tuple[int, list[str]]]:
                 records.append((first_line, fields))
             first_line = reader.line_num + 1
     except csv.Error as error:
-        raise InputProblems([f"{path}:{first_line}: not a CSV: {error}"]) from None
+        raise UserError(*[f"{path}:{first_line}: not a CSV: {error}"]) from None
     return records
 
 
@@ -236,7 +228,7 @@ def write_csv(path: str | pathlib.Path, rows: Iterable[Sequence[object]]) -> Non
     """Writes rows to a CSV, atomically.
 
     Raises:
-      OSError: it cannot be written; the message names the file.
+      UserError: it cannot be written; the message names the file.
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
@@ -264,7 +256,7 @@ def read_clips(
       The C class names, and the table of clips in the order of the CSV.
 
     Raises:
-      InputProblems: a file cannot be used; lists all problems of all files.
+      UserError: a file cannot be used; lists all problems of all files.
     """
     problems, class_names, rows = [], [], []
     with _collected(problems):
@@ -284,10 +276,10 @@ def read_clips(
     problems += [
         f"{csv_path}:{row.line}: {header}"
         for row, header in zip(rows, headers)
-        if isinstance(header, ValueError)
+        if isinstance(header, UserError)
     ]
     if problems:
-        raise InputProblems(problems)
+        raise UserError(*problems)
     labels = [[name in row.labels for name in class_names] for row in rows]
     return class_names, make_clips(paths, headers, np.array(labels, np.float32))
 
@@ -295,9 +287,9 @@ def read_clips(
 def _check_folder(clip_dir: str, paths: Sequence[str], flag: str) -> None:
     """Checks that a folder exists and contains at least one of the clips."""
     if not os.path.isdir(clip_dir):
-        raise FileNotFoundError(f"{flag}: there is no folder {clip_dir}")
+        raise UserError(f"{flag}: there is no folder {clip_dir}")
     if paths and not any(map(os.path.exists, paths)):
-        raise FileNotFoundError(
+        raise UserError(
             f"{flag}: none of the {len(paths)} clips is in {clip_dir}; the first is "
             f"{paths[0]}"
         )
@@ -308,8 +300,8 @@ def _collected(problems: list[str]) -> Iterator[None]:
     """Adds an error of the block to the problems."""
     try:
         yield
-    except (ValueError, OSError) as error:
-        problems += str(error).splitlines()
+    except UserError as error:
+        problems += error.problems
 
 
 def _label_problems(

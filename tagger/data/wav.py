@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
+from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.terminal.progress import in_parallel
 
@@ -38,8 +39,8 @@ EXPECTED_WAV = (
 )
 
 
-def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | ValueError]:
-    """Reads headers in parallel; the result has a ValueError for an unusable file."""
+def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | UserError]:
+    """Reads headers in parallel; the result has a UserError for an unusable file."""
     return in_parallel(
         read_wav_header,
         paths,
@@ -60,10 +61,12 @@ def read_wav_header(path: str) -> tuple[int, int]:
       The offset of the samples in bytes, and their number, at least 1.
 
     Raises:
-      ValueError: the file cannot be used; the message has the path, what is wrong
+      UserError: the file cannot be used; the message has the path, what is wrong
         and what is expected.
     """
     try:
+        if "\0" in path:
+            raise _bad_wav(path, "has a null character in its name")
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # Opening a pipe would block.
             what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
@@ -71,16 +74,16 @@ def read_wav_header(path: str) -> tuple[int, int]:
         with open(path, "rb") as file:
             start, num_bytes = find_samples(file, path, check_format=_check_format)
     except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file") from None
+        raise UserError(f"{path}: there is no such file") from None
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if num_bytes < BYTES_PER_SAMPLE:
         raise _bad_wav(path, "has no samples in its data chunk")
     return start, num_bytes // BYTES_PER_SAMPLE
 
 
-def _bad_wav(path: str, what: str) -> ValueError:
-    return ValueError(f"{path}: {what}; {EXPECTED_WAV}")
+def _bad_wav(path: str, what: str) -> UserError:
+    return UserError(f"{path}: {what}; {EXPECTED_WAV}")
 
 
 def find_samples(
@@ -97,7 +100,7 @@ def find_samples(
       The offset and the size of the samples, in bytes.
 
     Raises:
-      ValueError: this is not a complete RIFF/WAVE file; see `read_wav_header`.
+      UserError: this is not a complete RIFF/WAVE file; see `read_wav_header`.
     """
     size = os.fstat(file.fileno()).st_size
     if size == 0:

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tagger.errors import UserError
+
 
 def positive_class_precisions(
     scores: np.ndarray, truth: np.ndarray
@@ -59,18 +61,18 @@ class Lwlrap:
           batch_scores: float [N, C], scores of the same clips.
 
         Raises:
-          ValueError: the shapes differ, or a score is not finite.
+          UserError: the shapes differ, or a score is not finite.
         """
         truth, scores = np.asarray(batch_truth), np.asarray(batch_scores)
         expected = (len(scores), self.num_classes) if scores.ndim == 2 else ()
         if truth.shape != scores.shape or scores.shape != expected:
-            raise ValueError(
+            raise UserError(
                 f"truth and scores must both have shape [N, {self.num_classes}], but "
                 f"have {list(truth.shape)} and {list(scores.shape)}"
             )
         if not np.isfinite(scores).all():
             sample = int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])
-            raise ValueError(
+            raise UserError(
                 f"scores must be finite, but those of sample "
                 f"{self.total_num_samples + sample} are not"
             )

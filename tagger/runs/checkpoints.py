@@ -24,6 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tagger.errors import UserError
 from tagger.runs import results
 from tagger.runs.run_record import HPARAMS_FILE
 from tagger.terminal import files, program
@@ -49,7 +50,7 @@ KEEP_EVERY_SECONDS = 15 * 60
 MIN_FREE = 10  # checkpoints that must fit on the disk when a run starts
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint is missing, cannot be read, or does not fit the network."""
 
 
@@ -118,7 +119,7 @@ def _find_best(eval_dir: str, flag: str) -> str:
     step = results.best_step(found)
     try:
         prefix = os.path.join(results.train_dir_of(eval_dir), f"{NAME}-{step}")
-    except ValueError as error:
+    except UserError as error:
         raise CheckpointError(f"{flag}: {error}") from None
     if not os.path.isfile(prefix + INDEX_SUFFIX):
         raise CheckpointError(f"{flag}: {prefix}, the best of {eval_dir}, was deleted")
@@ -245,7 +246,7 @@ def save(
       The prefix of the checkpoint.
 
     Raises:
-      OSError: the checkpoint cannot be written, for example because the disk is full.
+      UserError: the checkpoint cannot be written, for example because the disk is full.
         Earlier checkpoints are unchanged.
     """
     name = f"{NAME}-{step}"
@@ -267,7 +268,7 @@ def save(
         _write_state(directory, step)
     except (tf.errors.OpError, OSError) as error:
         reason = program.tensorflow_reason(error)
-        raise OSError(
+        raise UserError(
             f"cannot write checkpoint {name} in {directory}: {reason}"
         ) from None
     finally:
@@ -293,7 +294,7 @@ def check_space(
       keep: see `save`.
 
     Raises:
-      OSError: the first MIN_FREE checkpoints do not fit on the disk.
+      UserError: the first MIN_FREE checkpoints do not fit on the disk.
     """
     number = steps.stop // checkpoint_steps - steps.start // checkpoint_steps
     number += (steps.start == 0) + (steps.stop % checkpoint_steps > 0)
@@ -307,7 +308,7 @@ def check_space(
         file=sys.stderr,
     )
     if free < min(number, MIN_FREE) * size:
-        raise OSError(
+        raise UserError(
             f"--train_dir: the disk of {directory} has {free / 1e6:.0f} MB free, too "
             f"little for {counted(min(number, MIN_FREE), 'checkpoint')}"
         )

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tagger.data.clips import InputProblems, composed, read_records, write_csv
+from tagger.data.clips import composed, read_records, write_csv
+from tagger.errors import UserError
 from tagger.runs import run_record
 from tagger.terminal.progress import counted
 
@@ -58,7 +59,7 @@ def steps_seen(eval_dir: str, steps: Iterable[int]) -> list[int]:
     first, so they agree on the order.
 
     Raises:
-      OSError: the file cannot be written; the message names it.
+      UserError: the file cannot be written; the message names it.
     """
     path = pathlib.Path(eval_dir) / SEEN_FILE
     seen = _read_seen(path)
@@ -67,7 +68,7 @@ def steps_seen(eval_dir: str, steps: Iterable[int]) -> list[int]:
             with open(path, "ab", buffering=0) as file:  # Writes all lines at once.
                 file.write("".join(f"{step}\n" for step in new).encode())
         except OSError as error:
-            raise OSError(f"cannot write {path}: {error.strerror}") from None
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
         seen = _read_seen(path)
     return list(seen)
 
@@ -97,7 +98,7 @@ def train_dir_of(eval_dir: str) -> str:
     """The folder of the evaluated checkpoints.
 
     Raises:
-      ValueError: CONTENTS_FILE is missing or damaged, or the folder does not exist or
+      UserError: CONTENTS_FILE is missing or damaged, or the folder does not exist or
         has another run.
     """
     path = pathlib.Path(eval_dir) / CONTENTS_FILE
@@ -106,12 +107,12 @@ def train_dir_of(eval_dir: str) -> str:
         train_dir = os.path.join(os.path.realpath(eval_dir), contents["train_dir"])
         run = contents.get("run", "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be used: {error}") from None
+        raise UserError(f"{path} cannot be used: {error}") from None
     train_dir = os.path.normpath(train_dir)
     if not os.path.isdir(train_dir):
-        raise ValueError(f"{path} names a folder that does not exist: {train_dir}")
+        raise UserError(f"{path} names a folder that does not exist: {train_dir}")
     if run != run_record.run_of(train_dir):
-        raise ValueError(f"{path} is about another run than the one in {train_dir}")
+        raise UserError(f"{path} is about another run than the one in {train_dir}")
     return train_dir
 
 
@@ -119,7 +120,7 @@ def write_thresholds(eval_dir: str, thresholds: Mapping[str, float]) -> None:
     """Writes THRESHOLDS_FILE with all digits, atomically.
 
     Raises:
-      OSError: it cannot be written; the message names the file.
+      UserError: it cannot be written; the message names the file.
     """
     rows = [(n, np.format_float_positional(t)) for n, t in thresholds.items()]
     path = pathlib.Path(eval_dir) / THRESHOLDS_FILE
@@ -134,13 +135,13 @@ def read_thresholds(path: str, flag: str) -> dict[str, float]:
       flag: name of the flag with the path, for messages.
 
     Raises:
-      OSError: the file cannot be read.
-      InputProblems: it is not such a CSV; the message lists all bad lines.
+      UserError: the file cannot be read.
+      UserError: it is not such a CSV; the message lists all bad lines.
     """
     (_, header), *records = read_records(path, flag) or [(1, [])]
     if tuple(name.strip() for name in header) != THRESHOLDS_HEADER:
         expected, got = ",".join(THRESHOLDS_HEADER), ",".join(header)
-        raise InputProblems([f"{path}:1: expected a header {expected} but got {got}"])
+        raise UserError(*[f"{path}:1: expected a header {expected} but got {got}"])
     thresholds, problems = {}, []
     for line, fields in records:
         name, text = composed(fields[0].strip()), fields[-1].strip()
@@ -155,7 +156,7 @@ def read_thresholds(path: str, flag: str) -> dict[str, float]:
         else:
             thresholds[name] = float(text)
     if problems:
-        raise InputProblems(problems)
+        raise UserError(*problems)
     return thresholds
 
 
@@ -173,17 +174,17 @@ def order_thresholds(
     """The thresholds of C classes in the order of the class map, float64 [C].
 
     Raises:
-      ValueError: a class has no threshold, or there are other classes; the message
+      UserError: a class has no threshold, or there are other classes; the message
         names the flag and the classes.
     """
     missing = [name for name in class_names if name not in thresholds]
     if missing:
         number = counted(len(missing), "class")
-        raise ValueError(f"{flag}: no threshold for {number}, such as {missing[0]}")
+        raise UserError(f"{flag}: no threshold for {number}, such as {missing[0]}")
     unknown = [name for name in thresholds if name not in class_names]
     if unknown:
         number = counted(len(unknown), "class")
-        raise ValueError(
+        raise UserError(
             f"{flag}: {number} that the checkpoint does not have, such as {unknown[0]}"
         )
     return np.array([thresholds[name] for name in class_names])

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tagger.errors import UserError
 from tagger.hparams import FIELDS, MODEL_HPARAMS, MODEL_NAMES, Hparams, model_hparams
 from tagger.terminal.files import write_whole
 
@@ -48,27 +49,27 @@ def read_record(directory: str) -> RunRecord | None:
     """Reads the `hparams.json` of a folder; None if there is no such file.
 
     Raises:
-      ValueError: the file is damaged.
+      UserError: the file is damaged.
     """
     path = pathlib.Path(directory) / HPARAMS_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         model_name, class_names = values["model"], list(values["class_names"])
         if model_name not in MODEL_NAMES:
-            raise ValueError(f"there is no model {model_name}")
+            raise UserError(f"there is no model {model_name}")
         if unknown := set(values["hparams"]) - set(FIELDS):
-            raise ValueError(f"there is no hyperparameter {', '.join(sorted(unknown))}")
+            raise UserError(f"there is no hyperparameter {', '.join(sorted(unknown))}")
         if not all(name and isinstance(name, str) for name in class_names):
-            raise ValueError("class_names must be names that are not empty")
+            raise UserError("class_names must be names that are not empty")
         # A file of an earlier version has fewer hyperparameters.
         hparams = model_hparams(model_name, values["hparams"])
         return RunRecord(model_name, hparams, class_names, values.get("run", ""))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except KeyError as error:
-        raise ValueError(f"{path} is damaged: it has no {error}") from None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise UserError(f"{path} is damaged: it has no {error}") from None
+    except (UserError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
 
 
 def run_of(directory: str) -> str:
@@ -100,7 +101,7 @@ def trained_model(
         network computes.
 
     Raises:
-      ValueError: the file is damaged, has another model or other classes, or an
+      UserError: the file is damaged, has another model or other classes, or an
         override is not allowed.
     """
     path = pathlib.Path(directory) / HPARAMS_FILE
@@ -120,7 +121,7 @@ def trained_model(
         model_name = model_name or MODEL_NAMES[0]
         return model_name, model_hparams(model_name, overrides)
     if model_name not in (None, record.model):
-        raise ValueError(
+        raise UserError(
             f"--model: the model (model_name in Python) is {record.model} in {path}, "
             f"not {model_name}"
         )
@@ -130,7 +131,7 @@ def trained_model(
         if value == trained or name == "warmstart":
             continue
         if resuming and name in MODEL_HPARAMS:
-            raise ValueError(
+            raise UserError(
                 f"--hparams: {name}={value} cannot replace the {trained} that the "
                 f"checkpoints in {directory} were trained with; use another "
                 f"--train_dir, with warmstart=1 to start from their weights"
@@ -150,7 +151,7 @@ def check_class_map(directory: str, class_names: Sequence[str]) -> None:
     """Checks the C classes against those of the checkpoints in a directory, if any.
 
     Raises:
-      ValueError: they differ, or `hparams.json` is damaged.
+      UserError: they differ, or `hparams.json` is damaged.
     """
     record = read_record(directory)
     if record is None or record.class_names == list(class_names):
@@ -160,7 +161,7 @@ def check_class_map(directory: str, class_names: Sequence[str]) -> None:
         for index, (trained, given) in enumerate(zip(record.class_names, class_names))
         if trained != given
     ] or [f"it has {len(class_names)} classes, not {len(record.class_names)}"]
-    raise ValueError(
+    raise UserError(
         f"--class_map_path: the class map (class_names in Python) differs from that of "
         f"training, in {pathlib.Path(directory) / HPARAMS_FILE}: {differences[0]}"
     )
@@ -172,12 +173,12 @@ def check_last_layer(
     """Checks that a warm start restores the last layer only for the same classes.
 
     Raises:
-      ValueError: the classes of the checkpoint, or their order, differ.
+      UserError: the classes of the checkpoint, or their order, differ.
     """
     record = read_record(directory)
     last_layer = any(name.startswith(LAST_LAYER + "/") for name in restored)
     if record and record.class_names != list(class_names) and last_layer:
-        raise ValueError(
+        raise UserError(
             f"--warmstart_checkpoint was trained with other classes, or in another "
             f"order; leave out its last layer with "
             f"--warmstart_exclude_scopes={LAST_LAYER}"
@@ -188,11 +189,11 @@ def check_warm_start(directory: str, model_name: str, hparams: Hparams) -> None:
     """Warns if a warm start's weights had other features, pooling or batch norm.
 
     Raises:
-      ValueError: the weights are of another model.
+      UserError: the weights are of another model.
     """
     record = read_record(directory)
     if record and record.model != model_name:
-        raise ValueError(
+        raise UserError(
             f"--warmstart_checkpoint has the model {record.model}; use "
             f"--model={record.model}"
         )

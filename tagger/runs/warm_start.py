@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from tagger.errors import UserError
+
 MAX_NAMES = 8  # of skipped scopes or variables, per reason
 
 
@@ -63,7 +65,7 @@ def plan_warm_start(
       exclude_scopes: the same, for included variables to skip; empty: none.
 
     Raises:
-      ValueError: a scope matches no variable, a shape differs, or there is no variable
+      UserError: a scope matches no variable, a shape differs, or there is no variable
         to restore; the message names the flag to change.
     """
     included = matching(
@@ -80,7 +82,7 @@ def plan_warm_start(
             skipped.setdefault("not in the checkpoint", []).append(name)
         elif checkpoint_shapes[name] != shape:
             scopes = [*exclude_scopes, scope_of(name)]
-            raise ValueError(
+            raise UserError(
                 f"warm start: {name} has shape {list(checkpoint_shapes[name])} in the "
                 f"checkpoint, but {list(shape)} in the network; skip it with "
                 f"--warmstart_exclude_scopes={','.join(scopes)}"
@@ -88,7 +90,7 @@ def plan_warm_start(
         else:
             restored.append(name)
     if not restored:
-        raise ValueError(
+        raise UserError(
             "warm start: nothing to restore, all variables are skipped; check "
             "--warmstart_include_scopes and --warmstart_exclude_scopes, and that "
             "--warmstart_checkpoint has this model"
@@ -103,11 +105,11 @@ def matching(names: Iterable[str], scopes: Sequence[str], flag: str) -> set[str]
         try:
             found = {name for name in names if re.match(scope, name)}
         except (re.error, OverflowError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{flag}: '{scope}' is not a regular expression: {error}"
             ) from None
         if not found:
-            raise ValueError(
+            raise UserError(
                 f"{flag}: '{scope}' matches no variable of the network; names are "
                 f"like {next(iter(names))}"
             )

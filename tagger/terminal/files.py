@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from tagger.errors import UserError
+
 # Errors of file systems without locks, such as some network drives.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -18,23 +20,23 @@ def make_folder(path: str, flag: str) -> None:
     """Makes a folder, if it does not exist yet, and checks that it is writable.
 
     Raises:
-      OSError: it cannot be made, or is not writable; the message names the flag.
+      UserError: it cannot be made, or is not writable; the message names the flag.
     """
     if os.path.exists(path) and not os.path.isdir(path):
-        raise NotADirectoryError(f"{flag}: {path} is a file, not a folder")
+        raise UserError(f"{flag}: {path} is a file, not a folder")
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
-        raise OSError(f"{flag}: cannot make {path}: {error.strerror}") from None
+        raise UserError(f"{flag}: cannot make {path}: {error.strerror}") from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise PermissionError(f"{flag}: cannot write in {path}")
+        raise UserError(f"{flag}: cannot write in {path}")
 
 
 def write_whole(path: pathlib.Path, contents: str | bytes) -> None:
     """Writes a file atomically, even if the process is killed. Text becomes UTF-8.
 
     Raises:
-      OSError: it cannot be written; the message names the file.
+      UserError: it cannot be written; the message names the file.
     """
     if isinstance(contents, str):
         contents = contents.encode("utf-8", "surrogateescape")
@@ -49,7 +51,7 @@ def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
     If the path is a symbolic link, the file that it points to is replaced.
 
     Raises:
-      OSError: it cannot be written; the message names the file.
+      UserError: it cannot be written; the message names the file.
     """
     target = pathlib.Path(os.path.realpath(path))
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
@@ -62,7 +64,7 @@ def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

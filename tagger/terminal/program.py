@@ -15,11 +15,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
 
+from tagger.errors import UserError
 from tagger.terminal import signals
 
 GPU_SECONDS = 10  # to wait for the driver's list of GPUs
@@ -48,8 +50,8 @@ def run(
 ) -> None:
     """Parses the flags, calls main, and exits.
 
-    A ValueError, FloatingPointError or OSError that main raises is printed to stderr,
-    each line after "error: ", and the exit status is 1.
+    Each problem of a UserError that main raises is printed to stderr, after "error: ".
+    Any other exception keeps its traceback. The exit status is 1.
 
     Text that cannot be written to stderr is lost, and the program continues. The same
     holds for stdout if the program that reads it has ended, such as `head`.
@@ -87,13 +89,20 @@ def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
             status = main(argv)
         sys.stdout.flush()  # An error at the exit would be a traceback.
         return status
-    except (ValueError, FloatingPointError, OSError) as error:
-        for line in (str(error) or repr(error)).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+    except UserError as error:
+        print(*(f"error: {line}" for line in error.problems), sep="\n", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped by SIGINT", file=sys.stderr)
         return signals.exit_status(signal.SIGINT)
+    except Exception:
+        traceback.print_exc()
+        print(
+            "error: this is a bug, or an error of the machine; please report it, with "
+            "the lines above",
+            file=sys.stderr,
+        )
+        return 1
 
 
 class _Output(io.FileIO):
@@ -165,10 +174,10 @@ def check_no_arguments(argv: Sequence[str]) -> None:
     """Checks that all arguments are flags.
 
     Raises:
-      ValueError: there are other arguments; the message names the first.
+      UserError: there are other arguments; the message names the first.
     """
     if argv[1:]:
-        raise ValueError(
+        raise UserError(
             f"flags start with --, but got '{argv[1]}' (hyperparameters are joined by "
             f"commas, without spaces)"
         )

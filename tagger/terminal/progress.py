@@ -10,6 +10,8 @@ from typing import Any
 
 import tqdm
 
+from tagger.errors import UserError
+
 DELAY_SECONDS = 1  # Work that takes less time shows no bar.
 # Controls, bytes that are not UTF-8, and separators of lines and paragraphs.
 UNPRINTABLE_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
@@ -56,14 +58,14 @@ def in_parallel(
       threads: number of threads; None: one per core.
 
     Returns:
-      What the function returns, or the ValueError that it raises, in order.
+      What the function returns, or the UserError that it raises, in order.
     """
 
     def call(item: Any) -> Any:
         """Runs in a thread."""
         try:
             return function(item)
-        except ValueError as error:
+        except UserError as error:
             return error
 
     results = []

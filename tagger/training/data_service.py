@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tagger.errors import UserError
 from tagger.training.distribution import (
     CONNECT_SECONDS,
     NOTE_SECONDS,
@@ -27,13 +28,13 @@ def check_reachable(address: str) -> None:
       address: grpc://host:port of its dispatcher.
 
     Raises:
-      OSError: the data service does not answer.
+      UserError: the data service does not answer.
     """
     address = address.removeprefix("grpc://")
     try:
         socket.create_connection(host_and_port(address), CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise OSError(
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(
             f"--data_service: cannot reach {address} ({error}); is its dispatcher "
             f"running?"
         ) from None
@@ -54,7 +55,7 @@ def served_batches(
         no batch comes, the generator ends.
 
     Raises:
-      OSError: no batch comes for GIVE_UP_SECONDS, or the stream ends or raises this.
+      UserError: no batch comes for GIVE_UP_SECONDS, or the stream ends or raises this.
     """
     found = queue.Queue(1)
 
@@ -94,7 +95,7 @@ def _next_served(
             print("waiting for the data service", file=sys.stderr, flush=True)
             noted = now
         if now - started >= give_up_seconds:
-            raise OSError(
+            raise UserError(
                 f"--data_service: no batch came for {give_up_seconds} s; are its "
                 f"dispatcher and a worker running?"
             )

@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tagger.errors import UserError
 from tagger.hparams import MAX_SEED
 from tagger.terminal import signals
 
@@ -42,7 +43,7 @@ def read_cluster() -> tuple[int, list[tuple[str, int]]]:
       0 and an empty list. The chief has index 0.
 
     Raises:
-      ValueError: TF_CONFIG is invalid, or the task is neither chief nor worker.
+      UserError: TF_CONFIG is invalid, or the task is neither chief nor worker.
     """
     if not os.environ.get(CLUSTER_VARIABLE):
         return 0, []
@@ -54,10 +55,10 @@ def read_cluster() -> tuple[int, list[tuple[str, int]]]:
         own_address = cluster[resolver.task_type][resolver.task_id]
         addresses = [a for job in CLUSTER_JOBS for a in cluster.get(job, [])]
         if len(set(addresses)) < len(addresses):
-            raise ValueError("an address is listed twice")
+            raise UserError("an address is listed twice")
         return addresses.index(own_address), list(map(host_and_port, addresses))
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
-        raise ValueError(
+    except (UserError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise UserError(
             f"{CLUSTER_VARIABLE} must be like {CLUSTER_EXAMPLE}, with the jobs "
             f"{' and '.join(CLUSTER_JOBS)}, but reading it gave "
             f"{type(error).__name__}: {error}"
@@ -68,12 +69,12 @@ def host_and_port(address: str) -> tuple[str, int]:
     """Splits host:port.
 
     Raises:
-      ValueError: the port is not a number from 1 to 65535.
+      UserError: the port is not a number from 1 to 65535.
     """
     host, _, port = address.rpartition(":")
     number = int(port)
     if not 1 <= number <= MAX_PORT:
-        raise ValueError(f"a port must be from 1 to {MAX_PORT}, but got {port}")
+        raise UserError(f"a port must be from 1 to {MAX_PORT}, but got {port}")
     return host.strip("[]"), number  # An IPv6 address is in brackets.
 
 
@@ -84,7 +85,7 @@ def _wait_for_workers(addresses: Sequence[tuple[str, int]], own: int) -> None:
     Python's global lock (GIL), so no handler runs.
 
     Raises:
-      OSError: the port of this worker is in use.
+      UserError: the port of this worker is in use.
     """
     port = addresses[own][1]
     both = socket.has_dualstack_ipv6()
@@ -92,7 +93,7 @@ def _wait_for_workers(addresses: Sequence[tuple[str, int]], own: int) -> None:
     try:
         server = socket.create_server(("", port), family=family, dualstack_ipv6=both)
     except OSError as error:
-        raise OSError(
+        raise UserError(
             f"{CLUSTER_VARIABLE}: cannot listen on port {port}: {error}"
         ) from None
     with server:
@@ -127,7 +128,7 @@ class Distribution:
       num_workers: the number of workers.
 
     Raises:
-      ValueError: a device does not exist, or TF_CONFIG cannot be used.
+      UserError: a device does not exist, or TF_CONFIG cannot be used.
     """
 
     def __init__(self, devices: Sequence[str] = ()):
@@ -165,15 +166,15 @@ class Distribution:
         """Checks that a batch and the clips can be shared.
 
         Raises:
-          ValueError: they cannot.
+          UserError: they cannot.
         """
         if batch_size % self.num_replicas:
-            raise ValueError(
+            raise UserError(
                 f"batch_size must be a multiple of the {self.num_replicas} devices "
                 f"that train together, but got {batch_size}"
             )
         if num_clips < self.num_workers:
-            raise ValueError(
+            raise UserError(
                 f"there must be at least one clip for each of the {self.num_workers} "
                 f"workers, but got {num_clips}"
             )
@@ -203,13 +204,13 @@ class Distribution:
         """Checks that the facts are equal on all workers; every worker must call it.
 
         Raises:
-          ValueError: their text differs; every worker raises it, with the message.
+          UserError: their text differs; every worker raises it, with the message.
         """
         if self.num_workers == 1:
             return
         checksum = zlib.crc32(repr(facts).encode())
         if self._mean_float(checksum) != checksum:
-            raise ValueError(message)
+            raise UserError(message)
 
     def wait_for_all(self) -> None:
         """Returns when every worker has called it."""
@@ -275,7 +276,7 @@ def _set_visible(devices: Sequence[str]) -> None:
     gpus = tf.config.list_physical_devices("GPU")
     missing = [index for index in indices["GPU"] if index >= len(gpus)]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"--devices: there is no GPU:{missing[0]}; TensorFlow finds {len(gpus)}"
         )
     if devices and gpus:

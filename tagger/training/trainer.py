@@ -142,7 +142,7 @@ class Trainer:
           The names of the restored variables, and of the others with the reason.
 
         Raises:
-          ValueError: the checkpoint or a scope cannot be used.
+          UserError: the checkpoint or a scope cannot be used.
         """
         variables = {
             name: variable

@@ -15,6 +15,7 @@ from processes import SMALL_RUNNER, Process
 
 import inputs
 from tagger.data import clips, wav
+from tagger.errors import UserError
 from tagger.hparams import parse_hparams
 from tagger.runs import checkpoints
 
@@ -97,7 +98,7 @@ def test_an_unreadable_clip_is_named(service, tmp_path):
         data_service=service,
         job_name="broken",
     )
-    with pytest.raises(OSError, match="gone.wav"):
+    with pytest.raises(UserError, match="gone.wav"):
         next(inputs.read_batches(stream))
 
 

@@ -16,6 +16,7 @@ import soundfile
 import tensorflow as tf
 from helpers import SMALL_HPARAMS, run_main
 
+from tagger.errors import UserError
 from tagger.runs import checkpoints
 from tools import make_dataset
 
@@ -136,7 +137,7 @@ def test_a_failed_write_keeps_the_earlier_checkpoints(tmp_path, small_files):
         for size in (1000, 50000)
     )
     checkpoints.save(tmp_path, small, 1)
-    with pytest.raises(OSError, match=r"cannot write checkpoint model\.ckpt-2"):
+    with pytest.raises(UserError, match=r"cannot write checkpoint model\.ckpt-2"):
         checkpoints.save(tmp_path, large, 2)
     assert [p.name for p in tmp_path.iterdir() if "2" in p.name] == []
     checkpoints.restore(checkpoints.find_checkpoint(tmp_path, "--flag"), small)
@@ -149,7 +150,7 @@ def test_a_data_set_on_a_full_disk(tmp_path, small_files, capfd):
         soundfile.write(tmp_path / "sounds" / name / "a.flac", samples, 44100)
     out = tmp_path / "out"
     found = make_dataset.find_recordings(str(tmp_path / "sounds"))
-    with pytest.raises(OSError, match=f"cannot write {out}/audio/long__a.flac.wav: "):
+    with pytest.raises(UserError, match=f"cannot write {out}/audio/long__a.flac.wav: "):
         make_dataset.make_dataset(found, out, clip_seconds=100, skip=False)
     assert capfd.readouterr().err == ""
     names = [path.name for path in (out / "audio").iterdir()]

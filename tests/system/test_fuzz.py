@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import inputs
 from tagger import hparams
 from tagger.data import clips, wav
+from tagger.errors import UserError
 
 FUZZ_INPUTS = int(os.environ.get("TAGGER_FUZZ_INPUTS", 500))
 TELLING_SIZES = (0, 1, 7, 2**15, 2**31 - 2, 2**31, 2**32 - 2, 2**32 - 1)
@@ -95,7 +96,7 @@ def read_or_refused(read, path, contents: bytes) -> None:
     path.write_bytes(contents)
     try:
         read(str(path))
-    except clips.InputProblems as error:
+    except UserError as error:
         assert error.problems
         assert all(p.startswith(str(path)) for p in error.problems)
         assert not any("\n" in problem for problem in error.problems)

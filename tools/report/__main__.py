@@ -26,6 +26,7 @@ from collections.abc import Container, Iterable, Sequence
 import numpy as np
 from absl import flags
 
+from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.runs import results, run_record
 from tagger.terminal import program
@@ -113,13 +114,13 @@ def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
     """HTML that compares an evaluation with that of another folder.
 
     Raises:
-      ValueError: see `diagnosis.read_evaluation` and `diagnosis.compare`.
+      UserError: see `diagnosis.read_evaluation` and `diagnosis.compare`.
     """
     other = diagnosis.read_evaluation(against)
     try:
         differences = diagnosis.compare(evaluation, other)
-    except ValueError as error:
-        raise ValueError(f"--against {against}: {error}") from None
+    except UserError as error:
+        raise UserError(f"--against {against}: {error}") from None
     headings = (
         *("class", "clips", "lwlrap", "other lwlrap", "difference", "from", "to"),
         "better",
@@ -151,7 +152,7 @@ def run_hparams(eval_dir: str) -> Hparams:
         if record := run_record.read_record(train_dir):
             return record.hparams
         reason = f"there is no {os.path.join(train_dir, run_record.HPARAMS_FILE)}"
-    except ValueError as error:
+    except UserError as error:
         reason = str(error)
     print(
         f"note: the spectrograms have the default hyperparameters: {reason}",
@@ -171,7 +172,7 @@ def spectrogram(path: str, hparams: Hparams) -> str:
     try:
         offset, size = read_wav_header(path)
         waveform = inputs.clip_to_waveform(path, np.int64(offset), np.int64(size))
-    except (ValueError, tf.errors.OpError):
+    except (UserError, tf.errors.OpError):
         return ""
     log_mel = inputs.waveform_to_log_mel_spectrogram(waveform, hparams).numpy()
     step = -(-len(log_mel) // SPECTROGRAM_COLUMNS)
@@ -204,7 +205,7 @@ def worst_clips(
       hparams: the hyperparameters of the spectrograms.
 
     Raises:
-      ValueError: none of these clips can be read.
+      UserError: none of these clips can be read.
     """
     counts = evaluation.labels.sum(axis=1)
     mean = evaluation.precisions.sum(axis=1) / np.maximum(counts, 1)
@@ -227,7 +228,7 @@ def worst_clips(
         )
     if num_unreadable := sum(UNREADABLE in card for card in cards):
         if num_unreadable == len(cards):
-            raise ValueError(f"--clip_dir: the clips are not in {clip_dir}")
+            raise UserError(f"--clip_dir: the clips are not in {clip_dir}")
         print(
             f"warning: --clip_dir: {counted(num_unreadable, 'clip')} cannot be read, "
             f"in {clip_dir}",
@@ -247,7 +248,7 @@ def make_page(
     """The page as HTML, about an evaluation and its `class_results`.
 
     Raises:
-      ValueError: the evaluation in `against`, if any, cannot be read or does not fit.
+      UserError: the evaluation in `against`, if any, cannot be read or does not fit.
     """
     overall = evaluation.precisions.sum() / max(1, evaluation.labels.sum())
     by_step = results.read_results(eval_dir) or {evaluation.step: overall}
@@ -297,9 +298,9 @@ def make_page(
 def main(argv: Sequence[str]) -> int:
     """Runs the program; returns the exit status."""
     if len(argv) != 2:
-        raise ValueError("expected one argument, an --eval_dir; see --help")
+        raise UserError("expected one argument, an --eval_dir; see --help")
     if not os.path.isdir(FLAGS.clip_dir):
-        raise FileNotFoundError(f"--clip_dir: there is no folder {FLAGS.clip_dir}")
+        raise UserError(f"--clip_dir: there is no folder {FLAGS.clip_dir}")
     eval_dir = argv[1]
     evaluation = diagnosis.read_evaluation(eval_dir)
     program.start_tensorflow()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from tagger.errors import UserError
 from tagger.metrics.lwlrap import positive_class_precisions
 from tagger.runs import results
 
@@ -87,7 +88,7 @@ def read_evaluation(eval_dir: str) -> Evaluation:
     """Reads the scores of the best step.
 
     Raises:
-      ValueError: there are none, or they cannot be read; the message names the file.
+      UserError: there are none, or they cannot be read; the message names the file.
     """
     path = pathlib.Path(eval_dir) / results.SCORES_FILE
     try:
@@ -96,11 +97,11 @@ def read_evaluation(eval_dir: str) -> Evaluation:
             step, names = int(arrays["step"]), arrays["class_names"].tolist()
             clips = arrays["clips"].tolist()
     except FileNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"there is no {path}; runner.py --mode eval writes it"
         ) from None
     except UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read: {error}") from None
     classes, values = positive_class_precisions(scores, labels)
     rows = np.repeat(np.arange(len(labels)), np.count_nonzero(labels, axis=1))
     precisions = np.zeros(labels.shape)
@@ -225,18 +226,18 @@ def compare(first: Evaluation, second: Evaluation) -> list[Difference]:
     three clips, which a sample often lacks, contains 0.
 
     Raises:
-      ValueError: the evaluations have different clips, labels or classes.
+      UserError: the evaluations have different clips, labels or classes.
     """
     order = {name: row for row, name in enumerate(second.clips)}
     if first.class_names != second.class_names or order.keys() != set(first.clips):
-        raise ValueError(
+        raise UserError(
             f"the evaluations have different clips or classes: "
             f"{len(first.clips)} clips of {len(first.class_names)} classes and "
             f"{len(second.clips)} clips of {len(second.class_names)} classes"
         )
     rows = [order[name] for name in first.clips]
     if not np.array_equal(first.labels, second.labels[rows]):
-        raise ValueError("the labels of the clips differ between the evaluations")
+        raise UserError("the labels of the clips differ between the evaluations")
     num_clips = len(first.clips)
     draws = np.random.default_rng(0).multinomial(
         num_clips, np.full(num_clips, 1 / num_clips), BOOTSTRAP_SAMPLES

@@ -37,6 +37,7 @@ from recordings.segments import (
     write_label_track,
 )
 from tagger.data.clips import read_class_map, write_csv
+from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams, parse_overrides
 from tagger.runs import results, run_record
 from tagger.terminal import program
@@ -89,18 +90,18 @@ def check_results(found: Sequence[decoding.Sound]) -> None:
     """Checks that the results that the flags select can be written.
 
     Raises:
-      ValueError, OSError: they cannot, or two files would have the same result.
+      UserError: they cannot, or two files would have the same result.
     """
     for name, suffix in RESULTS.items():
         if path := FLAGS[name].value:
             make_folder(os.path.dirname(path) or "." if suffix else path, f"--{name}")
             if suffix and os.path.isdir(path):
-                raise IsADirectoryError(f"--{name}: {path} is a folder")
+                raise UserError(f"--{name}: {path} is a folder")
     first = {}
     for sound in found if FLAGS.audacity or FLAGS.plot else []:
         other = first.setdefault(result_path("", sound, ""), sound)
         if other is not sound:
-            raise ValueError(
+            raise UserError(
                 f"the results of {other.path} and {sound.path} would have the same "
                 f"name; tag them in separate runs"
             )
@@ -125,7 +126,7 @@ def load(
       The class names, the hyperparameters and the scorer.
 
     Raises:
-      ValueError, OSError: the checkpoint or the class map cannot be used.
+      UserError: the checkpoint or the class map cannot be used.
     """
     import model
     from tagger.runs import checkpoints
@@ -133,7 +134,7 @@ def load(
     prefix = checkpoints.find_checkpoint(checkpoint, "CHECKPOINT")
     record = run_record.read_record(os.path.dirname(prefix))
     if not class_map_path and not record:
-        raise ValueError(
+        raise UserError(
             f"--class_map_path is needed, because there is no "
             f"{run_record.HPARAMS_FILE} beside {prefix}"
         )
@@ -187,7 +188,7 @@ def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[tuple[np.ndarray
       most hparams.context_frames, as many as there are.
 
     Raises:
-      ValueError: see `decoding.read_blocks`, or there are no samples.
+      UserError: see `decoding.read_blocks`, or there are no samples.
     """
     hop = hparams.example_hop_frames
     step = BLOCK_EXAMPLES * hop * hparams.stft_hop_samples
@@ -201,7 +202,7 @@ def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[tuple[np.ndarray
     for chunk in decoding.read_chunks(path, sizes):
         block = np.concatenate([block, chunk])
         if not block.size:
-            raise ValueError(f"{path}: has no samples")
+            raise UserError(f"{path}: has no samples")
         yield block, context
         start = context * hparams.stft_hop_samples
         if hparams.num_examples(block.size - start) <= BLOCK_EXAMPLES:
@@ -230,7 +231,7 @@ def tag(
       progress: called with the seconds of each block.
 
     Raises:
-      ValueError: the file cannot be read, or a score is not finite; the message names
+      UserError: the file cannot be read, or a score is not finite; the message names
         the file.
     """
     step_frames = BLOCK_EXAMPLES * hparams.example_hop_frames
@@ -244,7 +245,7 @@ def tag(
         peak = max(peak, np.abs(block).max())
         values = [np.asarray(value) for value in scorer(block, context)]
         if not np.isfinite(values[0]).all():
-            raise ValueError(f"{path}: the scores are not finite")
+            raise UserError(f"{path}: the scores are not finite")
         scores.append(values[0][:BLOCK_EXAMPLES])
         if keep_embeddings:
             embeddings.append(values[1][:BLOCK_EXAMPLES])
@@ -345,7 +346,7 @@ def tag_files(
                     write_file_results(
                         sound, tags, segments, class_names, hparams, thresholds
                     )
-                except (ValueError, OSError) as error:
+                except UserError as error:
                     bar.write(f"error: {printable(str(error))}", file=sys.stderr)
                     num_failed += 1
                 else:
@@ -363,12 +364,12 @@ def tag_files(
 def main(argv: Sequence[str]) -> int:
     """Runs the program; returns the exit status."""
     if len(argv) < 3:
-        raise ValueError("expected a checkpoint and at least one file; see --help")
+        raise UserError("expected a checkpoint and at least one file; see --help")
     parse_overrides(FLAGS.hparams)
     by_class = None
     if FLAGS.thresholds:
         if FLAGS["threshold"].present:
-            raise ValueError("--thresholds replaces --threshold; give only one of them")
+            raise UserError("--thresholds replaces --threshold; give only one of them")
         by_class = results.read_thresholds(FLAGS.thresholds, "--thresholds")
     found = decoding.find_files(argv[2:])
     check_results(found)
