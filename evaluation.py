@@ -1,9 +1,7 @@
-"""Computes the lwlrap of checkpoints, also during training. Used by --mode eval."""
+"""Evaluates checkpoints during or after training. Used by --mode eval."""
 
-import contextlib
 import dataclasses
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +15,11 @@ import model
 from tagger.data.clips import Clips, read_clips
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap
-from tagger.runs import checkpoints, results
+from tagger.runs import checkpoints
+from tagger.runs.eval_folder import EvalFolder
+from tagger.runs.run import Run
 from tagger.terminal import machine
-from tagger.terminal.files import atomic, locked, make_folder, write_whole
+from tagger.terminal.files import make_folder
 from tagger.terminal.progress import print_result, progress_bar
 from tagger.training import summaries
 
@@ -55,14 +55,15 @@ def evaluate(options: Options) -> None:
     be read is reported and skipped.
 
     Raises:
-      UserError: an input cannot be used; the message names it.
-      UserError: a score is not finite; the message names the clip.
+      UserError: an input cannot be used, or a score is not finite; the message names
+        it.
     """
+    run, evaluation = Run(options.train_dir), EvalFolder(options.eval_dir)
     class_names, clips = read_clips(
         csv_path=options.eval_csv_path,
         clip_dir=options.eval_clip_dir,
         class_map_path=options.class_map_path,
-        train_dir=options.train_dir,
+        check_class_map=run.check_class_map,
         flag_prefix="eval",
     )
     device = machine.describe_platform(mixed_precision=options.mixed_precision)
@@ -75,21 +76,30 @@ def evaluate(options: Options) -> None:
             raise UserError(message)
         print(f"note: {message} yet", file=sys.stderr)
     make_folder(options.eval_dir, "--eval_dir")
-    _check_same_run(options, clips, class_names)
-    prefix = None
-    with _locked_part(options):
-        evaluator = _Evaluator(options, clips, class_names)
+    crc32, prefix = clips.checksum(class_names), None
+
+    def check_contents() -> None:
+        # Before the first checkpoint, the run has no id yet.
+        started = bool(run.checkpoints())
+        evaluation.check_contents(options.train_dir, crc32, write=started)
+
+    check_contents()
+    with evaluation.locked(options.eval_shard):
+        evaluator = _Evaluator(options, evaluation, clips, class_names)
         try:
-            for prefix in _new_checkpoints(options):
-                _check_same_run(options, clips, class_names)
+            for prefix in _new_checkpoints(options, run, evaluation):
+                check_contents()
                 try:
                     evaluator.evaluate(prefix)
                 except checkpoints.UnreadableError as error:
                     print(f"skipped: {error}", file=sys.stderr)
         finally:
-            _report_best(options.eval_dir)
-    existing = checkpoints.list_checkpoints(options.train_dir)
-    if not existing or (prefix and not results.read_results(options.eval_dir)):
+            if best := evaluation.best():
+                print(
+                    f"best so far: step {best[0]}, overall lwlrap {best[1]:.6f}",
+                    file=sys.stderr,
+                )
+    if not run.checkpoints() or (prefix and not evaluation.best()):
         raise UserError(
             f"--train_dir: there is no checkpoint in {options.train_dir} that can be "
             f"read"
@@ -106,56 +116,23 @@ def _report_empty_classes(clips: Clips, class_names: Sequence[str]) -> None:
         )
 
 
-def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) -> None:
-    """Checks that eval_dir has no results for other checkpoints, clips or labels.
+def _new_checkpoints(
+    options: Options, run: Run, evaluation: EvalFolder
+) -> Iterator[str]:
+    """Yields the checkpoints of this evaluator without a result, and waits for more.
 
-    The first evaluator writes what it evaluates to `evaluated.json`, as soon as there
-    is a checkpoint.
-
-    Raises:
-      UserError: eval_dir has results of another evaluation.
-    """
-    path = pathlib.Path(options.eval_dir) / results.CONTENTS_FILE
-    text = results.describe_run(
-        options.eval_dir, options.train_dir, clips.checksum(class_names)
-    )
-    if not path.exists():
-        if checkpoints.list_checkpoints(options.train_dir):
-            write_whole(path, text)
-    elif path.read_text(encoding="utf-8", errors="replace") != text:
-        raise UserError(
-            f"--eval_dir: {options.eval_dir} has results for another run, clips, "
-            f"labels or classes; choose another folder (or delete {path} if "
-            f"--train_dir was only moved)"
-        )
-
-
-def _locked_part(options: Options) -> contextlib.AbstractContextManager[None]:
-    """Locks this evaluator's part; a UserError if another one has locked it."""
-    index, num_evaluators = options.eval_shard
-    error = UserError(
-        f"--eval_dir: another evaluator writes to {options.eval_dir}; several can "
-        f"share the work with --eval_shard"
-    )
-    path = os.path.join(options.eval_dir, f".lock-{index}-of-{num_evaluators}")
-    return locked(path, error)
-
-
-def _new_checkpoints(options: Options) -> Iterator[str]:
-    """Yields the checkpoints of this evaluator without a marker, and waits for more.
-
-    A checkpoint that could not be read has no marker. It is not yielded again.
+    A checkpoint that could not be read has no result. It is not yielded again.
     """
     yielded = set()
     waiting_since = None
 
     def is_new(prefix: str) -> bool:
-        step = checkpoints.checkpoint_step(prefix)
-        marker = results.marker_path(options.eval_dir, step)
+        marker = evaluation.marker(checkpoints.checkpoint_step(prefix))
         return prefix not in yielded and not marker.exists()
 
     while True:
-        if prefix := next(filter(is_new, _own_checkpoints(options)), None):
+        own = _own_checkpoints(options, run, evaluation)
+        if prefix := next(filter(is_new, own), None):
             yielded.add(prefix)
             waiting_since = None
             yield prefix
@@ -172,18 +149,18 @@ def _new_checkpoints(options: Options) -> Iterator[str]:
         time.sleep(POLL_SECONDS)
 
 
-def _own_checkpoints(options: Options) -> list[str]:
+def _own_checkpoints(options: Options, run: Run, evaluation: EvalFolder) -> list[str]:
     """The checkpoints of this evaluator: every k-th, and of these every n-th.
 
     They are counted in the order in which the evaluators of eval_dir first saw them.
     This order does not change if training deletes old ones, or at a restart.
     """
-    prefixes = checkpoints.list_checkpoints(options.train_dir)
+    prefixes = run.checkpoints()
     index, num_evaluators = options.eval_shard
     if options.eval_every_k == num_evaluators == 1:
         return prefixes
     steps = [checkpoints.checkpoint_step(prefix) for prefix in prefixes]
-    seen = results.steps_seen(options.eval_dir, steps)
+    seen = evaluation.steps_seen(steps)
     own = set(seen[:: options.eval_every_k][index::num_evaluators])
     return [prefix for step, prefix in zip(steps, prefixes) if step in own]
 
@@ -191,8 +168,15 @@ def _own_checkpoints(options: Options) -> list[str]:
 class _Evaluator:
     """Evaluates checkpoints of one network on the same N clips."""
 
-    def __init__(self, options: Options, clips: Clips, class_names: Sequence[str]):
+    def __init__(
+        self,
+        options: Options,
+        evaluation: EvalFolder,
+        clips: Clips,
+        class_names: Sequence[str],
+    ):
         self._options = options
+        self._evaluation = evaluation
         self._clips = clips
         self._class_names = class_names
         self._writer = tf.summary.create_file_writer(options.eval_dir)
@@ -203,7 +187,7 @@ class _Evaluator:
 
         Raises:
           UnreadableError: the checkpoint cannot be read.
-          UserError: a score is not finite.
+          UserError: a score is not finite, or a result cannot be written.
         """
         step = checkpoints.checkpoint_step(prefix)
         self._load(prefix)
@@ -227,27 +211,15 @@ class _Evaluator:
         with self._writer.as_default(step=step):
             tf.summary.scalar("Lwlrap", lwlrap.overall_lwlrap())
             tf.summary.scalar("Lwlrap-5%", partial.overall_lwlrap())
-        eval_dir, text = self._options.eval_dir, f"{lwlrap}\n"
-        found = results.read_results(eval_dir) | {step: results.read_overall(text)}
-        # After a kill in between, the step has no marker, and is evaluated again.
-        if results.best_step(found) == step:
-            self._write_scores(step, scores)
-        write_whole(results.marker_path(eval_dir, step), text)
-
-    def _write_scores(self, step: int, scores: np.ndarray) -> None:
-        """Writes what `tools.report` needs of the best checkpoint, atomically."""
         clip_dir = self._options.eval_clip_dir
-        with atomic(pathlib.Path(self._options.eval_dir) / results.SCORES_FILE) as file:
-            np.savez_compressed(
-                file,
-                step=step,
-                class_names=np.array(self._class_names),
-                clips=np.array(
-                    [os.path.relpath(p, clip_dir) for p in self._clips.paths]
-                ),
-                labels=self._clips.labels,
-                scores=scores,
-            )
+        self._evaluation.write_result(
+            step,
+            f"{lwlrap}\n",
+            class_names=np.array(self._class_names),
+            clips=np.array([os.path.relpath(p, clip_dir) for p in self._clips.paths]),
+            labels=self._clips.labels,
+            scores=scores,
+        )
 
     def _load(self, prefix: str) -> None:
         """Restores a checkpoint. The first one also builds network and features."""
@@ -269,25 +241,19 @@ class _Evaluator:
 
     def _score_clips(self, step: int) -> np.ndarray:
         """The scores of all clips, float64 [N, C] in [0, 1]."""
-        num_clips = len(self._clips)
+        num_clips, name = len(self._clips), f"step {step}"
         scores = np.zeros([num_clips, len(self._class_names)])
         last_printed = time.monotonic()
         batches = inputs.read_batches(self._batches)
-        with progress_bar(num_clips, what=f"step {step}", unit="clip") as bar:
-            for index, score in model.clip_scores(self._score_function, batches):
-                if not np.isfinite(score).all():
-                    raise UserError(
-                        f"step {step}: the scores of {self._clips.paths[index]} are "
-                        f"not finite"
-                    )
+        functions, paths = {name: self._score_function}, self._clips.paths
+        with progress_bar(num_clips, what=name, unit="clip") as bar:
+            for index, score in model.score_clips(functions, batches, paths):
                 scores[index] = score
                 bar.update()
                 if time.monotonic() - last_printed > RUNNING_PRINT_SECONDS:
                     done = index + 1
                     running = self._lwlrap(scores[:done])
-                    print_result(
-                        f"step {step}, {done} of {num_clips} clips:\n{running}"
-                    )
+                    print_result(f"{name}, {done} of {num_clips} clips:\n{running}")
                     last_printed = time.monotonic()
         return scores
 
@@ -306,14 +272,3 @@ def max_same_ranking(scores: np.ndarray) -> int:
     """
     _, counts = np.unique(scores.argsort(axis=1), axis=0, return_counts=True)
     return int(counts.max())
-
-
-def _report_best(eval_dir: str) -> None:
-    """Prints the best step."""
-    found = results.read_results(eval_dir)
-    if found:
-        best = results.best_step(found)
-        print(
-            f"best so far: step {best}, overall lwlrap {found[best]:.6f}",
-            file=sys.stderr,
-        )

@@ -20,8 +20,8 @@ from tagger.data.clips import (
 )
 from tagger.data.wav import SOUND_EXTENSIONS, read_wav_headers
 from tagger.errors import UserError
-from tagger.runs import checkpoints
-from tagger.runs.run_record import read_record
+from tagger.runs.checkpoints import fingerprint
+from tagger.runs.run import Run
 from tagger.terminal import machine
 from tagger.terminal.files import make_folder
 from tagger.terminal.progress import counted, print_result, progress_bar
@@ -55,8 +55,8 @@ def predict(options: Options) -> list[str]:
       UserError: a score is not finite; the message names the clip.
     """
     class_names = read_class_map(options.class_map_path)
-    prefixes = [
-        checkpoints.find_checkpoint(path, "--inference_checkpoint")
+    found = [
+        Run.find(path, "--inference_checkpoint")
         for path in options.inference_checkpoint
     ]
     index, num_parts = options.inference_shard
@@ -70,10 +70,7 @@ def predict(options: Options) -> list[str]:
     clips, problems = _read_headers(paths, num_classes=len(class_names))
     device = machine.describe_platform(mixed_precision=options.mixed_precision)
     print(device, clips, sep="\n", file=sys.stderr)
-    mean = np.zeros([len(clips), len(class_names)])
-    for prefix in prefixes:
-        print(f"scoring {counted(len(clips), 'clip')} with {prefix}", file=sys.stderr)
-        mean += _score(options, prefix, clips, class_names) / len(prefixes)
+    mean = _score(options, [prefix for _, prefix in found], clips, class_names)
     for row in np.flatnonzero(np.isnan(mean).any(axis=1)):
         path = clips.paths[row]
         problems[path] = f"{path}: can no longer be read"
@@ -82,10 +79,7 @@ def predict(options: Options) -> list[str]:
     rows = [scores.get(path, zeros) for path in paths]
     mark = None
     if num_parts > 1:
-        models = [
-            (checkpoints.fingerprint(prefix), read_record(os.path.dirname(prefix)))
-            for prefix in prefixes
-        ]
+        models = [(fingerprint(prefix), run.record) for run, prefix in found]
         facts = (models, dict(options.hparams), class_names, all_names, num_parts)
         crc32 = zlib.crc32(repr(facts).encode(errors="surrogateescape"))
         mark = f"{crc32:08x}-{len(all_names)}"
@@ -106,15 +100,15 @@ def list_wavs(clip_dir: str) -> list[str]:
     """
     if not os.path.isdir(clip_dir):
         raise UserError(f"--inference_clip_dir: there is no folder {clip_dir}")
-    entries = sorted(os.listdir(clip_dir))
+    with os.scandir(clip_dir) as entries:
+        folders = {entry.name: entry.is_dir() for entry in entries}
     sounds = [
         name
-        for name in entries
+        for name in sorted(folders)
         if os.path.splitext(name)[1].lower() in SOUND_EXTENSIONS
     ]
     names = [name for name in sounds if name.endswith(".wav")]
-    paths = [os.path.join(clip_dir, name) for name in entries]
-    if num_folders := sum(map(os.path.isdir, paths)):
+    if num_folders := sum(folders.values()):
         print(
             f"note: {clip_dir} has {counted(num_folders, 'sub-folder')}; clips in them "
             f"will not be scored",
@@ -155,35 +149,41 @@ def _read_headers(
 
 
 def _score(
-    options: Options, prefix: str, clips: Clips, class_names: Sequence[str]
+    options: Options, prefixes: Sequence[str], clips: Clips, class_names: Sequence[str]
 ) -> np.ndarray:
-    """The scores that a checkpoint gives to N clips.
+    """The mean of the scores that checkpoints give to N clips.
+
+    Checkpoints with the same features share a pass over the clips.
 
     Returns:
       float64 [N, C] in [0, 1]; NaN for a clip that can no longer be read.
 
     Raises:
-      UserError: a score is not finite.
+      UserError: a checkpoint cannot be used, or a score is not finite.
     """
-    network, hparams = model.load_network(
-        prefix,
-        class_names,
-        model_name=options.model,
-        hparam_overrides=options.hparams,
-        mixed_precision=options.mixed_precision,
-    )
-    scores = np.full([len(clips), len(class_names)], np.nan)
-    batches = inputs.clip_input(clips, hparams, skip_unreadable=True)
-    score_function = model.score_function(network)
-    with progress_bar(len(clips), what="scoring", unit="clip") as bar:
-        for index, clip_scores in model.clip_scores(score_function, batches):
-            if not np.isfinite(clip_scores).all():
-                raise UserError(
-                    f"{prefix}: the scores of {clips.paths[index]} are not finite"
-                )
-            scores[index] = clip_scores
-            bar.update()
-    return scores
+    by_features = {}
+    for prefix in prefixes:
+        network, hparams = model.load_network(
+            prefix,
+            class_names,
+            model_name=options.model,
+            hparam_overrides=options.hparams,
+            mixed_precision=options.mixed_precision,
+        )
+        _, functions = by_features.setdefault(hparams.features(), (hparams, {}))
+        functions[prefix] = model.score_function(network)
+    mean = np.zeros([len(clips), len(class_names)])
+    for hparams, functions in by_features.values():
+        scores = np.full_like(mean, np.nan)
+        batches = inputs.clip_input(clips, hparams, skip_unreadable=True)
+        names = ", ".join(functions)
+        print(f"scoring {counted(len(clips), 'clip')} with {names}", file=sys.stderr)
+        with progress_bar(len(clips), what="scoring", unit="clip") as bar:
+            for index, score in model.score_clips(functions, batches, clips.paths):
+                scores[index] = score
+                bar.update()
+        mean += scores * (len(functions) / len(prefixes))
+    return mean
 
 
 def _write_predictions(

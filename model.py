@@ -9,7 +9,6 @@ Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
 
 import functools
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,10 +19,9 @@ import tensorflow as tf
 
 from tagger.errors import UserError
 from tagger.hparams import Hparams, check_model_name, describe_hparams
-from tagger.hparams import parse_hparams as parse_hparams  # As in the original.
-from tagger.network.layers import Convolution, FullyConnected
+from tagger.network.layers import LAST_LAYER, Convolution, FullyConnected
 from tagger.runs import checkpoints
-from tagger.runs.run_record import LAST_LAYER, trained_model
+from tagger.runs.run import Run
 from tagger.runs.warm_start import matching
 
 # (kind, depth, stride): C is a 3x3 convolution, SC a 3x3 separable convolution.
@@ -53,6 +51,7 @@ def define_model(
     num_classes: int,
     hparams: Hparams,
     mixed_precision: bool = False,
+    num_updates: Callable[[], tf.Tensor] | None = None,
 ) -> keras.Model:
     """Builds the network with random weights.
 
@@ -62,6 +61,7 @@ def define_model(
       hparams: hyperparameters of features and model.
       mixed_precision: whether convolutions and activations are bfloat16. Variables,
         statistics, pooling and the last layer stay float32.
+      num_updates: see `layers.BatchNorm`.
 
     Returns:
       A functional model from log mel examples, float32 [E, T, F], to logits, float32
@@ -77,6 +77,7 @@ def define_model(
         decay=hparams.bndecay,
         epsilon=hparams.bneps,
         init_stddev=hparams.weights_init_stddev,
+        num_updates=num_updates,
         dtype="mixed_bfloat16" if mixed_precision else "float32",
     )
     frames, bands = hparams.example_window_frames, hparams.mel_bands
@@ -147,19 +148,6 @@ def freeze(network: keras.Model, train_scopes: Sequence[str]) -> None:
                 part.trainable = any(v.path in trained for v in part.weights)
 
 
-def ramp_up(network: keras.Model, num_updates: Callable[[], tf.Tensor]) -> None:
-    """Makes the moving averages of all batch norms follow faster at first.
-
-    Args:
-      network: from `define_model`.
-      num_updates: returns the number of finished steps t. The decay of a step is at
-        most (1+t)/(10+t), as with num_updates in tf.train.ExponentialMovingAverage.
-    """
-    for layer in network.layers:
-        if getattr(layer, "batch_norm", None):
-            layer.batch_norm.num_updates = num_updates
-
-
 def load_network(
     checkpoint: str,
     class_names: Sequence[str],
@@ -174,7 +162,7 @@ def load_network(
 
     Args:
       checkpoint: `model.ckpt-N`, of this program or of the original; or a folder or
-        `best:EVAL_DIR`, see `checkpoints.find_checkpoint`.
+        `best:EVAL_DIR`, see `Run.find`.
       class_names: the C class names that it was trained with.
       model_name: a name that --model allows; None: that of the `hparams.json` beside
         the checkpoint, or the default.
@@ -190,9 +178,8 @@ def load_network(
         fit the network.
       UserError: the checkpoint has other classes, or there is no such model.
     """
-    prefix = checkpoints.find_checkpoint(checkpoint, "checkpoint")
-    model_name, hparams = trained_model(
-        os.path.dirname(prefix),
+    run, prefix = Run.find(checkpoint, "checkpoint")
+    model_name, hparams = run.settings(
         model_name=model_name,
         overrides=hparam_overrides or {},
         class_names=class_names,
@@ -232,32 +219,48 @@ def add_embeddings(network: keras.Model) -> keras.Model:
     return keras.Model(network.input, [network.output, embeddings])
 
 
-def clip_scores(
-    scores: Callable[[tf.Tensor], tf.Tensor],
+def score_clips(
+    score_functions: Mapping[str, Callable[[tf.Tensor], tf.Tensor]],
     batches: Iterable[tuple[tf.Tensor, tf.Tensor]],
+    paths: Sequence[str],
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields the scores of clips: the means of the scores of their examples.
+    """Yields the scores of clips: the means over their examples, then over networks.
 
     Args:
-      scores: from `score_function`.
+      score_functions: from `score_function`, by the name of the network.
       batches: (features float32 [E, T, F], int [E] positions of the clips that the
         examples are from). The examples of a clip are consecutive, also across batches.
+      paths: N paths of clips, for messages.
 
     Yields:
       The position of each clip, in order, and its scores, float64 [C] in [0, 1].
+
+    Raises:
+      UserError: a score is not finite; the message names the network and the clip.
     """
-    current, total, count = None, None, 0
+    current, totals, count = None, [], 0
+
+    def scores() -> tuple[int, np.ndarray]:
+        for name, total in zip(score_functions, totals):
+            if not np.isfinite(total).all():
+                raise UserError(
+                    f"{name}: the scores of {paths[current]} are not finite"
+                )
+        return current, sum(total / count / len(totals) for total in totals)
+
     for features, positions in batches:
-        batch_scores = scores(features).numpy()
-        for position, score in zip(positions.numpy(), batch_scores, strict=True):
+        results = [function(features).numpy() for function in score_functions.values()]
+        for row, position in enumerate(positions.numpy().tolist()):
             if position != current:
                 if count:
-                    yield current, total / count
-                current, total, count = int(position), np.zeros_like(score), 0
-            total += score
+                    yield scores()
+                current, count = position, 0
+                totals = [np.zeros_like(result[row]) for result in results]
+            for total, result in zip(totals, results):
+                total += result[row]
             count += 1
     if count:
-        yield current, total / count
+        yield scores()
 
 
 def define_loss(hparams: Hparams) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:

@@ -1,38 +1,33 @@
 """Trains the model on labelled clips. Used by --mode train.
 
-The order of this file is: options (`Options`), start (`train`), loop (`_loop`). The
-training step is in tagger/training/trainer.py.
+The training step is in tagger/training/trainer.py.
 """
 
 import contextlib
 import dataclasses
-import os
+import itertools
 import secrets
 import signal
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 import inputs
 import model
-from tagger import hparams as hparams_lib
 from tagger.data.clips import Clips, read_clips
-from tagger.errors import UserError
-from tagger.hparams import Hparams
-from tagger.runs import checkpoints, run_record
-from tagger.terminal import files, machine, signals
-from tagger.terminal.progress import print_step, progress_bar
+from tagger.hparams import MAX_SEED, MODEL_NAMES, Hparams, describe_hparams
+from tagger.runs import checkpoints
+from tagger.runs.run import Run
+from tagger.runs.warm_start import warm_start
+from tagger.terminal import files, machine
+from tagger.terminal.signals import StopRequest, end_at_once
 from tagger.training import summaries
-from tagger.training.data_service import check_reachable, served_batches
-from tagger.training.distribution import Distribution
+from tagger.training.distribution import Distribution, check_reachable
 from tagger.training.trainer import Trainer
 
 DEFAULT_PASSES = 1000  # passes over the data, if --max_steps is 0
-ADVICE = "earlier checkpoints are unchanged; a lower lr may help"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,29 +59,6 @@ class Options:
     data_service: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A training run whose inputs have been read.
-
-    Attributes:
-      options: the options of `train`.
-      model_name: the model.
-      hparams: all hyperparameters of the run.
-      class_names: C names.
-      clips: the table of clips.
-      epoch_num_batches: batches per epoch.
-      max_steps: the step to stop at.
-    """
-
-    options: Options
-    model_name: str
-    hparams: Hparams
-    class_names: Sequence[str]
-    clips: Clips
-    epoch_num_batches: int
-    max_steps: int
-
-
 def train(options: Options) -> int:
     """Trains until max_steps, or until a signal stops it.
 
@@ -94,112 +66,85 @@ def train(options: Options) -> int:
       The number of the signal that stopped it, or 0.
 
     Raises:
-      UserError: an input or a checkpoint cannot be used; the message names
-        it.
-      UserError: the loss or a weight is no longer finite.
+      UserError: an input or a checkpoint cannot be used, or the loss or a weight is no
+        longer finite; the message says which.
     """
     if options.data_service:
         check_reachable(options.data_service)
     workers = Distribution(options.devices)
+    run = Run(options.train_dir)
     class_names, clips = read_clips(
         csv_path=options.train_csv_path,
         clip_dir=options.train_clip_dir,
         class_map_path=options.class_map_path,
-        train_dir=options.train_dir,
+        check_class_map=run.check_class_map,
         flag_prefix="train",
     )
     files.make_folder(options.train_dir, "--train_dir")
     # Only the chief writes.
-    lock = checkpoints.locked if workers.is_chief else contextlib.nullcontext
-    with lock(options.train_dir):
-        plan = _plan(options, class_names, clips)
-        inputs.check_memory(clips, plan.hparams, workers.num_workers)
-        _check_workers(plan, workers)
-        seed = workers.set_seed(options.seed)
-        trainer = define_trainer(
-            model_name=plan.model_name,
-            num_classes=len(class_names),
-            hparams=plan.hparams,
-            train_scopes=options.train_scopes,
-            epoch_num_batches=plan.epoch_num_batches,
-            max_steps=plan.max_steps,
-            mixed_precision=options.mixed_precision,
-            strategy=workers.strategy,
-        )
-        _start(trainer, plan, workers)
-        if (done := trainer.steps_done) >= plan.max_steps:
-            print(f"already at step {done} of {plan.max_steps}", file=sys.stderr)
-            return 0
-        if workers.is_chief:
-            checkpoints.check_space(
-                options.train_dir,
-                trainer.variables,
-                steps=range(trainer.steps_done, plan.max_steps),
-                checkpoint_steps=options.checkpoint_steps,
-                keep=options.keep_checkpoints,
-            )
-            run_record.write_hparams(
-                options.train_dir,
-                model_name=plan.model_name,
-                hparams=plan.hparams,
-                class_names=class_names,
-                resumed=bool(checkpoints.list_checkpoints(options.train_dir)),
-            )
-        return _loop(trainer, plan, workers, seed)
-
-
-def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
-    """Returns and prints the plan of a run; computes the counts that are 0."""
-    model_name = options.model or hparams_lib.MODEL_NAMES[0]
-    hparams = hparams_lib.model_hparams(model_name, options.hparams)
-    if checkpoints.list_checkpoints(options.train_dir):
-        model_name, hparams = run_record.trained_model(
-            options.train_dir,
+    with run.open_to_train() if workers.is_chief else contextlib.nullcontext():
+        model_name, hparams = run.settings(
             model_name=options.model,
             overrides=options.hparams,
             class_names=class_names,
-            resuming=True,
+            to_train=True,
         )
-    num_examples = int(hparams.num_examples(clips.num_samples).sum())
-    epoch_num_batches = max(1, num_examples // hparams.batch_size)
-    max_steps = max(1, DEFAULT_PASSES * num_examples // hparams.batch_size)
-    plan = Plan(
-        options=options,
-        model_name=model_name,
-        hparams=hparams,
-        class_names=class_names,
-        clips=clips,
-        epoch_num_batches=options.epoch_num_batches or epoch_num_batches,
-        max_steps=options.max_steps or max_steps,
-    )
+        num_examples = int(hparams.num_examples(clips.num_samples).sum())
+        epoch_num_batches, max_steps = (
+            given or max(1, passes * num_examples // hparams.batch_size)
+            for given, passes in (
+                (options.epoch_num_batches, 1),
+                (options.max_steps, DEFAULT_PASSES),
+            )
+        )
+        print(
+            machine.describe_platform(mixed_precision=options.mixed_precision),
+            f"{clips}, {num_examples} examples; {epoch_num_batches} batches of "
+            f"{hparams.batch_size} per epoch; training to step {max_steps}",
+            describe_hparams(model_name, hparams),
+            sep="\n",
+            file=sys.stderr,
+        )
+        inputs.check_memory(clips, hparams, workers.num_workers)
+        workers.check_inputs(options, hparams, class_names, clips)
+        seed = workers.set_seed(options.seed)
+        trainer = define_trainer(
+            model_name=model_name,
+            num_classes=len(class_names),
+            hparams=hparams,
+            train_scopes=options.train_scopes,
+            epoch_num_batches=epoch_num_batches,
+            max_steps=max_steps,
+            mixed_precision=options.mixed_precision,
+            strategy=workers.strategy,
+        )
+        _start(run, trainer, options, hparams, class_names)
+        workers.check_start(trainer.checksums)
+        if (start := trainer.steps_done) >= max_steps:
+            print(f"already at step {start} of {max_steps}", file=sys.stderr)
+            return 0
+        if workers.is_chief:
+            run.write_record(
+                model_name=model_name, hparams=hparams, class_names=class_names
+            )
+        if start == 0:
+            _save(run, trainer, workers, options)
+        batches = _batches(clips, hparams, options, workers, seed + start)
+        with StopRequest() as stop:
+            step = _loop(
+                run, trainer, workers, options, hparams, batches, max_steps, stop
+            )
+        workers.wait_for_all()  # No worker exits before the checkpoint is complete.
+    reason = "done"
+    if step < max_steps:
+        name = signal.Signals(stop.signal).name if stop else "another worker"
+        reason = f"stopped by {name}"
     print(
-        machine.describe_platform(mixed_precision=options.mixed_precision),
-        f"{clips}, {num_examples} examples; {plan.epoch_num_batches} batches of "
-        f"{hparams.batch_size} per epoch; training to step {plan.max_steps}",
-        hparams_lib.describe_hparams(model_name, hparams),
-        sep="\n",
+        f"{reason} at step {step}; checkpoint {checkpoints.NAME}-{step} is in "
+        f"{run.directory}",
         file=sys.stderr,
     )
-    return plan
-
-
-def _check_workers(plan: Plan, workers: Distribution) -> None:
-    """Checks that the work can be shared, and that all workers have the same inputs.
-
-    Raises:
-      UserError: the work cannot be shared, or the inputs differ.
-    """
-    workers.check_shares(plan.hparams.batch_size, len(plan.clips))
-    # Only the paths of input files may differ.
-    paths = dict.fromkeys(["class_map_path", "train_clip_dir", "train_csv_path"], "")
-    options = dataclasses.replace(plan.options, hparams={}, **paths)
-    facts = [options, plan.hparams, plan.class_names]
-    facts += [plan.clips.num_samples.tobytes(), plan.clips.labels.tobytes()]
-    workers.check_equal(
-        facts,
-        "the flags or clips of the workers differ; start all workers with the same "
-        "flags and clips",
-    )
+    return 0 if step == max_steps else stop.signal or signal.SIGTERM
 
 
 def define_trainer(
@@ -207,7 +152,7 @@ def define_trainer(
     num_classes: int,
     hparams: Hparams,
     epoch_num_batches: int,
-    model_name: str = hparams_lib.MODEL_NAMES[0],
+    model_name: str = MODEL_NAMES[0],
     max_steps: int | None = None,
     train_scopes: Sequence[str] = (),
     mixed_precision: bool = False,
@@ -227,170 +172,118 @@ def define_trainer(
     """
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
+        optimizer = model.define_optimizer(
+            hparams, epoch_num_batches=epoch_num_batches, max_steps=max_steps
+        )
         network = model.define_model(
             model_name,
             num_classes=num_classes,
             hparams=hparams,
             mixed_precision=mixed_precision,
+            num_updates=(lambda: optimizer.iterations) if hparams.bn_ramp else None,
         )
         model.freeze(network, train_scopes)
-        optimizer = model.define_optimizer(
-            hparams, epoch_num_batches=epoch_num_batches, max_steps=max_steps
-        )
-    if hparams.bn_ramp:
-        model.ramp_up(network, lambda: optimizer.iterations)
     return Trainer(network, optimizer, model.define_loss(hparams), strategy)
 
 
-def _start(trainer: Trainer, plan: Plan, workers: Distribution) -> None:
+def _start(
+    run: Run,
+    trainer: Trainer,
+    options: Options,
+    hparams: Hparams,
+    class_names: Sequence[str],
+) -> None:
     """Sets the initial values of the variables, and prints where they come from.
 
     In this order:
-    1. Resume from the newest complete checkpoint in train_dir.
+    1. Resume from the newest checkpoint in train_dir that can be read.
     2. Otherwise, warm-start from another run's weights.
     3. Otherwise, start from scratch.
     """
-    options = plan.options
-    if checkpoints.list_checkpoints(options.train_dir):
-        print(f"resuming from {trainer.resume(options.train_dir)}", file=sys.stderr)
+    if prefix := run.resume(trainer.network, trainer.optimizer):
+        print(f"resuming from {prefix}", file=sys.stderr)
         if options.warmstart_checkpoint:
             print("note: --warmstart_checkpoint is not used", file=sys.stderr)
-    elif plan.hparams.warmstart:
-        prefix = checkpoints.find_checkpoint(
-            options.warmstart_checkpoint, "--warmstart_checkpoint"
-        )
-        run_record.check_warm_start(
-            os.path.dirname(prefix), plan.model_name, plan.hparams
-        )
-        started = trainer.warm_start(
-            prefix,
+    elif hparams.warmstart:
+        warm_start(
+            trainer.network,
+            options.warmstart_checkpoint,
             include_scopes=options.warmstart_include_scopes,
             exclude_scopes=options.warmstart_exclude_scopes,
             moving_averages=options.warmstart_moving_averages,
+            hparams=hparams,
+            class_names=class_names,
         )
-        run_record.check_last_layer(
-            os.path.dirname(prefix), plan.class_names, started.restored
-        )
-        print(started.report(prefix), file=sys.stderr)
     else:
         print("starting from scratch", file=sys.stderr)
-    if workers.num_workers > 1:  # The checksums take time.
-        workers.check_equal(
-            trainer.checksums(),
-            f"the workers start from different weights; --train_dir "
-            f"({options.train_dir}) and --warmstart_checkpoint must be on a drive that "
-            f"all workers share",
-        )
 
 
 def _batches(
-    trainer: Trainer, plan: Plan, workers: Distribution, seed: int, received: list[int]
+    clips: Clips, hparams: Hparams, options: Options, workers: Distribution, seed: int
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """The stream of inputs of the steps. A resumed run starts a new epoch."""
-    service, job_name = plan.options.data_service, ""
+    """The batches of the steps, each for all local replicas, without end.
+
+    Args:
+      seed: differs between the starts of a run, because a resumed run starts a new
+        epoch, and must not repeat its earlier order.
+    """
+    service, job_name = options.data_service, ""
     if service:
         # Each start needs a new job, because a job delivers its data only once.
         job_name = f"train-{workers.chief_value(secrets.randbits(32))}"
-    batch_size = plan.hparams.batch_size // workers.num_replicas
+    batch_size = hparams.batch_size // workers.num_replicas
     dataset = inputs.train_input(
-        plan.clips,
-        dataclasses.replace(plan.hparams, batch_size=batch_size),
-        # A resumed run must not repeat its earlier order.
-        seed=(seed + trainer.steps_done) % hparams_lib.MAX_SEED,
-        deterministic=plan.options.seed is not None,
+        clips,
+        dataclasses.replace(hparams, batch_size=batch_size),
+        seed=seed % MAX_SEED,
+        deterministic=options.seed is not None,
         shard=workers.worker,
         num_shards=workers.num_workers,
         data_service=service,
         job_name=job_name,
     )
-    stream = inputs.read_batches(dataset)
-    if service:
-        # One of several workers cannot save without the others.
-        stream = served_batches(stream, received if workers.num_workers == 1 else ())
-    return workers.batches(stream)
+    return workers.batches(inputs.read_batches(dataset))
 
 
-def _loop(trainer: Trainer, plan: Plan, workers: Distribution, seed: int) -> int:
-    """Trains, prints, summarises, saves; returns the signal that stopped it, or 0."""
-    options, step = plan.options, trainer.steps_done
-    if step == 0:
-        _save(trainer, plan, workers)
-    received = []
+def _loop(
+    run: Run,
+    trainer: Trainer,
+    workers: Distribution,
+    options: Options,
+    hparams: Hparams,
+    batches: Iterator[tuple[tf.Tensor, tf.Tensor]],
+    max_steps: int,
+    stop: StopRequest,
+) -> int:
+    """Trains, reports and saves until max_steps or a request; returns the last step."""
     print("filling the shuffle buffer", file=sys.stderr)
-    with signals.end_at_once():
-        batches = _batches(trainer, plan, workers, seed, received)
-        batch = next(batches)
-    writer = tf.summary.create_noop_writer()
-    if workers.is_chief:
-        writer = tf.summary.create_file_writer(options.train_dir)
-    with (
-        signals.recorded(received),
-        writer.as_default(),
-        progress_bar(
-            plan.max_steps, what="training", unit="step", done=step, keep=True
-        ) as bar,
-    ):
-        summaries.write_hparams(plan.hparams, options.train_dir)
-        timed_step, timed_at = step, time.monotonic()
-        last = False
-        while not last:
-            # Each step also averages the stop requests of all workers.
-            stop_request = tf.constant(float(bool(received)))
-            result = trainer.train_step(*batch, stop_request)
-            loss = float(result.loss)
-            step += 1
-            if not np.isfinite(loss):
-                raise UserError(f"step {step}: the loss is {loss}; {ADVICE}")
-            rate = None
-            if step % options.summary_steps == 0:
-                seconds = time.monotonic() - timed_at
-                rate = (step - timed_step) * plan.hparams.batch_size / seconds
-                timed_step, timed_at = step, timed_at + seconds
-                summaries.write_step(result, rate, step)
-            print_step(bar, step, loss, rate)
-            # All workers stop if one of them is asked to stop.
-            last = step == plan.max_steps or float(result.stop_requests) > 0
-            if last or step % options.checkpoint_steps == 0:
-                _save(trainer, plan, workers)
+    with end_at_once():
+        batches = itertools.chain([next(batches)], batches)
+    with summaries.reports(
+        run.directory if workers.is_chief else "",
+        hparams,
+        steps=range(trainer.steps_done + 1, max_steps + 1),
+        summary_steps=options.summary_steps,
+    ) as report:
+        for step, result in trainer.steps(batches, max_steps, stop):
+            report(step, result)
+            if step % options.checkpoint_steps == 0:
+                _save(run, trainer, workers, options)
                 tf.summary.flush()
-            if not last and (batch := next(batches, None)) is None:
-                last = True  # A signal came while the data service sent nothing.
-                if step % options.checkpoint_steps:
-                    _save(trainer, plan, workers)
-    workers.wait_for_all()  # No worker exits before the checkpoint is complete.
-    return _finish(plan, step, received)
+        if step % options.checkpoint_steps:
+            _save(run, trainer, workers, options)
+    return step
 
 
-def _save(trainer: Trainer, plan: Plan, workers: Distribution) -> None:
+def _save(run: Run, trainer: Trainer, workers: Distribution, options: Options) -> None:
     """Saves a checkpoint. Only the chief writes it.
 
     Raises:
-      UserError: a weight is not finite.
+      UserError: a weight is not finite, or the checkpoint cannot be written.
     """
     if workers.num_replicas > 1:
         trainer.sync_averages()
-    if name := trainer.first_not_finite():
-        raise UserError(f"step {trainer.steps_done}: {name} is not finite; {ADVICE}")
+    trainer.check_finite()
     if workers.is_chief:
-        checkpoints.save_training(
-            plan.options.train_dir,
-            trainer.network,
-            trainer.optimizer,
-            keep=plan.options.keep_checkpoints,
-            resumed_from=trainer.resumed_from,
-        )
-
-
-def _finish(plan: Plan, step: int, received: Sequence[int]) -> int:
-    """Prints why training ended; returns the signal that stopped it, or 0."""
-    stopped_by, reason = 0, "done"
-    if step < plan.max_steps:
-        stopped_by = received[-1] if received else signal.SIGTERM
-        name = signal.Signals(stopped_by).name if received else "another worker"
-        reason = f"stopped by {name}"
-    print(
-        f"{reason} at step {step}; checkpoint {checkpoints.NAME}-{step} is in "
-        f"{plan.options.train_dir}",
-        file=sys.stderr,
-    )
-    return stopped_by
+        values = checkpoints.training_values(trainer.network, trainer.optimizer)
+        run.save(values, trainer.steps_done, keep=options.keep_checkpoints)

@@ -21,6 +21,7 @@ from absl import flags
 
 from tagger.data.clips import read_class_map
 from tagger.hparams import SAMPLE_RATE, Hparams
+from tagger.runs.run import Run
 from tagger.terminal import program
 
 SHORTEST = 0.3  # s
@@ -50,7 +51,7 @@ def write_checkpoint(folder: pathlib.Path, num_classes: int) -> None:
         "mobilenet-v1", num_classes=num_classes, hparams=Hparams()
     )
     step = {checkpoints.GLOBAL_STEP: np.int64(0)}
-    checkpoints.save(str(folder), checkpoints.network_variables(network) | step, 0)
+    Run(str(folder)).save(checkpoints.network_variables(network) | step, 0)
 
 
 def write_competition(

@@ -12,7 +12,7 @@ import measure  # noqa: F401 (first, because it finds the project)
 import numpy as np
 import numpy.typing as npt
 
-from tagger.runs import results
+from tagger.runs.eval_folder import EvalFolder
 from tagger.terminal import program
 
 
@@ -120,7 +120,7 @@ def evaluate(
             mixed_precision=mixed_precision,
         )
     )
-    return results.read_results(str(folder / "eval"))
+    return EvalFolder(str(folder / "eval")).results()
 
 
 def standard_error(values: npt.ArrayLike) -> np.ndarray:

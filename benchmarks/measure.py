@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
 
+from tagger.runs.run import Run
+
 BATCH, CLASSES = 64, 10
 # glibc's allocator otherwise returns the memory of every large tensor to the system,
 # which clears it before the next use. PyTorch's tuning guide recommends another one
@@ -272,7 +274,7 @@ def make_data(
         )
         values = checkpoints.network_variables(network)
         values[checkpoints.GLOBAL_STEP] = np.int64(step)
-        checkpoints.save(str(root / "model"), values, step)
+        Run(str(root / "model")).save(values, step)
 
 
 def read_table(root: pathlib.Path):

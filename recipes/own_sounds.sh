@@ -17,7 +17,11 @@ if [[ $# -ne 2 && ! ($# -eq 4 && $3 == --yamnet) ]]; then
   exit 1
 fi
 sounds=$(realpath "$1")
-out=$(realpath "$2")
+out=$(realpath -m "$2")
+if [[ -e $out/run ]]; then
+  echo "error: $out/run exists; it would be trained further, with another split" >&2
+  exit 1
+fi
 start=(--hparams lr=1e-3,batch_size=32,bndecay=0.9 --max_steps 1000)
 if [[ $# -eq 4 ]]; then
   yamnet=$(realpath "$4")

@@ -267,6 +267,10 @@ class Hparams:
             return 0
         return math.ceil(20 * self.pcen_seconds / self.stft_hop_seconds)
 
+    def features(self) -> tuple[Any, ...]:
+        """The values that determine the features of a clip."""
+        return tuple(getattr(self, name) for name in FEATURE_HPARAMS)
+
     def num_frames(self, num_samples: np.ndarray | int) -> np.ndarray | int:
         """STFT frames of clips of num_samples samples; padding gives at least 1."""
         beyond_first = np.maximum(num_samples - self.stft_window_samples, 0)
@@ -286,6 +290,10 @@ TRAINING_HPARAMS = (
     *("freq_masks", "freq_mask_bands", "time_masks", "time_mask_frames"),
 )
 MODEL_HPARAMS = tuple(name for name in FIELDS if name not in TRAINING_HPARAMS)
+# Of these, all but the ones of the network determine the features.
+FEATURE_HPARAMS = tuple(
+    n for n in MODEL_HPARAMS if n not in ("global_pool", "bn", "bneps")
+)
 
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:

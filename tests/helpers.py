@@ -15,7 +15,9 @@ import pytest
 
 import runner
 from tagger.metrics.lwlrap import Lwlrap
-from tagger.runs import results
+from tagger.runs import eval_folder
+from tagger.runs.eval_folder import EvalFolder
+from tagger.runs.run import Run
 from tagger.terminal import program
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -61,7 +63,7 @@ def write_evaluation(
     folder.mkdir(parents=True)
     clips = [CLIP_NAME.format(number) for number in range(num_clips)]
     np.savez(
-        folder / results.SCORES_FILE,
+        folder / eval_folder.SCORES_FILE,
         step=20,
         class_names=np.array(CLASS_NAMES),
         clips=np.array(clips),
@@ -70,8 +72,8 @@ def write_evaluation(
     )
     lwlrap = Lwlrap(CLASS_NAMES)
     lwlrap.accumulate(labels, scores)
-    results.marker_path(str(folder), 20).write_text(f"{lwlrap}\n")
-    results.marker_path(str(folder), 0).write_text("Overall lwlrap = 0.300000\n")
+    EvalFolder(str(folder)).marker(20).write_text(f"{lwlrap}\n")
+    EvalFolder(str(folder)).marker(0).write_text("Overall lwlrap = 0.300000\n")
     return labels, scores, lwlrap
 
 
@@ -216,4 +218,4 @@ def save_without_finite_scores(prefix: str, folder: pathlib.Path) -> None:
 
     values = {name: tf.Variable(value) for name, value in values_of(prefix).items()}
     values["fully_connected/biases"].assign([np.nan, 0])
-    checkpoints.save(folder, values, checkpoints.checkpoint_step(prefix))
+    Run(folder).save(values, checkpoints.checkpoint_step(prefix))

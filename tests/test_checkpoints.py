@@ -3,7 +3,6 @@
 import errno
 import os
 import pathlib
-import shutil
 
 import keras
 import numpy as np
@@ -14,8 +13,11 @@ from helpers import values_of
 import model
 from tagger.errors import UserError
 from tagger.hparams import Hparams
-from tagger.runs import checkpoints, results
+from tagger.runs import checkpoints, eval_folder
+from tagger.runs import run as run_lib
 from tagger.runs.checkpoints import CheckpointError, UnreadableError
+from tagger.runs.eval_folder import EvalFolder
+from tagger.runs.run import Run
 from tagger.runs.warm_start import plan_warm_start
 from tagger.terminal import files
 from train import define_trainer
@@ -32,7 +34,7 @@ def variables_of(**values) -> dict[str, tf.Variable]:
 def test_a_saved_checkpoint_is_restored(tmp_path):
     saved = variables_of(Conv__weights=[1.0, 2.0], beta1_power=0.5)
     saved["global_step"].assign(7)
-    prefix = checkpoints.save(tmp_path, saved, 7)
+    prefix = Run(tmp_path).save(saved, 7)
     assert prefix == str(tmp_path / "model.ckpt-7")
     restored = variables_of(Conv__weights=[0.0, 0.0], beta1_power=0.0)
     checkpoints.restore(prefix, restored)
@@ -47,7 +49,7 @@ def test_a_saved_checkpoint_is_restored(tmp_path):
 
 def test_the_state_file_is_relative_and_tensorflow_reads_it(tmp_path):
     for step in (0, 100):
-        checkpoints.save(tmp_path / ".", variables_of(x=1.0), step)
+        Run(tmp_path / ".").save(variables_of(x=1.0), step)
     text = (tmp_path / "checkpoint").read_text()
     assert 'all_model_checkpoint_paths: "model.ckpt-0"' in text
     assert str(tmp_path) not in text
@@ -71,7 +73,7 @@ def test_checkpoints_pass_to_tensorflow_1s_saver_and_back(tmp_path):
         checkpoints.optimizer_variables(network, adam).values()
     ):
         moment.assign(tf.fill(moment.shape, float(number)))
-    prefix = checkpoints.save_training(tmp_path, network, adam)
+    prefix = Run(tmp_path).save(checkpoints.training_values(network, adam), 12)
     ours = values_of(prefix)
     assert len(ours) == 306
     assert ours["global_step"] == 12
@@ -95,11 +97,12 @@ def test_checkpoints_pass_to_tensorflow_1s_saver_and_back(tmp_path):
         saver.save(session, str(tmp_path / "model.ckpt"), global_step=13)
     for name, value in ours.items():
         np.testing.assert_array_equal(values[name], value)
-    assert checkpoints.list_checkpoints(tmp_path)[-1] == str(tmp_path / "model.ckpt-13")
+    assert Run(tmp_path).checkpoints()[-1] == str(tmp_path / "model.ckpt-13")
     newest = str(tmp_path / "model.ckpt-13")
     assert checkpoints.restore_training(newest, network, adam) == []
     assert adam.iterations.numpy() == 13
-    restored = values_of(checkpoints.save_training(tmp_path / ".", network, adam))
+    values = checkpoints.training_values(network, adam)
+    restored = values_of(Run(tmp_path / ".").save(values, 13))
     for name in set(ours) - {"beta1_power", "beta2_power"}:
         np.testing.assert_array_equal(restored[name], ours[name] + 1, err_msg=name)
 
@@ -107,7 +110,7 @@ def test_checkpoints_pass_to_tensorflow_1s_saver_and_back(tmp_path):
 def test_a_checkpoint_without_the_optimizers_state(tmp_path):
     network, adam = network_and_adam()
     values = checkpoints.network_variables(network) | {"global_step": np.int64(3)}
-    prefix = checkpoints.save(tmp_path, values, 3)
+    prefix = Run(tmp_path).save(values, 3)
     missing = checkpoints.restore_training(prefix, network, adam)
     assert len(missing) == 2 * 83
     assert "Conv/weights/Adam_1" in missing
@@ -116,28 +119,29 @@ def test_a_checkpoint_without_the_optimizers_state(tmp_path):
 
 def test_complete_checkpoints_are_listed_by_number(tmp_path):
     for step in (100, 20, 3):
-        checkpoints.save(tmp_path, variables_of(x=1.0), step)
+        Run(tmp_path).save(variables_of(x=1.0), step)
     (tmp_path / "model.ckpt-4.index").touch()
     (tmp_path / "model.ckpt-5.data-00000-of-00001").touch()
     (tmp_path / ".saving-6-1").mkdir()
     (tmp_path / "other.index").touch()
-    names = [os.path.basename(p) for p in checkpoints.list_checkpoints(tmp_path)]
+    names = [os.path.basename(p) for p in Run(tmp_path).checkpoints()]
     assert names == ["model.ckpt-3", "model.ckpt-20", "model.ckpt-100"]
-    assert checkpoints.list_checkpoints(tmp_path / "none") == []
-    checkpoints._delete_unfinished(tmp_path)
+    assert Run(tmp_path / "none").checkpoints() == []
+    with Run(tmp_path).open_to_train():
+        pass
     assert not (tmp_path / ".saving-6-1").exists()
 
 
 def test_find_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="--flag: there is no complete"):
-        checkpoints.find_checkpoint(str(tmp_path), "--flag")
+        Run.find(str(tmp_path), "--flag")
     with pytest.raises(CheckpointError, match="--flag: there is no checkpoint"):
-        checkpoints.find_checkpoint(str(tmp_path / "model.ckpt-1"), "--flag")
+        Run.find(str(tmp_path / "model.ckpt-1"), "--flag")
     for step in (9, 10):
-        prefix = checkpoints.save(tmp_path, variables_of(x=1.0), step)
-    assert checkpoints.find_checkpoint(str(tmp_path), "--flag") == prefix
-    assert checkpoints.find_checkpoint(prefix, "--flag") == prefix
-    assert checkpoints.find_checkpoint(prefix + ".index", "--flag") == prefix
+        prefix = Run(tmp_path).save(variables_of(x=1.0), step)
+    assert Run.find(str(tmp_path), "--flag").prefix == prefix
+    assert Run.find(prefix, "--flag").prefix == prefix
+    assert Run.find(prefix + ".index", "--flag").prefix == prefix
 
 
 def test_names_of_checkpoints():
@@ -148,14 +152,14 @@ def test_names_of_checkpoints():
 
 def steps_in(directory) -> list[int]:
     """The steps of the complete checkpoints in a folder."""
-    prefixes = checkpoints.list_checkpoints(directory)
+    prefixes = Run(directory).checkpoints()
     return [checkpoints.checkpoint_step(prefix) for prefix in prefixes]
 
 
 def test_one_old_checkpoint_per_15_minutes_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "MAX_TO_KEEP", 2)
+    monkeypatch.setattr(run_lib, "MAX_TO_KEEP", 2)
     for step in range(6):
-        prefix = checkpoints.save(tmp_path, variables_of(x=1.0), step)
+        prefix = Run(tmp_path).save(variables_of(x=1.0), step)
         os.utime(prefix + ".index", (600 * step, 600 * step))
     # With one per 10 minutes, the newest two and those of minutes 0 and 20 remain.
     assert steps_in(tmp_path) == [0, 2, 4, 5]
@@ -164,10 +168,9 @@ def test_one_old_checkpoint_per_15_minutes_is_kept(tmp_path, monkeypatch):
 def write_evaluation(eval_dir, train_dir, **overall: float) -> None:
     """Writes results as evaluation does; s2=0.5 is the lwlrap of step 2."""
     eval_dir.mkdir(parents=True)
-    text = results.describe_run(str(eval_dir), str(train_dir), 7)
-    (eval_dir / results.CONTENTS_FILE).write_text(text)
+    EvalFolder(eval_dir).check_contents(str(train_dir), 7, write=True)
     for step, value in overall.items():
-        path = results.marker_path(eval_dir, int(step[1:]))
+        path = EvalFolder(eval_dir).marker(int(step[1:]))
         path.write_text(f"Lwlrap(A) = 1.0\nOverall lwlrap = {value:.6f}\n")
 
 
@@ -175,7 +178,7 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
     write_evaluation(tmp_path / "a" / "eval", tmp_path, s1=0.9, s2=0.8)
     write_evaluation(tmp_path / "eval", tmp_path, s1=0.5, s2=0.8, s3=0.8)
     for step in range(7):
-        checkpoints.save(tmp_path, variables_of(x=1.0), step, keep=2)
+        Run(tmp_path).save(variables_of(x=1.0), step, keep=2)
     assert steps_in(tmp_path) == [1, 3, 5, 6]
 
 
@@ -188,35 +191,40 @@ def test_the_best_checkpoint_of_a_linked_evaluation_is_kept(tmp_path):
         (run / name).symlink_to(run)
     (elsewhere / "back").symlink_to(tmp_path)
     for step in range(5):
-        checkpoints.save(run, variables_of(x=1.0), step, keep=1)
+        Run(run).save(variables_of(x=1.0), step, keep=1)
     assert steps_in(run) == [1, 4]
 
 
 def test_the_checkpoint_that_training_resumed_from_is_kept(tmp_path):
-    for step in range(4):
-        first = f"{tmp_path}/model.ckpt-0"
-        checkpoints.save(
-            tmp_path, variables_of(x=1.0), step, keep=2, resumed_from=first
-        )
+    network, adam = network_and_adam()
+    values = checkpoints.training_values(network, adam)
+    Run(tmp_path).save(values, 0)
+    run = Run(tmp_path)
+    run.resume(network, adam)
+    for step in range(1, 4):
+        run.save(values, step, keep=2)
     assert steps_in(tmp_path) == [0, 2, 3]
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
-@pytest.mark.parametrize("size", [0, -1])
+@pytest.mark.parametrize("size", [0, -1, None])
 def test_damaged_checkpoints_do_not_count_as_kept(tmp_path, suffix, size):
+    """Empty, one byte too short, or with another byte."""
     for step in (10, 20, 30, 40):
-        prefix = checkpoints.save(tmp_path, variables_of(x=np.ones(99)), step)
+        prefix = Run(tmp_path).save(variables_of(x=np.ones(99)), step)
         if step in (20, 40):
             path = pathlib.Path(prefix + suffix)
-            os.truncate(path, path.stat().st_size + size if size else 0)
+            contents = bytearray(path.read_bytes())
+            contents[20] ^= 1
+            path.write_bytes(contents if size is None else contents[:size])
     # Training resumes from 30.
     for step, kept in ((32, [10, 20, 30, 32, 40]), (33, [30, 32, 33, 40])):
-        checkpoints.save(tmp_path, variables_of(x=np.ones(99)), step, keep=3)
+        Run(tmp_path).save(variables_of(x=np.ones(99)), step, keep=3)
         assert steps_in(tmp_path) == kept
         newest = str(tmp_path / f"model.ckpt-{step}")
         assert tf.train.latest_checkpoint(tmp_path) == newest
         assert "ckpt-40" not in (tmp_path / "checkpoint").read_text()
-    checkpoints.save(tmp_path, variables_of(x=np.ones(99)), 40, keep=3)
+    Run(tmp_path).save(variables_of(x=np.ones(99)), 40, keep=3)
     assert steps_in(tmp_path) == [32, 33, 40]
     checkpoints.restore(f"{tmp_path}/model.ckpt-40", variables_of(x=np.zeros(99)))
 
@@ -225,24 +233,24 @@ def test_the_best_checkpoint_of_an_evaluation(tmp_path, capsys):
     run, eval_dir = tmp_path / "run", tmp_path / "run" / "eval"
     write_evaluation(eval_dir, run, s1=0.5, s2=0.75, s3=0.75)
     for step in range(4):
-        checkpoints.save(run, variables_of(x=1.0), step)
+        Run(run).save(variables_of(x=1.0), step)
     moved = tmp_path / "moved"
     run.rename(moved)
-    found = checkpoints.find_checkpoint(f"best:{moved}/eval", "--checkpoint")
+    found = Run.find(f"best:{moved}/eval", "--checkpoint").prefix
     assert found == f"{moved}/model.ckpt-3"
     assert "step 3, overall lwlrap 0.750000" in capsys.readouterr().err
     (moved / "model.ckpt-3.index").unlink()
     with pytest.raises(CheckpointError, match="--checkpoint: .*-3, .* was deleted"):
-        checkpoints.find_checkpoint(f"best:{moved}/eval", "--checkpoint")
-    (moved / "eval" / results.CONTENTS_FILE).write_text("{")
+        Run.find(f"best:{moved}/eval", "--checkpoint")
+    (moved / "eval" / eval_folder.CONTENTS_FILE).write_text("{")
     with pytest.raises(CheckpointError, match="evaluated.json cannot be used"):
-        checkpoints.find_checkpoint(f"best:{moved}/eval", "--checkpoint")
+        Run.find(f"best:{moved}/eval", "--checkpoint")
     with pytest.raises(CheckpointError, match="no results in none"):
-        checkpoints.find_checkpoint("best:none", "--checkpoint")
+        Run.find("best:none", "--checkpoint")
 
 
 def test_damaged_checkpoints_are_unreadable_and_change_nothing(tmp_path):
-    prefix = checkpoints.save(tmp_path, variables_of(a=np.ones(999), b=2.0), 1)
+    prefix = Run(tmp_path).save(variables_of(a=np.ones(999), b=2.0), 1)
     data = pathlib.Path(prefix + ".data-00000-of-00001")
     restored = variables_of(a=np.zeros(999), b=0.0)
     whole = data.read_bytes()
@@ -263,7 +271,7 @@ def test_damaged_checkpoints_are_unreadable_and_change_nothing(tmp_path):
 
 
 def test_a_missing_variable_is_named(tmp_path):
-    prefix = checkpoints.save(tmp_path, variables_of(a=1.0), 1)
+    prefix = Run(tmp_path).save(variables_of(a=1.0), 1)
     wanted = variables_of(a=0.0, b=5.0)
     with pytest.raises(CheckpointError, match="lacks 1 of 3 variables, such as b"):
         checkpoints.restore(prefix, wanted)
@@ -271,7 +279,7 @@ def test_a_missing_variable_is_named(tmp_path):
 
 
 def test_another_shape_names_the_variable(tmp_path):
-    prefix = checkpoints.save(tmp_path, variables_of(fc__weights=[1.0]), 1)
+    prefix = Run(tmp_path).save(variables_of(fc__weights=[1.0]), 1)
     with pytest.raises(CheckpointError, match=r"fc/weights has shape \[1\] .* \[2\]"):
         checkpoints.restore(prefix, variables_of(fc__weights=[1.0, 2.0]))
 
@@ -279,7 +287,7 @@ def test_another_shape_names_the_variable(tmp_path):
 def test_an_unwritable_folder_is_an_oserror(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write checkpoint model.ckpt-1 in"):
-        checkpoints.save(tmp_path / "file", variables_of(x=1.0), 1)
+        Run(tmp_path / "file").save(variables_of(x=1.0), 1)
 
 
 SHAPES = {
@@ -391,7 +399,7 @@ def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, capsys):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(files.fcntl, "flock", no_locks)
-    with checkpoints.locked(tmp_path):
+    with Run(tmp_path).open_to_train():
         pass
     assert "has no locks" in capsys.readouterr().err
 
@@ -400,44 +408,25 @@ def test_unfinished_files_of_killed_processes_are_deleted(tmp_path):
     (tmp_path / ".saving-3-1234").mkdir()
     for name in (".checkpoint.abc.tmp", ".hparams.json.abc.tmp", "checkpoint"):
         (tmp_path / name).touch()
-    checkpoints._delete_unfinished(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    with Run(tmp_path).open_to_train():
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", ".lock"}
 
 
 def test_only_one_process_can_train_in_a_folder(tmp_path):
-    with checkpoints.locked(tmp_path):
-        second = checkpoints.locked(tmp_path)
-        with pytest.raises(CheckpointError, match="another process is training in"):
+    with Run(tmp_path).open_to_train():
+        second = Run(tmp_path).open_to_train()
+        with pytest.raises(UserError, match="another process is training in"):
             second.__enter__()
-    with checkpoints.locked(tmp_path):
+    with Run(tmp_path).open_to_train():
         pass
 
 
 @pytest.mark.parametrize("name", ["Conv/weights", "Conv/weights/Adam_1"])
 def test_the_first_variable_that_is_not_finite_is_named(name):
     trainer = define_trainer(num_classes=2, hparams=Hparams(), epoch_num_batches=1)
-    assert trainer.first_not_finite() == ""
+    trainer.check_finite()
     variable = trainer.variables[name]
     variable.assign(tf.fill(variable.shape, np.nan))
-    assert trainer.first_not_finite() == name
-
-
-@pytest.mark.parametrize(
-    ("steps", "keep", "number"),
-    [(range(100), 0, 13), (range(5, 95), 0, 11), (range(100), 3, 4), (range(9), 0, 2)],
-)
-def test_the_space_of_the_checkpoints_of_a_run(
-    tmp_path, capsys, monkeypatch, steps, keep, number
-):
-    variables = {"x": keras.Variable(np.zeros(2 * 10**6, "f4"))}
-    options = dict(steps=steps, checkpoint_steps=9, keep=keep)
-    for free in (1e9, min(number, 10) * 8e6, min(number, 10) * 8e6 - 1):
-        usage = shutil.disk_usage(tmp_path)._replace(free=free)
-        monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
-        if free % 8e6 == 0:
-            checkpoints.check_space(str(tmp_path), variables, **options)
-        else:
-            with pytest.raises(UserError, match="--train_dir: .* too little"):
-                checkpoints.check_space(str(tmp_path), variables, **options)
-        monkeypatch.undo()
-        assert f"{number} checkpoints of 8 MB" in capsys.readouterr().err
+    with pytest.raises(UserError, match=f"step 0: {name} is not finite"):
+        trainer.check_finite()

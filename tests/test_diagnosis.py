@@ -6,7 +6,7 @@ from helpers import CLASS_NAMES, write_evaluation
 from sklearn.metrics import average_precision_score, f1_score
 
 from tagger.errors import UserError
-from tagger.runs import results
+from tagger.runs import eval_folder
 from tools.report import diagnosis
 
 
@@ -118,7 +118,7 @@ def test_missing_results_are_named(tmp_path):
     with pytest.raises(UserError, match="scores-best.npz"):
         diagnosis.read_evaluation(str(tmp_path))
     write_evaluation(tmp_path / "eval", 1)
-    path = tmp_path / "eval" / results.SCORES_FILE
+    path = tmp_path / "eval" / eval_folder.SCORES_FILE
     whole = path.read_bytes()
     for damaged in (
         b"",

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SMALL_HPARAMS, free_ports, run_main
+from helpers import SMALL_HPARAMS, run_main
 
 import runner
 import train
@@ -234,38 +234,22 @@ def test_too_few_clips_for_the_workers(dataset):
         csv_path=dataset.csv_path,
         clip_dir=dataset.clip_dir,
         class_map_path=dataset.class_map_path,
-        train_dir="",
         flag_prefix="train",
+        check_class_map=lambda names: None,
     )
-    one = train.Plan(
-        options=train.Options(**NO_PATHS),
-        model_name="mobilenet-v1",
-        hparams=Hparams(),
-        class_names=[],
-        clips=clips.take(np.array([0])),
-        epoch_num_batches=1,
-        max_steps=1,
-    )
+    one = clips.take(np.array([0]))
+    options = train.Options(**NO_PATHS)
     with pytest.raises(UserError, match="each of the 2 workers, but got 1"):
-        train._check_workers(one, two_workers())
+        two_workers().check_inputs(options, Hparams(), [], one)
 
 
 def test_different_initial_weights_are_an_error(monkeypatch):
     workers, trainer = two_workers(), new_trainer(None, "")
     monkeypatch.setattr(workers, "_mean_float", lambda value: value)
-    workers.check_equal(trainer.checksums(), "different weights")
+    workers.check_start(trainer.checksums)
     monkeypatch.setattr(workers, "_mean_float", lambda value: value + 0.5)
     with pytest.raises(UserError, match="different weights"):
-        workers.check_equal(trainer.checksums(), "different weights")
-
-
-def test_a_missing_worker_is_named(monkeypatch, capsys):
-    answers = iter([True, False, True])
-    monkeypatch.setattr(distribution, "_answers", lambda address: next(answers))
-    monkeypatch.setattr(distribution, "NOTE_SECONDS", 0)
-    own, *others = [("localhost", port) for port in (*free_ports(1), 1, 2)]
-    distribution._wait_for_workers([own, *others], 0)
-    assert capsys.readouterr().err == "waiting for localhost:2\n"
+        workers.check_start(trainer.checksums)
 
 
 def test_two_devices_stop_at_the_end_of_a_stream(two_devices):

@@ -9,6 +9,7 @@ from helpers import ROOT, section_of
 import model
 from tagger.hparams import Hparams, parse_hparams
 from tagger.runs import checkpoints
+from tagger.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("whole_network")
 
@@ -16,9 +17,7 @@ pytestmark = pytest.mark.usefixtures("whole_network")
 def test_the_python_examples(dataset, tmp_path, monkeypatch, capsys):
     network = model.define_model("mobilenet-v1", num_classes=2, hparams=Hparams())
     (tmp_path / "runs" / "first").mkdir(parents=True)
-    checkpoints.save(
-        tmp_path / "runs" / "first", checkpoints.network_variables(network), 700
-    )
+    Run(tmp_path / "runs" / "first").save(checkpoints.network_variables(network), 700)
     (tmp_path / "my_class_map.csv").symlink_to(dataset.class_map_path)
     (tmp_path / "clip.wav").symlink_to(dataset.clip_dir / "00.wav")
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,8 @@ from tagger import hparams
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap
 from tagger.runs import checkpoints
-from tagger.runs import results as results_lib
+from tagger.runs.eval_folder import EvalFolder
+from tagger.runs.run import Run
 from tagger.terminal import files
 
 STEPS = [0, 2, 4, 5]  # of the checkpoints in `trained`
@@ -76,7 +77,7 @@ def test_every_checkpoint_has_a_marker_and_scalars(results):
 
 def test_the_scores_of_the_best_step_are_kept(dataset, trained, results):
     arrays = np.load(results / "scores-best.npz")
-    best = results_lib.best_step(results_lib.read_results(str(results)))
+    best, _ = EvalFolder(str(results)).best()
     assert arrays["step"] == best
     lwlrap = Lwlrap(arrays["class_names"].tolist())
     lwlrap.accumulate(arrays["labels"], arrays["scores"])
@@ -146,14 +147,14 @@ def test_the_later_of_equal_steps_is_best(dataset, trained, tmp_path, capsys):
 def test_a_checkpoint_that_is_deleted_before_the_network_is_built_is_skipped(
     dataset, run, tmp_path, capsys, monkeypatch
 ):
-    find = checkpoints.find_checkpoint
+    find = Run.find
 
     def delete_and_find(path, flag):
         for deleted in run.glob("model.ckpt-0.*"):
             deleted.unlink()
         return find(path, flag)
 
-    monkeypatch.setattr(checkpoints, "find_checkpoint", delete_and_find)
+    monkeypatch.setattr(Run, "find", delete_and_find)
     assert run_eval(dataset, run, tmp_path) == 0
     assert evaluated_steps(tmp_path) == STEPS[1:]
     errors = capsys.readouterr().err
@@ -207,7 +208,9 @@ def run_of_steps(folder, *steps: int):
 def own_steps(tmp_path, **values) -> list[int]:
     """The steps that an evaluator chooses from tmp_path / "run"."""
     folders = dict(train_dir=str(tmp_path / "run"), eval_dir=str(tmp_path))
-    chosen = evaluation._own_checkpoints(options(**folders, **values))
+    chosen = evaluation._own_checkpoints(
+        options(**folders, **values), Run(tmp_path / "run"), EvalFolder(str(tmp_path))
+    )
     return [checkpoints.checkpoint_step(prefix) for prefix in chosen]
 
 
@@ -276,7 +279,9 @@ def test_waits_for_new_and_changed_checkpoints(run, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation.time, "monotonic", lambda: clock[0])
     found = []
     for prefix in evaluation._new_checkpoints(
-        options(train_dir=str(run), eval_dir=str(tmp_path), eval_timeout_secs=60)
+        options(train_dir=str(run), eval_dir=str(tmp_path), eval_timeout_secs=60),
+        Run(run),
+        EvalFolder(tmp_path),
     ):
         step = checkpoints.checkpoint_step(prefix)
         if step != 2:  # This one is treated as unreadable.
@@ -309,7 +314,7 @@ def test_unreadable_checkpoints_are_skipped_until_the_next_start(
 
 
 def test_train_dir_may_be_eval_dir_while_training_runs(dataset, run):
-    with checkpoints.locked(run):  # as a running trainer does
+    with Run(run).open_to_train():  # as a running trainer does
         assert run_eval(dataset, run, run, eval_every_k=9) == 0
     assert evaluated_steps(run) == [0]
 
@@ -361,7 +366,7 @@ def test_results_for_an_earlier_run_in_the_same_folder_are_an_error(
     assert run_eval(dataset, run, eval_dir) == 1
     assert "--eval_dir" in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(checkpoints.CheckpointError, match="another run"):
-        checkpoints.find_checkpoint(f"best:{eval_dir}", "--checkpoint")
+        Run.find(f"best:{eval_dir}", "--checkpoint")
     shutil.rmtree(run)
     earlier.rename(run)
     flags = dict(hparams=SMALL_HPARAMS, max_steps=6)

@@ -11,6 +11,7 @@ from tagger import hparams
 from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.runs import run_record
+from tagger.runs.run import Run
 from tagger.terminal import files
 
 
@@ -146,15 +147,15 @@ def test_bad_hparams_are_named(text, message):
 
 def _read(directory, overrides, class_names=("Bark", "Meow"), **kwargs):
     arguments = {"model_name": "mobilenet-v1"} | kwargs
-    _, found = run_record.trained_model(
-        directory, overrides=overrides, class_names=class_names, **arguments
+    _, found = Run(directory).settings(
+        overrides=overrides, class_names=class_names, **arguments
     )
     return found
 
 
 @pytest.fixture
 def run_dir(tmp_path):
-    run_record.write_hparams(
+    run_record.write_record(
         tmp_path,
         model_name="mobilenet-v1",
         hparams=Hparams(mel_bands=64, lr=0.01),
@@ -187,12 +188,14 @@ def test_without_the_file_the_defaults_are_used(tmp_path):
 @pytest.mark.parametrize("resuming", [False, True])
 def test_a_missing_file_is_a_warning_if_no_value_is_given(tmp_path, capsys, resuming):
     path = str(tmp_path / "hparams.json")
-    _read(tmp_path, {}, resuming=resuming)
+    for suffix in (".index", ".data-00000-of-00001"):
+        (tmp_path / f"model.ckpt-1{suffix}").touch()
+    _read(tmp_path, {}, to_train=resuming)
     output = capsys.readouterr()
     assert output.err.startswith(f"warning: there is no {path}; using the defaults")
     for part in ("original", "wrong scores", "--hparams", "hparam_overrides"):
         assert part in output.err
-    _read(tmp_path, {"global_pool": "max"}, resuming=resuming)
+    _read(tmp_path, {"global_pool": "max"}, to_train=resuming)
     output_of_given = capsys.readouterr()
     assert output_of_given.err.startswith(f"note: there is no {path}")
     assert "using the defaults" not in output_of_given.err
@@ -212,8 +215,8 @@ def test_the_model_and_the_changed_values_are_described():
 @pytest.mark.parametrize(
     ("class_names", "message"),
     [
-        (["Bark", "Moo"], "--class_map_path: .*class 1 is Moo, not Meow"),
-        (["Bark", "Meow", "Moo"], "--class_map_path: .*3 classes, not 2"),
+        (["Bark", "Moo"], "--class_map_path.*class 1 is Moo, not Meow"),
+        (["Bark", "Meow", "Moo"], "--class_map_path.*3 classes, not 2"),
     ],
 )
 def test_another_class_map_is_an_error(run_dir, class_names, message):
@@ -222,21 +225,14 @@ def test_another_class_map_is_an_error(run_dir, class_names, message):
 
 
 def test_resuming_may_change_training_but_not_the_model(run_dir):
-    resumed = _read(run_dir, {"lr": 0.5, "mel_bands": 64}, resuming=True)
+    for suffix in (".index", ".data-00000-of-00001"):
+        (run_dir / f"model.ckpt-1{suffix}").touch()
+    resumed = _read(run_dir, {"lr": 0.5, "mel_bands": 64}, to_train=True)
     assert resumed == Hparams(mel_bands=64, lr=0.5)
     for change in ({"mel_bands": 32}, {"global_pool": "max"}, {"bn": 0}):
         with pytest.raises(UserError, match="cannot replace the"):
-            _read(run_dir, change, resuming=True)
+            _read(run_dir, change, to_train=True)
     assert set(hparams.MODEL_HPARAMS) < set(hparams.FIELDS)
-
-
-def test_weights_of_another_model_are_reported(run_dir, tmp_path, capsys):
-    name = "mobilenet-v1"
-    run_record.check_warm_start(run_dir, name, Hparams(mel_bands=64, lr=9.0))
-    run_record.check_warm_start(tmp_path / "none", name, Hparams())
-    assert capsys.readouterr().err == ""
-    run_record.check_warm_start(run_dir, name, Hparams())
-    assert "mel_bands is 96, but" in capsys.readouterr().err
 
 
 def test_another_model_is_an_error(run_dir):
@@ -275,9 +271,12 @@ def test_values_that_are_not_in_the_file_are_those_of_the_model(tmp_path):
 def test_a_run_that_starts_anew_is_another_run(run_dir):
     first = run_record.run_of(run_dir)
     values = dict(model_name="yamnet", hparams=Hparams(), class_names=["A"])
-    run_record.write_hparams(run_dir, **values, resumed=True)
+    for suffix in (".index", ".data-00000-of-00001"):
+        (run_dir / f"model.ckpt-1{suffix}").touch()
+    Run(run_dir).write_record(**values)
     assert run_record.run_of(run_dir) == first != ""
-    run_record.write_hparams(run_dir, **values)
+    (run_dir / "model.ckpt-1.index").unlink()
+    Run(run_dir).write_record(**values)
     assert run_record.run_of(run_dir) != first
 
 

@@ -16,7 +16,8 @@ import model
 from tagger.data.clips import read_class_map
 from tagger.errors import UserError
 from tagger.hparams import model_hparams
-from tagger.runs import checkpoints, run_record
+from tagger.runs import run_record
+from tagger.runs.run import Run
 from tools import import_yamnet
 from tools.tag import __main__ as tag
 
@@ -345,4 +346,4 @@ def test_audioset_scores_of_esc10(tmp_path):
             lwlrap.accumulate(np.array(truth), tags.scores.mean(axis=0)[None, columns])
     print(lwlrap)
     assert lwlrap.overall_lwlrap() >= 0.95
-    assert checkpoints.list_checkpoints(str(out))
+    assert Run(str(out)).checkpoints()

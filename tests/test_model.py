@@ -12,7 +12,9 @@ import model
 from tagger.errors import UserError
 from tagger.hparams import Hparams, model_hparams, parse_hparams
 from tagger.network import layers
-from tagger.runs import checkpoints, results, run_record
+from tagger.runs import checkpoints, eval_folder, results, run_record
+from tagger.runs.eval_folder import EvalFolder
+from tagger.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("whole_network")
 # Layer, activation shape, weights and multiplies, as published for the baseline.
@@ -267,9 +269,13 @@ def test_batch_norm_moves_its_averages_by_the_unbiased_variance():
 
 
 def test_the_averages_of_batch_norm_can_ramp_up():
-    network = network_of("bndecay=0.75", num_classes=2)
     step = tf.Variable(0)
-    model.ramp_up(network, lambda: step)
+    network = model.define_model(
+        "mobilenet-v1",
+        num_classes=2,
+        hparams=parse_hparams("bndecay=0.75"),
+        num_updates=lambda: step,
+    )
     norm = network.get_layer("Conv").batch_norm
     for number, decay in ((0, 1 / 10), (2, 3 / 12), (100, 0.75)):
         step.assign(number)
@@ -384,17 +390,29 @@ def test_sgd_has_no_momentum():
     np.testing.assert_array_equal(variable.numpy(), [0.5, -3.0])
 
 
-def test_clip_scores_are_means_across_batches():
-    def score(features):
-        return tf.cast(features, tf.float64)
+def score(features):
+    return tf.cast(features, tf.float64)
+
+
+def test_clip_scores_are_means_across_batches_and_networks():
 
     batches = [
         (tf.constant([[1.0], [3.0], [5.0]]), tf.constant([0, 0, 2])),
         (tf.constant([[7.0], [2.0]]), tf.constant([2, 3])),
     ]
-    scored = [(i, list(s)) for i, s in model.clip_scores(score, batches)]
+    paths = ["a", "b", "c", "d"]
+    scored = [(i, [*s]) for i, s in model.score_clips({"x": score}, batches, paths)]
     assert scored == [(0, [2.0]), (2, [6.0]), (3, [2.0])]
-    assert list(model.clip_scores(score, [])) == []
+    functions = {"x": score, "y": lambda features: score(features) * 3}
+    scored = [(i, [*s]) for i, s in model.score_clips(functions, batches, paths)]
+    assert scored == [(0, [4.0]), (2, [12.0]), (3, [4.0])]
+    assert list(model.score_clips({"x": score}, [], paths)) == []
+
+
+def test_scores_that_are_not_finite_are_named():
+    batches = [(tf.constant([[1.0], [np.nan]]), tf.constant([0, 1]))]
+    with pytest.raises(UserError, match="^x: the scores of b.wav are not finite"):
+        list(model.score_clips({"x": score}, batches, ["a.wav", "b.wav"]))
 
 
 @pytest.fixture
@@ -405,17 +423,17 @@ def yamnet_run(tmp_path, monkeypatch):
     run, eval_dir = tmp_path / "run", tmp_path / "run" / "eval"
     eval_dir.mkdir(parents=True)
     values = {"class_names": ["a", "b"], "hparams": Hparams()}
-    run_record.write_hparams(str(tmp_path), model_name="mobilenet-v1", **values)
+    run_record.write_record(str(tmp_path), model_name="mobilenet-v1", **values)
     values["hparams"] = model_hparams("yamnet", {"global_pool": "max"})
-    run_record.write_hparams(str(run), model_name="yamnet", **values)
+    run_record.write_record(str(run), model_name="yamnet", **values)
     network = model.define_model("yamnet", num_classes=2, hparams=values["hparams"])
     for step in (3, 7):
         for variable in network.weights:
             variable.assign(tf.fill(variable.shape, float(step)))
-        checkpoints.save(run, checkpoints.network_variables(network), step)
+        Run(run).save(checkpoints.network_variables(network), step)
     contents = results.describe_run(str(eval_dir), str(run), 0)
-    (eval_dir / results.CONTENTS_FILE).write_text(contents)
-    results.marker_path(str(eval_dir), 7).write_text("Overall lwlrap = 0.900000\n")
+    (eval_dir / eval_folder.CONTENTS_FILE).write_text(contents)
+    EvalFolder(str(eval_dir)).marker(7).write_text("Overall lwlrap = 0.900000\n")
     return run
 
 

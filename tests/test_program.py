@@ -2,6 +2,7 @@
 
 import gc
 import io
+import os
 import re
 import sys
 import tomllib
@@ -75,6 +76,18 @@ def test_any_text_can_be_printed(monkeypatch, encoding):
         program.run(lambda argv: print("\u00fc \udcff", flush=True), ["program"])
     assert not exit.value.code
     assert contents.getvalue() == (b"? ?\n" if encoding else b"")
+
+
+@pytest.mark.parametrize("lossy", [True, False])
+def test_a_full_pipe_that_does_not_block(lossy):
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    output = program._Output(writer, lossy=lossy)
+    text = bytes(2**20)
+    assert output.write(text) < len(text)
+    assert output.write(text) == (len(text) if lossy else None)
+    for descriptor in (reader, writer):
+        os.close(descriptor)
 
 
 def test_a_flagfile_that_is_not_text_is_named(tmp_path, capsys):

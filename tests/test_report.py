@@ -18,7 +18,8 @@ from helpers import CLASS_NAMES, CLIP_NAME, run_main, write_evaluation, write_wa
 import inputs
 from tagger.errors import UserError
 from tagger.hparams import Hparams, model_hparams
-from tagger.runs import results, run_record
+from tagger.runs import eval_folder, results, run_record
+from tagger.runs.eval_folder import EvalFolder
 from tools.report import __main__ as report
 from tools.report import diagnosis
 
@@ -68,7 +69,7 @@ def test_a_folder_without_the_clips_is_an_error(tmp_path):
 
 def write_contents(eval_dir, train_dir) -> None:
     text = results.describe_run(str(eval_dir), str(train_dir), 0)
-    (eval_dir / results.CONTENTS_FILE).write_text(text)
+    (eval_dir / eval_folder.CONTENTS_FILE).write_text(text)
 
 
 def write_run(tmp_path, model_name="mobilenet-v1", **hparams) -> Hparams:
@@ -76,7 +77,7 @@ def write_run(tmp_path, model_name="mobilenet-v1", **hparams) -> Hparams:
     run, eval_dir = tmp_path / "run", tmp_path / "eval"
     run.mkdir()
     hparams = model_hparams(model_name, hparams)
-    run_record.write_hparams(
+    run_record.write_record(
         str(run), model_name=model_name, hparams=hparams, class_names=CLASS_NAMES
     )
     write_evaluation(eval_dir, 1)
@@ -201,13 +202,13 @@ def test_scores_of_another_step_than_the_best(
         return capsys.readouterr().err
 
     assert warning_after_evaluation() == ""
-    best = results.best_step(results.read_results(str(eval_dir)))
+    best, _ = EvalFolder(str(eval_dir)).best()
     if killed:  # before eval-N.txt was written
-        results.marker_path(str(eval_dir), best).unlink()
+        EvalFolder(str(eval_dir)).marker(best).unlink()
     else:  # Two evaluators ended at the same time.
-        with np.load(eval_dir / results.SCORES_FILE) as arrays:
+        with np.load(eval_dir / eval_folder.SCORES_FILE) as arrays:
             other = dict(arrays) | {"step": 4 if best != 4 else 2}
-        np.savez(eval_dir / results.SCORES_FILE, **other)
+        np.savez(eval_dir / eval_folder.SCORES_FILE, **other)
     page_of(eval_dir, dataset.clip_dir)
     err = capsys.readouterr().err
     assert "evaluation again" in err

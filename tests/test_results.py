@@ -7,7 +7,8 @@ from helpers import SMALL_HPARAMS, run_main
 from test_kaggle import run_pack
 
 from tagger.errors import UserError
-from tagger.runs import results
+from tagger.runs import eval_folder, results
+from tagger.runs.eval_folder import EvalFolder
 from tools import export_model
 from tools.tag import __main__ as tag
 
@@ -53,9 +54,9 @@ def test_every_program_takes_the_best_checkpoint(dataset, trained, tmp_path, cap
     eval_dir = tmp_path / "eval"
     eval_dir.mkdir()
     text = results.describe_run(str(eval_dir), str(run), 7)
-    (eval_dir / results.CONTENTS_FILE).write_text(text)
+    (eval_dir / eval_folder.CONTENTS_FILE).write_text(text)
     for step, overall in ((2, 0.9), (4, 0.5)):
-        marker = results.marker_path(str(eval_dir), step)
+        marker = EvalFolder(str(eval_dir)).marker(step)
         marker.write_text(f"Overall lwlrap = {overall:.6f}\n")
     best, out = f"best:{eval_dir}", tmp_path / "out"
     start = dataset.train_flags(
@@ -101,7 +102,7 @@ def test_training_keeps_the_best_checkpoint_of_an_evaluation(dataset, tmp_path):
     flags = {"hparams": SMALL_HPARAMS, "checkpoint_steps": 1, "keep_checkpoints": 2}
     assert run_main(dataset.train_flags(run, max_steps=1, **flags)) == 0
     assert run_main(dataset.eval_flags(run, eval_dir)) == 0
-    best = results.best_step(results.read_results(eval_dir))
+    best, _ = EvalFolder(eval_dir).best()
     assert run_main(dataset.train_flags(run, max_steps=4, **flags)) == 0
     kept = {int(path.stem.split("-")[1]) for path in run.glob("model.ckpt-*.index")}
     assert kept == {best, 1, 3, 4}  # It was resumed from 1.

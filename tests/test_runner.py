@@ -89,7 +89,7 @@ def test_contradictions_are_named_also_in_a_folder_with_a_run(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(program, "start_tensorflow", pytest.fail)
-    run_record.write_hparams(
+    run_record.write_record(
         tmp_path, model_name="yamnet", hparams=hparams.Hparams(), class_names=["A"]
     )
     folder = f"--train_dir={tmp_path} "

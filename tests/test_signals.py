@@ -20,10 +20,10 @@ def own_signals():
 def test_a_signal_is_recorded_unless_it_is_ignored(own_signals, ignored):
     if ignored:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    received = []
-    with signals.recorded(received):
+    with signals.StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
-    assert received == ([] if ignored else [signal.SIGINT])
+    assert bool(stop) == (not ignored)
+    assert stop.signal == (0 if ignored else signal.SIGINT)
 
 
 def test_handlers_are_restored():

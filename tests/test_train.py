@@ -18,6 +18,7 @@ import train
 from tagger.data.clips import read_class_map
 from tagger.hparams import model_hparams, parse_hparams
 from tagger.runs import checkpoints, run_record
+from tagger.runs.run import Run
 from tagger.terminal import progress
 from tagger.training.trainer import Trainer
 
@@ -50,8 +51,9 @@ def test_resumed_steps_equal_uninterrupted_steps(tmp_path, options):
     whole, first, second = (new_trainer(text) for _ in range(3))
     expected = [whole.train_step(*batch) for batch in batches]
     actual = [first.train_step(*batch) for batch in batches[:3]]
-    prefix = checkpoints.save_training(tmp_path, first.network, first.optimizer)
-    assert second.resume(str(tmp_path)) == prefix
+    values = checkpoints.training_values(first.network, first.optimizer)
+    prefix = Run(tmp_path).save(values, 3)
+    assert Run(tmp_path).resume(second.network, second.optimizer) == prefix
     actual += [second.train_step(*batch) for batch in batches[3:]]
     np.testing.assert_array_equal(np.array(actual), np.array(expected))
     rates = [float(result.learning_rate) for result in expected]
@@ -61,9 +63,7 @@ def test_resumed_steps_equal_uninterrupted_steps(tmp_path, options):
 
 
 def test_the_files_of_a_run(trained):
-    steps = [
-        checkpoints.checkpoint_step(p) for p in checkpoints.list_checkpoints(trained)
-    ]
+    steps = [checkpoints.checkpoint_step(p) for p in Run(trained).checkpoints()]
     assert steps == [0, 2, 4, 5]
     record = json.loads((trained / "hparams.json").read_text())
     assert record["class_names"] == ["Noise", "Tone"]
@@ -101,7 +101,7 @@ def test_a_resumed_run_keeps_its_hyperparameters(dataset, trained, tmp_path, cap
     assert f"resuming from {run}/model.ckpt-5" in output.err
     assert "warning: lr=0.0001 is used, not the 0.001" in output.err
     assert list(losses_of(output.out)) == [6, 7]
-    assert checkpoints.list_checkpoints(run)[-1].endswith("model.ckpt-7")
+    assert Run(run).checkpoints()[-1].endswith("model.ckpt-7")
     record = json.loads((run / "hparams.json").read_text())
     assert (record["hparams"]["lr"], record["hparams"]["mel_bands"]) == (1e-4, 16)
     # Adam's powers continue.
@@ -112,7 +112,7 @@ def test_a_resumed_run_keeps_its_hyperparameters(dataset, trained, tmp_path, cap
 def test_hyperparameters_without_a_checkpoint_are_replaced(dataset, tmp_path):
     hparams = model_hparams("mobilenet-v1", {"cosine": 1})
     names = read_class_map(dataset.class_map_path)
-    run_record.write_hparams(
+    run_record.write_record(
         tmp_path, model_name="mobilenet-v1", hparams=hparams, class_names=names
     )
     more = SMALL_HPARAMS + ",lrdecay=0.5"  # It contradicts cosine=1.
@@ -148,13 +148,13 @@ def test_a_damaged_newest_checkpoint_is_not_one_of_those_that_are_kept(
     errors = capsys.readouterr().err
     assert f"resuming from {run}/model.ckpt-4" in errors
     assert f"done at step 7; checkpoint model.ckpt-7 is in {run}" in errors
-    prefixes = checkpoints.list_checkpoints(run)
+    prefixes = Run(run).checkpoints()
     assert [checkpoints.checkpoint_step(p) for p in prefixes] == [4, 7, 50]
     assert tf.train.latest_checkpoint(run) == str(run / "model.ckpt-7")
     # The next process may delete the checkpoint that this one started from.
     flags["max_steps"] = 9
     assert run_main(dataset.train_flags(run, **flags)) == 0
-    prefixes = checkpoints.list_checkpoints(run)
+    prefixes = Run(run).checkpoints()
     assert [checkpoints.checkpoint_step(p) for p in prefixes] == [7, 9, 50]
 
 
@@ -200,7 +200,7 @@ def test_a_warm_start_from_classes_in_another_order(dataset, trained, tmp_path, 
     run = tmp_path / "run"
     assert run_main(dataset.train_flags(run, **flags)) == 1
     assert "--warmstart_exclude_scopes=fully_connected" in capsys.readouterr().err
-    assert not checkpoints.list_checkpoints(run)
+    assert not Run(run).checkpoints()
     flags["warmstart_exclude_scopes"] = "fully_connected"
     assert run_main(dataset.train_flags(run, **flags)) == 0
 
@@ -239,7 +239,7 @@ def test_impossible_warm_starts_are_reported_in_one_line(
     run = tmp_path / "run"
     assert run_main(dataset.train_flags(run, hparams=hparams, **flags)) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
-    assert not checkpoints.list_checkpoints(run)
+    assert not Run(run).checkpoints()
 
 
 @pytest.mark.parametrize(
@@ -257,9 +257,7 @@ def test_a_loss_or_weight_that_is_not_finite_keeps_the_last_good_checkpoint(
     flags = dataset.train_flags(run, hparams=hparams, max_steps=max_steps)
     assert run_main(flags) == 1
     assert re.match(f"error: {message}", capsys.readouterr().err.splitlines()[-1])
-    assert [os.path.basename(p) for p in checkpoints.list_checkpoints(run)] == [
-        "model.ckpt-0"
-    ]
+    assert [os.path.basename(p) for p in Run(run).checkpoints()] == ["model.ckpt-0"]
 
 
 def test_bad_inputs_are_all_reported_and_nothing_is_written(dataset, tmp_path, capsys):
@@ -278,25 +276,25 @@ def test_a_clip_that_is_cut_off_later_is_named(dataset, tmp_path, capsys, monkey
     clip_dir = tmp_path / "clips"
     shutil.copytree(dataset.clip_dir, clip_dir)
 
-    plan = train._plan
+    start = train._start
 
-    def plan_and_cut_off(*arguments):
+    def start_and_cut_off(*arguments):
         with open(clip_dir / "07.wav", "r+b") as file:
             file.truncate(2000)
-        return plan(*arguments)
+        return start(*arguments)
 
-    monkeypatch.setattr(train, "_plan", plan_and_cut_off)
+    monkeypatch.setattr(train, "_start", start_and_cut_off)
     run = tmp_path / "run"
     flags = dataset.train_flags(run, hparams=SMALL_HPARAMS, train_clip_dir=clip_dir)
     assert run_main(flags) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert "clip was cut off after its header was read" in error
     assert "07.wav" in error
-    assert len(checkpoints.list_checkpoints(run)) == 1
+    assert len(Run(run).checkpoints()) == 1
 
 
 def test_a_second_trainer_exits(dataset, tmp_path, capsys):
-    with checkpoints.locked(tmp_path):
+    with Run(tmp_path).open_to_train():
         assert run_main(dataset.train_flags(tmp_path, max_steps=1)) == 1
     assert "another process is training in" in capsys.readouterr().err
 
@@ -320,7 +318,7 @@ def test_a_signal_saves_a_checkpoint_and_stops(
     last = max(losses_of(output.out))
     assert last in (3, 4)  # The signal came while step 3 was printed.
     assert f"stopped by {number.name} at step {last}" in output.err
-    assert checkpoints.list_checkpoints(run)[-1].endswith(f"model.ckpt-{last}")
+    assert Run(run).checkpoints()[-1].endswith(f"model.ckpt-{last}")
 
 
 def test_mixed_precision_trains_and_keeps_float32(

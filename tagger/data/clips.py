@@ -12,14 +12,13 @@ import os
 import pathlib
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from tagger.data import wav
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
-from tagger.runs import run_record
 from tagger.terminal.files import write_whole
 from tagger.terminal.progress import counted
 
@@ -240,8 +239,8 @@ def read_clips(
     csv_path: str,
     clip_dir: str,
     class_map_path: str,
-    train_dir: str,
     flag_prefix: str,
+    check_class_map: Callable[[Sequence[str]], None],
 ) -> tuple[list[str], Clips]:
     """Reads and checks a labelled set of N clips: class map, CSV, every WAV header.
 
@@ -249,8 +248,8 @@ def read_clips(
       csv_path: CSV of clips and labels.
       clip_dir: folder that the names in the CSV are relative to.
       class_map_path: class map with all the labels.
-      train_dir: folder of checkpoints; its hparams.json must have the same classes.
       flag_prefix: "train" or "eval", for the names of flags in messages.
+      check_class_map: raises a UserError if the checkpoints have other classes.
 
     Returns:
       The C class names, and the table of clips in the order of the CSV.
@@ -261,7 +260,7 @@ def read_clips(
     problems, class_names, rows = [], [], []
     with _collected(problems):
         class_names = read_class_map(class_map_path)
-        run_record.check_class_map(train_dir, class_names)
+        check_class_map(class_names)
     with _collected(problems):
         contents = _read_file(csv_path, f"--{flag_prefix}_csv_path")
         _, rows, row_problems = _parse_rows(contents, csv_path)

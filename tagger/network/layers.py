@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+LAST_LAYER = "fully_connected"  # has a column for each class
 KERNEL_SIZE = 3  # height and width of all convolutions except pointwise ones
 serializable = keras.saving.register_keras_serializable(package="audio_tagger")
 
@@ -36,7 +37,7 @@ class Convolution(keras.layers.Layer):
       kernel_size: height and width.
       stride: in both directions.
       batch_norm: whether to use batch norm; otherwise biases.
-      decay, epsilon: see `BatchNorm`.
+      decay, epsilon, num_updates: see `BatchNorm`.
       init_stddev: standard deviation of the initial weights; 0: Xavier uniform.
     """
 
@@ -51,6 +52,7 @@ class Convolution(keras.layers.Layer):
         decay: float,
         epsilon: float,
         init_stddev: float = 0.0,
+        num_updates: Callable[[], tf.Tensor] | None = None,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
@@ -64,7 +66,11 @@ class Convolution(keras.layers.Layer):
         self.batch_norm = None
         if batch_norm:
             self.batch_norm = BatchNorm(
-                decay=decay, epsilon=epsilon, trainable=self.trainable, name="BatchNorm"
+                decay=decay,
+                epsilon=epsilon,
+                num_updates=num_updates,
+                trainable=self.trainable,
+                name="BatchNorm",
             )
 
     def get_config(self) -> dict[str, Any]:
@@ -188,14 +194,23 @@ class BatchNorm(keras.layers.Layer):
     Args:
       decay: decay of the moving averages, per step.
       epsilon: added to the variance.
+      num_updates: returns the number of finished steps t. The decay of a step is then
+        at most (1+t)/(10+t), as with num_updates in tf.train.ExponentialMovingAverage.
     """
 
-    def __init__(self, *, decay: float, epsilon: float, **kwargs):
+    def __init__(
+        self,
+        *,
+        decay: float,
+        epsilon: float,
+        num_updates: Callable[[], tf.Tensor] | None = None,
+        **kwargs,
+    ):
         # The variables stay float32 if the activations are bfloat16.
         super().__init__(autocast=False, **kwargs)
         self.decay = decay
         self.epsilon = epsilon
-        self.num_updates: Callable[[], tf.Tensor] | None = None
+        self.num_updates = num_updates
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Creates the variables for activations [E, T, F, channels]."""

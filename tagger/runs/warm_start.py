@@ -1,12 +1,92 @@
-"""Which variables a warm start restores, by their names and shapes."""
+"""Warm start: takes the weights of a network from a checkpoint of another run."""
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import keras
+
 from tagger.errors import UserError
+from tagger.hparams import MODEL_HPARAMS, Hparams
+from tagger.network.layers import LAST_LAYER
+from tagger.runs import checkpoints
+from tagger.runs.run import Run
+from tagger.runs.run_record import RunRecord
 
 MAX_NAMES = 8  # of skipped scopes or variables, per reason
+
+
+def warm_start(
+    network: keras.Model,
+    checkpoint: str,
+    *,
+    include_scopes: Sequence[str],
+    exclude_scopes: Sequence[str],
+    moving_averages: bool,
+    hparams: Hparams,
+    class_names: Sequence[str],
+) -> None:
+    """Restores the variables that the scopes select, and prints which.
+
+    Args:
+      network: from `model.define_model`; its name is that of the model.
+      checkpoint: see `Run.find`.
+      include_scopes, exclude_scopes: see `plan_warm_start`.
+      moving_averages: whether the moving averages of batch norm are restored, too. As
+        in the original, they are not by default.
+      hparams: hyperparameters of the new run.
+      class_names: C class names of the new run.
+
+    Raises:
+      UserError: the checkpoint or a scope cannot be used, or the checkpoint is of
+        another model or of other classes.
+    """
+    run, prefix = Run.find(checkpoint, "--warmstart_checkpoint")
+    if run.record and run.record.model != network.name:
+        raise UserError(
+            f"--warmstart_checkpoint has the model {run.record.model}; use "
+            f"--model={run.record.model}"
+        )
+    variables = {
+        name: variable
+        for name, variable in checkpoints.network_variables(network).items()
+        if moving_averages or not checkpoints.is_moving_average(name)
+    }
+    plan = plan_warm_start(
+        {name: tuple(variable.shape) for name, variable in variables.items()},
+        checkpoints.shapes(prefix),
+        include_scopes=include_scopes,
+        exclude_scopes=exclude_scopes,
+    )
+    if run.record:
+        _check_record(run.record, plan.restored, hparams, class_names)
+    checkpoints.restore(prefix, {name: variables[name] for name in plan.restored})
+    print(plan.report(prefix), file=sys.stderr)
+
+
+def _check_record(
+    record: RunRecord,
+    restored: Sequence[str],
+    hparams: Hparams,
+    class_names: Sequence[str],
+) -> None:
+    """Warns of other hyperparameters; a UserError if the classes are others."""
+    last_layer = any(name.startswith(LAST_LAYER + "/") for name in restored)
+    if last_layer and record.class_names != list(class_names):
+        raise UserError(
+            f"--warmstart_checkpoint was trained with other classes, or in another "
+            f"order; leave out its last layer with "
+            f"--warmstart_exclude_scopes={LAST_LAYER}"
+        )
+    for name in MODEL_HPARAMS:
+        value, trained = getattr(hparams, name), getattr(record.hparams, name)
+        if value != trained:
+            print(
+                f"warning: {name} is {value}, but the weights of the warm start were "
+                f"trained with {trained}",
+                file=sys.stderr,
+            )
 
 
 class WarmStart(NamedTuple):

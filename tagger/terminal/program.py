@@ -90,6 +90,8 @@ def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
         sys.stdout.flush()  # An error at the exit would be a traceback.
         return status
     except UserError as error:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         print(*(f"error: {line}" for line in error.problems), sep="\n", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -119,13 +121,16 @@ class _Output(io.FileIO):
         self._lossy = lossy
 
     def write(self, data) -> int | None:
+        """Writes bytes; returns their number, also if they are lost."""
         try:
-            return super().write(data)
+            written = super().write(data)
         except OSError as error:
             if not self._lossy and not isinstance(error, BrokenPipeError):
                 self._lossy = True  # Later writes, such as at the exit, add nothing.
                 raise
             return len(data)
+        # None: a pipe that does not block is full.
+        return len(data) if written is None and self._lossy else written
 
 
 def open_output(*, lossy_stdout: bool) -> None:
@@ -152,6 +157,7 @@ def open_output(*, lossy_stdout: bool) -> None:
                 stream and stream.encoding,
                 errors,
                 line_buffering=descriptor == 2 or os.isatty(descriptor),
+                write_through=bool(stream and stream.write_through),
             )
             setattr(sys, name, stream)
         elif hasattr(stream, "reconfigure"):  # not in a notebook

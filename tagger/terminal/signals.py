@@ -53,8 +53,26 @@ def exit_now(number: int, frame: Any = None) -> None:
     os._exit(exit_status(number))
 
 
-@contextlib.contextmanager
-def recorded(received: list[int]) -> Iterator[None]:
-    """Adds the signals within its block to a list, so that a loop can save and stop."""
-    with handler(lambda number, frame: received.append(number)):
-        yield
+class StopRequest:
+    """Whether SIGINT or SIGTERM came within the block, so that a loop can save and end.
+
+    Attributes:
+      signal: the number of the last one; 0: none came.
+    """
+
+    def __init__(self):
+        self.signal = 0
+
+    def __enter__(self) -> "StopRequest":
+        self._handler = handler(self._handle)
+        self._handler.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._handler.__exit__(*exception)
+
+    def __bool__(self) -> bool:
+        return bool(self.signal)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.signal = number

@@ -6,21 +6,22 @@ device with its own copy of all variables. A worker is a process. Worker 0 is th
 Only the chief writes files.
 """
 
+import dataclasses
 import functools
 import os
 import random
 import socket
 import sys
-import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tagger.data.clips import Clips
 from tagger.errors import UserError
-from tagger.hparams import MAX_SEED
+from tagger.hparams import MAX_SEED, Hparams
 from tagger.terminal import signals
 
 CLUSTER_VARIABLE = "TF_CONFIG"
@@ -31,8 +32,6 @@ CLUSTER_EXAMPLE = (
 CLUSTER_JOBS = ("chief", "worker")
 CONNECT_SECONDS = 10  # to wait for a connection
 MAX_PORT = 65535  # of TCP
-NOTE_SECONDS = 20  # between two notes while waiting
-POLL_SECONDS = 0.5  # between two checks while waiting
 
 
 def read_cluster() -> tuple[int, list[tuple[str, int]]]:
@@ -78,42 +77,23 @@ def host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), number  # An IPv6 address is in brackets.
 
 
-def _wait_for_workers(addresses: Sequence[tuple[str, int]], own: int) -> None:
-    """Returns when all workers listen on their ports.
+def check_reachable(address: str) -> None:
+    """Checks that a data service answers. TensorFlow would wait for it without limit.
 
-    TensorFlow waits for them, too, but catches SIGTERM and does not stop. It also keeps
-    Python's global lock (GIL), so no handler runs.
+    Args:
+      address: grpc://host:port of its dispatcher.
 
     Raises:
-      UserError: the port of this worker is in use.
+      UserError: the data service does not answer.
     """
-    port = addresses[own][1]
-    both = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
+    address = address.removeprefix("grpc://")
     try:
-        server = socket.create_server(("", port), family=family, dualstack_ipv6=both)
-    except OSError as error:
+        socket.create_connection(host_and_port(address), CONNECT_SECONDS).close()
+    except (OSError, ValueError, UserError) as error:
         raise UserError(
-            f"{CLUSTER_VARIABLE}: cannot listen on port {port}: {error}"
+            f"--data_service: cannot reach {address} ({error}); is its dispatcher "
+            f"running?"
         ) from None
-    with server:
-        missing = [*addresses[:own], *addresses[own + 1 :]]
-        noted = time.monotonic()
-        while missing := [address for address in missing if not _answers(address)]:
-            if time.monotonic() - noted >= NOTE_SECONDS:
-                names = ", ".join(f"{host}:{port}" for host, port in missing)
-                print(f"waiting for {names}", file=sys.stderr, flush=True)
-                noted = time.monotonic()
-            time.sleep(POLL_SECONDS)
-
-
-def _answers(address: tuple[str, int]) -> bool:
-    """Whether a program listens on a host and port."""
-    try:
-        socket.create_connection(address, CONNECT_SECONDS).close()
-    except OSError:
-        return False
-    return True
 
 
 class Distribution:
@@ -141,7 +121,6 @@ class Distribution:
                 file=sys.stderr,
                 flush=True,
             )
-            _wait_for_workers(addresses, self.worker)
             with signals.end_at_once():
                 self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
         elif len(names := _gpu_names() or devices) > 1:
@@ -162,21 +141,48 @@ class Distribution:
         """The number of devices of all workers."""
         return self.strategy.num_replicas_in_sync
 
-    def check_shares(self, batch_size: int, num_clips: int) -> None:
-        """Checks that a batch and the clips can be shared.
+    def check_inputs(
+        self, options: Any, hparams: Hparams, class_names: Sequence[str], clips: Clips
+    ) -> None:
+        """Checks that the work can be shared, and that all workers have equal inputs.
 
         Raises:
-          UserError: they cannot.
+          UserError: the work cannot be shared, or options, classes or clips differ.
         """
-        if batch_size % self.num_replicas:
+        if hparams.batch_size % self.num_replicas:
             raise UserError(
                 f"batch_size must be a multiple of the {self.num_replicas} devices "
-                f"that train together, but got {batch_size}"
+                f"that train together, but got {hparams.batch_size}"
             )
-        if num_clips < self.num_workers:
+        if len(clips) < self.num_workers:
             raise UserError(
                 f"there must be at least one clip for each of the {self.num_workers} "
-                f"workers, but got {num_clips}"
+                f"workers, but got {len(clips)}"
+            )
+        # Only the paths of input files may differ.
+        paths = dict.fromkeys(
+            ["class_map_path", "train_clip_dir", "train_csv_path"], ""
+        )
+        options = dataclasses.replace(options, hparams={}, **paths)
+        facts = [options, hparams, class_names]
+        facts += [clips.num_samples.tobytes(), clips.labels.tobytes()]
+        self.check_equal(
+            facts,
+            "the flags or clips of the workers differ; start all workers with the same "
+            "flags and clips",
+        )
+
+    def check_start(self, checksums: Callable[[], Sequence[int]]) -> None:
+        """Checks that all workers have the same variables, by their checksums.
+
+        Raises:
+          UserError: they differ.
+        """
+        if self.num_workers > 1:  # Checksums take time.
+            self.check_equal(
+                checksums(),
+                "the workers start from different weights; --train_dir and "
+                "--warmstart_checkpoint must be on a drive that all workers share",
             )
 
     def set_seed(self, seed: int | None) -> int:

@@ -1,27 +1,62 @@
-"""Writes scalars and hyperparameters for TensorBoard.
+"""Reports of steps and hyperparameters, in the terminal and for TensorBoard."""
 
-The `write_` functions use the default writer of tf.summary.
-"""
-
+import contextlib
 import dataclasses
 import os
+import time
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 
 from tagger.hparams import Hparams
+from tagger.terminal.progress import print_step, progress_bar
 from tagger.training.trainer import StepResult
 
 
-def write_step(result: StepResult, rate: float, step: int) -> None:
-    """Writes the scalars of a training step; the rate is in examples per second."""
-    tf.summary.scalar("loss", result.loss, step=step)
-    tf.summary.scalar("learning_rate", result.learning_rate, step=step)
-    tf.summary.scalar("examples_per_second", rate, step=step)
+@contextlib.contextmanager
+def reports(
+    train_dir: str, hparams: Hparams, *, steps: range, summary_steps: int
+) -> Iterator[Callable[[int, StepResult], None]]:
+    """Yields a function that prints the result of a step, and writes it now and then.
+
+    Args:
+      train_dir: folder for TensorBoard's events; empty: none are written.
+      hparams: hyperparameters of the run.
+      steps: the steps to come.
+      summary_steps: steps between values in TensorBoard.
+    """
+    writer = tf.summary.create_noop_writer()
+    if train_dir:
+        writer = tf.summary.create_file_writer(train_dir)
+    done = timed_step = steps.start - 1
+    timed_at = time.monotonic()
+
+    def report(step: int, result: StepResult) -> None:
+        nonlocal timed_step, timed_at
+        rate = None
+        if step % summary_steps == 0:
+            seconds = time.monotonic() - timed_at
+            rate = (step - timed_step) * hparams.batch_size / seconds
+            timed_step, timed_at = step, timed_at + seconds
+            tf.summary.scalar("loss", result.loss, step=step)
+            tf.summary.scalar("learning_rate", result.learning_rate, step=step)
+            tf.summary.scalar("examples_per_second", rate, step=step)
+        print_step(bar, step, float(result.loss), rate)
+
+    with (
+        writer.as_default(),
+        progress_bar(
+            done + len(steps), what="training", unit="step", done=done, keep=True
+        ) as bar,
+    ):
+        if train_dir:
+            write_hparams(hparams, train_dir)
+        yield report
 
 
 def write_hparams(hparams: Hparams, train_dir: str) -> None:
-    """Writes the hyperparameters of a run for the HParams tab.
+    """Writes the hyperparameters of a run for the HParams tab, to the default writer.
 
     Training and evaluation both write them, with the same name for the same train_dir.
     The tab has one row for each name, with the scalars of both.

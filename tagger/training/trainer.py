@@ -3,19 +3,19 @@
 Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
 
-import sys
 import zlib
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tagger.errors import UserError
 from tagger.runs import checkpoints
-from tagger.runs.warm_start import WarmStart, plan_warm_start
 
 MEAN = tf.distribute.ReduceOp.MEAN
+ADVICE = "earlier checkpoints are unchanged; a lower lr may help"
 
 
 class StepResult(NamedTuple):
@@ -45,9 +45,6 @@ class Trainer:
       optimizer: created in the same scope; it is built here.
       loss: a function of labels [E, C] and logits [E, C].
       strategy: has one or several replicas; the default strategy has one.
-
-    Attributes:
-      resumed_from: prefix of the checkpoint that `resume` restored, or "".
     """
 
     def __init__(
@@ -60,7 +57,6 @@ class Trainer:
         self.network = network
         self.optimizer = optimizer
         self.strategy = strategy
-        self.resumed_from = ""
         self._loss = loss
         with strategy.scope():
             optimizer.build(network.trainable_weights)
@@ -86,77 +82,39 @@ class Trainer:
         """The CRC-32 of each variable. Workers with equal variables have equal ones."""
         return [zlib.crc32(v.numpy().tobytes()) for v in self.variables.values()]
 
-    def first_not_finite(self) -> str:
-        """The name of the first variable with a value that is not finite; else ""."""
+    def check_finite(self) -> None:
+        """Raises a UserError if a variable has a value that is not finite."""
         for name, variable in self.variables.items():
             if not np.isfinite(variable.numpy()).all():
-                return name
-        return ""
-
-    def resume(self, train_dir: str) -> str:
-        """Restores the newest checkpoint that can be read; returns its prefix.
-
-        Newer checkpoints that are damaged are reported on stderr.
-
-        Raises:
-          CheckpointError: none can be read, or one does not fit the network.
-        """
-        prefixes = checkpoints.list_checkpoints(train_dir)
-        for prefix in reversed(prefixes):
-            try:
-                missing = checkpoints.restore_training(
-                    prefix, self.network, self.optimizer
+                raise UserError(
+                    f"step {self.steps_done}: {name} is not finite; {ADVICE}"
                 )
-            except checkpoints.UnreadableError as error:
-                if prefix == prefixes[0]:
-                    raise
-                print(f"warning: {error}; trying the previous one", file=sys.stderr)
-                continue
-            if missing:
-                print(
-                    f"warning: {prefix} lacks {len(missing)} variables of the "
-                    f"optimizer, which start at 0; the first steps may be too large",
-                    file=sys.stderr,
-                )
-            self.resumed_from = prefix
-            return prefix
-        raise checkpoints.CheckpointError(f"there is no checkpoint in {train_dir}")
 
-    def warm_start(
-        self,
-        prefix: str,
-        *,
-        include_scopes: Sequence[str] = (),
-        exclude_scopes: Sequence[str] = (),
-        moving_averages: bool = False,
-    ) -> WarmStart:
-        """Restores the variables that the scopes select from a checkpoint.
+    def steps(
+        self, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], last: int, stop: Any
+    ) -> Iterator[tuple[int, StepResult]]:
+        """Runs the steps up to the last one, or until a worker was asked to stop.
 
         Args:
-          prefix: the checkpoint.
-          moving_averages: whether the moving averages of batch norm are restored, too.
-            As in the original, they are not by default.
-          include_scopes, exclude_scopes: see `warm_start.plan_warm_start`.
+          batches: see `train_step`.
+          last: the number of the last step.
+          stop: true as soon as this worker is asked to stop.
 
-        Returns:
-          The names of the restored variables, and of the others with the reason.
+        Yields:
+          The number of each step, and its result.
 
         Raises:
-          UserError: the checkpoint or a scope cannot be used.
+          UserError: the loss is not finite.
         """
-        variables = {
-            name: variable
-            for name, variable in checkpoints.network_variables(self.network).items()
-            if moving_averages or not checkpoints.is_moving_average(name)
-        }
-        plan = plan_warm_start(
-            {name: tuple(variable.shape) for name, variable in variables.items()},
-            checkpoints.shapes(prefix),
-            include_scopes=include_scopes,
-            exclude_scopes=exclude_scopes,
-        )
-        checkpoints.restore(prefix, {name: variables[name] for name in plan.restored})
-        return plan
+        for step in range(self.steps_done + 1, last + 1):
+            # Each step also averages the stop requests of all workers.
+            request = tf.constant(float(bool(stop)))
+            result = self.train_step(*next(batches), request)
+            if not np.isfinite(loss := float(result.loss)):
+                raise UserError(f"step {step}: the loss is {loss}; {ADVICE}")
+            yield step, result
+            if float(result.stop_requests) > 0:
+                return
 
     def _train_step(
         self,

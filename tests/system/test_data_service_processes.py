@@ -18,6 +18,7 @@ from tagger.data import clips, wav
 from tagger.errors import UserError
 from tagger.hparams import parse_hparams
 from tagger.runs import checkpoints
+from tagger.runs.run import Run
 
 STEPS_FETCHED_AHEAD = 35  # at most: two epochs and a half
 
@@ -85,7 +86,7 @@ def test_training_and_resuming(dataset, service, tmp_path, capsys):
         )
         assert run_main(flags) == 0
     assert f"resuming from {tmp_path}/model.ckpt-2" in capsys.readouterr().err
-    assert checkpoints.list_checkpoints(tmp_path)[-1].endswith("model.ckpt-4")
+    assert Run(tmp_path).checkpoints()[-1].endswith("model.ckpt-4")
 
 
 def test_an_unreadable_clip_is_named(service, tmp_path):
@@ -203,7 +204,7 @@ def test_training_ends_if_the_data_service_remains_dead(
         line = "^stopped by SIGTERM" if number else "^error: --data_service"
         assert re.search(line, trainer.err, re.MULTILINE)
         assert "Traceback" not in trainer.err
-    newest = checkpoints.list_checkpoints(tmp_path / "run")[-1]
+    newest = Run(tmp_path / "run").checkpoints()[-1]
     last = max(trainer.losses())
     expected = last if number else last // 4 * 4
     assert checkpoints.checkpoint_step(newest) == expected

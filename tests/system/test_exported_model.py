@@ -15,6 +15,7 @@ from helpers import SMALL_HPARAMS, run_main, run_program, section_of, write_wav
 from test_export_model import varied_network
 
 from tagger.runs import checkpoints
+from tagger.runs.run import Run
 from tagger.runs.run_record import write_hparams
 
 # Code that follows an example of docs/export.md and a function `score` of float32 [S].
@@ -87,7 +88,7 @@ class Exported:
             class_names=["Noise", "Tone"],
         )
         variables = checkpoints.network_variables(network)
-        checkpoints.save(str(run), variables | {"global_step": np.int64(7)}, 7)
+        Run(str(run)).save(variables | {"global_step": np.int64(7)}, 7)
         done = run_program(
             "tools.export_model",
             f"--checkpoint={run}",

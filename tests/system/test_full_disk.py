@@ -18,6 +18,7 @@ from helpers import SMALL_HPARAMS, run_main
 
 from tagger.errors import UserError
 from tagger.runs import checkpoints
+from tagger.runs.run import Run
 from tools import make_dataset
 
 MEBIBYTE = 2**20
@@ -59,7 +60,7 @@ def test_training_on_a_disk_that_fills_keeps_the_checkpoints_there(
     output = capsys.readouterr().err
     assert "10 checkpoints of 13 MB, 0.1 GB in all" in output
     assert output.splitlines()[-1].startswith("error: --train_dir: ")
-    assert checkpoints.list_checkpoints(run) == []
+    assert Run(run).checkpoints() == []
     # As if another program fills the disk later:
     plenty = shutil.disk_usage(run)._replace(free=10**12)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: plenty)
@@ -67,7 +68,7 @@ def test_training_on_a_disk_that_fills_keeps_the_checkpoints_there(
     line = last_line(capsys)
     assert line.startswith(f"error: cannot write checkpoint model.ckpt-2 in {run}: ")
     assert "space" in line
-    prefixes = checkpoints.list_checkpoints(run)
+    prefixes = Run(run).checkpoints()
     assert [checkpoints.checkpoint_step(p) for p in prefixes] == [0, 1]
     assert not list(run.glob(checkpoints.SAVING_PREFIX + "*"))
     assert len(checkpoints.shapes(prefixes[-1])) == 138
@@ -136,11 +137,11 @@ def test_a_failed_write_keeps_the_earlier_checkpoints(tmp_path, small_files):
         {"x": tf.Variable(np.ones(size)), "global_step": tf.Variable(0)}
         for size in (1000, 50000)
     )
-    checkpoints.save(tmp_path, small, 1)
+    Run(tmp_path).save(small, 1)
     with pytest.raises(UserError, match=r"cannot write checkpoint model\.ckpt-2"):
-        checkpoints.save(tmp_path, large, 2)
+        Run(tmp_path).save(large, 2)
     assert [p.name for p in tmp_path.iterdir() if "2" in p.name] == []
-    checkpoints.restore(checkpoints.find_checkpoint(tmp_path, "--flag"), small)
+    checkpoints.restore(Run.find(tmp_path, "--flag").prefix, small)
 
 
 def test_a_data_set_on_a_full_disk(tmp_path, small_files, capfd):

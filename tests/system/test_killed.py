@@ -20,7 +20,9 @@ import tensorflow as tf
 from helpers import PROGRAM_ENVIRONMENT, SMALL_HPARAMS, run_main
 from processes import Process
 
-from tagger.runs import checkpoints, results
+from tagger.runs import checkpoints, eval_folder
+from tagger.runs.eval_folder import EvalFolder
+from tagger.runs.run import Run
 
 KILLS = int(os.environ.get("TAGGER_KILLS", 1))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -59,7 +61,7 @@ def kill(process: Process, sign: str, seconds: float, number: signal.Signals) ->
 
 def newest_step(train_dir: pathlib.Path) -> int:
     """Checks that the checkpoints are complete; returns the newest step, or -1."""
-    prefixes = checkpoints.list_checkpoints(train_dir)
+    prefixes = Run(train_dir).checkpoints()
     for prefix in prefixes[-2:]:
         reader = tf.train.load_checkpoint(prefix)
         values = {name: reader.get_tensor(name) for name in checkpoints.shapes(prefix)}
@@ -174,10 +176,10 @@ def test_a_kill_while_the_best_scores_are_replaced(dataset, trained, tmp_path, c
     eval_dir = tmp_path / "eval"
     flags = dataset.eval_flags(trained, eval_dir)
     assert run_main(flags) == 0
-    path = eval_dir / results.SCORES_FILE
+    path = eval_dir / eval_folder.SCORES_FILE
     before = path.read_bytes()
-    best = results.best_step(results.read_results(eval_dir))
-    marker = results.marker_path(eval_dir, best)
+    best, _ = EvalFolder(eval_dir).best()
+    marker = EvalFolder(eval_dir).marker(best)
     marker.unlink()
     command = [sys.executable, "-c", KILLED_WHILE_SAVING, *flags]
     killed = subprocess.run(command, env=PROGRAM_ENVIRONMENT, capture_output=True)

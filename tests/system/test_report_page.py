@@ -21,7 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
-from tagger.runs import results
+from tagger.runs import eval_folder
 
 BROWSER, DRIVER = map(shutil.which, ("chromium", "chromedriver"))
 OPTIONS = (
@@ -84,7 +84,7 @@ def long_names_page(tmp_path_factory) -> pathlib.Path:
     """The page about an evaluation with long names of classes, which have few clips."""
     folder = tmp_path_factory.mktemp("names")
     write_evaluation(folder / "eval", 1, num_clips=24)
-    path = folder / "eval" / results.SCORES_FILE
+    path = folder / "eval" / eval_folder.SCORES_FILE
     with np.load(path) as arrays:
         contents = dict(arrays) | {"class_names": np.array(LONG_NAMES)}
     np.savez(path, **contents)

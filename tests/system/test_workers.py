@@ -11,6 +11,7 @@ from helpers import SMALL_HPARAMS, free_ports, run_main
 from processes import SMALL_RUNNER, Process
 
 from tagger.runs import checkpoints
+from tagger.runs.run import Run
 
 HPARAMS = SMALL_HPARAMS.replace("batch_size=4", "batch_size=6")  # of 2 or 3 workers
 
@@ -43,7 +44,7 @@ def workers(folder: pathlib.Path, *flags_of_each: list[str]):
 
 
 def newest_step(train_dir: pathlib.Path) -> int:
-    return checkpoints.checkpoint_step(checkpoints.list_checkpoints(train_dir)[-1])
+    return checkpoints.checkpoint_step(Run(train_dir).checkpoints()[-1])
 
 
 def test_three_workers_stop_together_and_one_that_dies_ends_the_other(
@@ -90,7 +91,7 @@ def test_workers_with_different_flags_are_an_error(dataset, tmp_path):
         for worker in both:
             assert worker.status() == 1
             assert "the same flags" in worker.err.splitlines()[-1]
-    assert not checkpoints.list_checkpoints(run)
+    assert not Run(run).checkpoints()
 
 
 def test_a_port_in_use_is_an_error(dataset, tmp_path):
