@@ -1,13 +1,11 @@
 """Computes the lwlrap of checkpoints, also during training. Used by --mode eval."""
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +15,7 @@ import model
 from tagger.data.clips import Clips, read_clips
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap
+from tagger.options import EvalOptions
 from tagger.runs import checkpoints, results
 from tagger.terminal import machine
 from tagger.terminal.files import atomic, locked, make_folder, write_whole
@@ -30,24 +29,7 @@ POLL_SECONDS = 2
 MAX_SAME_RANKING = 0.95  # Share of the clips; a note is printed above it.
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to evaluate. Each field is the value of the flag with its name."""
-
-    class_map_path: str
-    eval_clip_dir: str
-    eval_csv_path: str
-    train_dir: str
-    eval_dir: str
-    model: str | None = None  # None: the model that was trained
-    hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # overrides
-    eval_every_k: int = 1
-    eval_shard: tuple[int, int] = (0, 1)  # index of this part, number of parts
-    eval_timeout_secs: float = 600  # 0: do not wait; negative: wait without limit
-    mixed_precision: bool = False
-
-
-def evaluate(options: Options) -> None:
+def evaluate(options: EvalOptions) -> None:
     """Evaluates all checkpoints in train_dir, oldest first, then waits for new ones.
 
     Writes `eval-N.txt` for each checkpoint and TensorBoard's events to eval_dir. A
@@ -106,7 +88,9 @@ def _report_empty_classes(clips: Clips, class_names: Sequence[str]) -> None:
         )
 
 
-def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) -> None:
+def _check_same_run(
+    options: EvalOptions, clips: Clips, class_names: Sequence[str]
+) -> None:
     """Checks that eval_dir has no results for other checkpoints, clips or labels.
 
     The first evaluator writes what it evaluates to `evaluated.json`, as soon as there
@@ -130,7 +114,7 @@ def _check_same_run(options: Options, clips: Clips, class_names: Sequence[str]) 
         )
 
 
-def _locked_part(options: Options) -> contextlib.AbstractContextManager[None]:
+def _locked_part(options: EvalOptions) -> contextlib.AbstractContextManager[None]:
     """Locks this evaluator's part; a UserError if another one has locked it."""
     index, num_evaluators = options.eval_shard
     error = UserError(
@@ -141,7 +125,7 @@ def _locked_part(options: Options) -> contextlib.AbstractContextManager[None]:
     return locked(path, error)
 
 
-def _new_checkpoints(options: Options) -> Iterator[str]:
+def _new_checkpoints(options: EvalOptions) -> Iterator[str]:
     """Yields the checkpoints of this evaluator without a marker, and waits for more.
 
     A checkpoint that could not be read has no marker. It is not yielded again.
@@ -172,7 +156,7 @@ def _new_checkpoints(options: Options) -> Iterator[str]:
         time.sleep(POLL_SECONDS)
 
 
-def _own_checkpoints(options: Options) -> list[str]:
+def _own_checkpoints(options: EvalOptions) -> list[str]:
     """The checkpoints of this evaluator: every k-th, and of these every n-th.
 
     They are counted in the order in which the evaluators of eval_dir first saw them.
@@ -191,7 +175,7 @@ def _own_checkpoints(options: Options) -> list[str]:
 class _Evaluator:
     """Evaluates checkpoints of one network on the same N clips."""
 
-    def __init__(self, options: Options, clips: Clips, class_names: Sequence[str]):
+    def __init__(self, options: EvalOptions, clips: Clips, class_names: Sequence[str]):
         self._options = options
         self._clips = clips
         self._class_names = class_names

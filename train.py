@@ -1,7 +1,7 @@
 """Trains the model on labelled clips. Used by --mode train.
 
-The order of this file is: options (`Options`), start (`train`), loop (`_loop`). The
-training step is in tagger/training/trainer.py.
+The order of this file is: start (`train`), loop (`_loop`). The training step is in
+tagger/training/trainer.py.
 """
 
 import contextlib
@@ -11,8 +11,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +22,7 @@ from tagger import hparams as hparams_lib
 from tagger.data.clips import Clips, read_clips
 from tagger.errors import UserError
 from tagger.hparams import Hparams
+from tagger.options import TrainOptions
 from tagger.runs import checkpoints, run_record
 from tagger.terminal import files, machine, signals
 from tagger.terminal.progress import print_step, progress_bar
@@ -33,35 +33,6 @@ from tagger.training.trainer import Trainer
 
 DEFAULT_PASSES = 1000  # passes over the data, if --max_steps is 0
 ADVICE = "earlier checkpoints are unchanged; a lower lr may help"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to train. Each field is the value of the flag with its name.
-
-    `hparams` contains only the values in --hparams, by name.
-    """
-
-    class_map_path: str
-    train_clip_dir: str
-    train_csv_path: str
-    train_dir: str
-    model: str | None = None  # None: the model of the run, or the default
-    hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    mixed_precision: bool = False
-    epoch_num_batches: int = 0
-    max_steps: int = 0
-    checkpoint_steps: int = 100
-    keep_checkpoints: int = 0
-    summary_steps: int = 10
-    seed: int | None = None
-    warmstart_checkpoint: str = ""
-    warmstart_include_scopes: Sequence[str] = ()
-    warmstart_exclude_scopes: Sequence[str] = ()
-    warmstart_moving_averages: bool = False
-    train_scopes: Sequence[str] = ()
-    devices: Sequence[str] = ()
-    data_service: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +49,7 @@ class Plan:
       max_steps: the step to stop at.
     """
 
-    options: Options
+    options: TrainOptions
     model_name: str
     hparams: Hparams
     class_names: Sequence[str]
@@ -87,7 +58,7 @@ class Plan:
     max_steps: int
 
 
-def train(options: Options) -> int:
+def train(options: TrainOptions) -> int:
     """Trains until max_steps, or until a signal stops it.
 
     Returns:
@@ -148,7 +119,7 @@ def train(options: Options) -> int:
         return _loop(trainer, plan, workers, seed)
 
 
-def _plan(options: Options, class_names: Sequence[str], clips: Clips) -> Plan:
+def _plan(options: TrainOptions, class_names: Sequence[str], clips: Clips) -> Plan:
     """Returns and prints the plan of a run; computes the counts that are 0."""
     model_name = options.model or hparams_lib.MODEL_NAMES[0]
     hparams = hparams_lib.model_hparams(model_name, options.hparams)

@@ -10,17 +10,16 @@ import pytest
 import tensorflow as tf
 from helpers import SMALL_HPARAMS, free_ports, run_main
 
-import runner
 import train
 from tagger.data.clips import read_clips
 from tagger.errors import UserError
 from tagger.hparams import Hparams, parse_hparams
+from tagger.options import TrainOptions
 from tagger.runs import checkpoints
 from tagger.training import distribution
 from tagger.training.trainer import Trainer
 
 BATCH = 16
-NO_PATHS = dict.fromkeys(runner.REQUIRED["train"], "")
 
 TWO_HOSTS = ["a:1", "b:2"]
 FOR_WORKERS = SMALL_HPARAMS.replace("batch_size=4", "batch_size=6")  # 2 or 3 of them
@@ -238,7 +237,9 @@ def test_too_few_clips_for_the_workers(dataset):
         flag_prefix="train",
     )
     one = train.Plan(
-        options=train.Options(**NO_PATHS),
+        options=TrainOptions(
+            class_map_path="", train_clip_dir="", train_csv_path="", train_dir=""
+        ),
         model_name="mobilenet-v1",
         hparams=Hparams(),
         class_names=[],
