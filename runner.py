@@ -72,7 +72,7 @@ def help_text() -> str:
         parts = [f"--[no]{name}:" if flag.boolean else f"--{name}:", flag.help]
         if name == "mode" or ALL_FIELDS[name].metadata["required"]:
             parts.insert(1, "(required)")
-        elif flag.default or type(flag.default) is int:
+        elif flag.default or type(flag.default) is int:  # not False, None or empty
             parts.append(f"(default: {flag.default})")
         modes = [mode for mode in MODES if name == "mode" or name in FIELDS[mode]]
         of_all = len(modes) == len(MODES)

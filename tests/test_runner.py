@@ -123,8 +123,7 @@ def test_each_required_flag_is_named_if_it_is_missing(mode, capsys):
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort"])
-def test_help_groups_the_flags_by_mode(flag, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "9999")
+def test_help_groups_the_flags_by_mode(flag, capsys):
     with pytest.raises(SystemExit) as exit:
         program.run(runner.main, ["runner.py", flag], help_text=runner.help_text)
     assert exit.value.code == 1
@@ -153,7 +152,7 @@ def test_help_groups_the_flags_by_mode(flag, capsys, monkeypatch):
     for title in titles:  # The required flags come first.
         marks = [required for group, required in listed.values() if group == title]
         assert marks == sorted(marks, reverse=True)
-    assert re.search(r"^  --checkpoint_steps: Steps .* \(default: 100\)$", output, re.M)
+    assert re.search(r"--checkpoint_steps: Steps [^-]*\(default:\s+100\)", output)
 
 
 def test_flags_of_another_mode_are_reported(capsys):
