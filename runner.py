@@ -17,7 +17,6 @@ and the exit status is 1.
 
 import functools
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,13 +76,7 @@ def help_text() -> str:
         modes = [mode for mode in MODES if name == "mode" or name in FIELDS[mode]]
         of_all = len(modes) == len(MODES)
         title = "flags of all modes" if of_all else f"--mode {' and '.join(modes)}"
-        text = textwrap.fill(
-            " ".join(parts),
-            flags.get_help_width(),
-            initial_indent="  ",
-            subsequent_indent="      ",
-            break_on_hyphens=False,
-        )
+        text = flags.text_wrap(" ".join(parts), indent=" " * 6, firstline_indent="  ")
         groups.setdefault(f"\n{title}:", []).append(text)
     sections = ["\n".join([title, *lines]) for title, lines in groups.items()]
     return "\n".join([__doc__.rstrip(), *sections])

@@ -41,10 +41,8 @@ def _option(
       parse: returns the value of the field for that of the flag, or raises UserError.
     """
     required = default is dataclasses.MISSING
-    metadata = {
-        **dict(meaning=meaning, low=low, high=high, names=names, parse=parse),
-        **dict(required=required, default=None if required else default),
-    }
+    metadata = dict(meaning=meaning, low=low, high=high, names=names, parse=parse)
+    metadata |= dict(required=required, default=None if required else default)
     if parse and not required:
         return dataclasses.field(
             default_factory=lambda: parse(default), metadata=metadata

@@ -15,6 +15,7 @@ import inference
 import runner
 import train
 from tagger import hparams
+from tagger.errors import UserError
 from tagger.options import FIELDS, MODES
 from tagger.runs import run_record
 from tagger.terminal import program
@@ -94,6 +95,24 @@ def test_contradictions_are_named_also_in_a_folder_with_a_run(
     assert "cosine=1 and lrdecay" in capsys.readouterr().err
 
 
+def test_hyperparameters_may_fit_only_those_of_the_run(tmp_path):
+    paths = dict.fromkeys(["class_map_path", "train_clip_dir", "train_csv_path"], "")
+    options = MODES["train"](
+        **paths,
+        train_dir=str(tmp_path),
+        hparams={"freq_masks": 1, "freq_mask_bands": 100},
+    )
+    with pytest.raises(UserError, match="freq_mask_bands"):
+        options.check()
+    run_record.write_hparams(
+        tmp_path,
+        model_name="yamnet",
+        hparams=hparams.Hparams(mel_bands=128),
+        class_names=["A"],
+    )
+    options.check()
+
+
 @pytest.mark.parametrize(
     ("mode", "module", "function"),
     [
@@ -133,7 +152,7 @@ def test_help_groups_the_flags_by_mode(flag, capsys):
     for line in output[len(runner.__doc__) :].splitlines():
         if flag := re.match(r"  --(?:\[no\])?(\w+): (\(required\) )?", line):
             listed[flag[1]] = (titles[-1], bool(flag[2]))
-        elif line:
+        elif line and not line.startswith(" "):
             titles.append(line)
     everywhere = "flags of all modes:"
     assert titles == [

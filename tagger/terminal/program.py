@@ -78,11 +78,8 @@ def run(
             file=sys.stderr,
         )
     try:
-        app.run(
-            functools.partial(_report_errors, main),
-            argv and list(argv),
-            functools.partial(_parse_flags, help_text),
-        )
+        parser = functools.partial(_parse_flags, help_text)
+        app.run(functools.partial(_report_errors, main), argv and list(argv), parser)
     except UnicodeDecodeError as error:
         sys.exit(f"error: --flagfile: {error}")
 
