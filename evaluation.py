@@ -1,11 +1,9 @@
 """Evaluates checkpoints during or after training. Used by --mode eval."""
 
-import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +13,7 @@ import model
 from tagger.data.clips import Clips, read_clips
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap
+from tagger.options import EvalOptions
 from tagger.runs import checkpoints
 from tagger.runs.eval_folder import EvalFolder
 from tagger.runs.run import Run
@@ -30,24 +29,7 @@ POLL_SECONDS = 2
 MAX_SAME_RANKING = 0.95  # Share of the clips; a note is printed above it.
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to evaluate. Each field is the value of the flag with its name."""
-
-    class_map_path: str
-    eval_clip_dir: str
-    eval_csv_path: str
-    train_dir: str
-    eval_dir: str
-    model: str | None = None  # None: the model that was trained
-    hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # overrides
-    eval_every_k: int = 1
-    eval_shard: tuple[int, int] = (0, 1)  # index of this part, number of parts
-    eval_timeout_secs: float = 600  # 0: do not wait; negative: wait without limit
-    mixed_precision: bool = False
-
-
-def evaluate(options: Options) -> None:
+def evaluate(options: EvalOptions) -> None:
     """Evaluates all checkpoints in train_dir, oldest first, then waits for new ones.
 
     Writes `eval-N.txt` for each checkpoint and TensorBoard's events to eval_dir. A
@@ -117,7 +99,7 @@ def _report_empty_classes(clips: Clips, class_names: Sequence[str]) -> None:
 
 
 def _new_checkpoints(
-    options: Options, run: Run, evaluation: EvalFolder
+    options: EvalOptions, run: Run, evaluation: EvalFolder
 ) -> Iterator[str]:
     """Yields the checkpoints of this evaluator without a result, and waits for more.
 
@@ -149,7 +131,9 @@ def _new_checkpoints(
         time.sleep(POLL_SECONDS)
 
 
-def _own_checkpoints(options: Options, run: Run, evaluation: EvalFolder) -> list[str]:
+def _own_checkpoints(
+    options: EvalOptions, run: Run, evaluation: EvalFolder
+) -> list[str]:
     """The checkpoints of this evaluator: every k-th, and of these every n-th.
 
     They are counted in the order in which the evaluators of eval_dir first saw them.
@@ -170,7 +154,7 @@ class _Evaluator:
 
     def __init__(
         self,
-        options: Options,
+        options: EvalOptions,
         evaluation: EvalFolder,
         clips: Clips,
         class_names: Sequence[str],

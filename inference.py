@@ -1,11 +1,9 @@
 """Writes the scores of all clips in a folder to a CSV. Used by --mode inference."""
 
-import dataclasses
 import os
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,6 +18,7 @@ from tagger.data.clips import (
 )
 from tagger.data.wav import SOUND_EXTENSIONS, read_wav_headers
 from tagger.errors import UserError
+from tagger.options import InferenceOptions
 from tagger.runs.checkpoints import fingerprint
 from tagger.runs.run import Run
 from tagger.terminal import machine
@@ -27,21 +26,7 @@ from tagger.terminal.files import make_folder
 from tagger.terminal.progress import counted, print_result, progress_bar
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to score. Each field is the value of the flag with its name."""
-
-    class_map_path: str
-    inference_clip_dir: str
-    inference_checkpoint: Sequence[str]  # The scores of several are averaged.
-    predictions_csv_path: str
-    model: str | None = None  # None: the model that was trained
-    hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # overrides
-    inference_shard: tuple[int, int] = (0, 1)  # index of this part, number of parts
-    mixed_precision: bool = False
-
-
-def predict(options: Options) -> list[str]:
+def predict(options: InferenceOptions) -> list[str]:
     """Writes one row of C scores in [0, 1] for each `*.wav` file of a folder.
 
     A clip that cannot be read gets the score 0 in every class. It does not stop the
@@ -149,7 +134,10 @@ def _read_headers(
 
 
 def _score(
-    options: Options, prefixes: Sequence[str], clips: Clips, class_names: Sequence[str]
+    options: InferenceOptions,
+    prefixes: Sequence[str],
+    clips: Clips,
+    class_names: Sequence[str],
 ) -> np.ndarray:
     """The mean of the scores that checkpoints give to N clips.
 

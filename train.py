@@ -9,8 +9,7 @@ import itertools
 import secrets
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
@@ -18,6 +17,7 @@ import inputs
 import model
 from tagger.data.clips import Clips, read_clips
 from tagger.hparams import MAX_SEED, MODEL_NAMES, Hparams, describe_hparams
+from tagger.options import TrainOptions
 from tagger.runs import checkpoints
 from tagger.runs.run import Run
 from tagger.runs.warm_start import warm_start
@@ -30,36 +30,7 @@ from tagger.training.trainer import Trainer
 DEFAULT_PASSES = 1000  # passes over the data, if --max_steps is 0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to train. Each field is the value of the flag with its name.
-
-    `hparams` contains only the values in --hparams, by name.
-    """
-
-    class_map_path: str
-    train_clip_dir: str
-    train_csv_path: str
-    train_dir: str
-    model: str | None = None  # None: the model of the run, or the default
-    hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    mixed_precision: bool = False
-    epoch_num_batches: int = 0
-    max_steps: int = 0
-    checkpoint_steps: int = 100
-    keep_checkpoints: int = 0
-    summary_steps: int = 10
-    seed: int | None = None
-    warmstart_checkpoint: str = ""
-    warmstart_include_scopes: Sequence[str] = ()
-    warmstart_exclude_scopes: Sequence[str] = ()
-    warmstart_moving_averages: bool = False
-    train_scopes: Sequence[str] = ()
-    devices: Sequence[str] = ()
-    data_service: str = ""
-
-
-def train(options: Options) -> int:
+def train(options: TrainOptions) -> int:
     """Trains until max_steps, or until a signal stops it.
 
     Returns:
@@ -189,7 +160,7 @@ def define_trainer(
 def _start(
     run: Run,
     trainer: Trainer,
-    options: Options,
+    options: TrainOptions,
     hparams: Hparams,
     class_names: Sequence[str],
 ) -> None:
@@ -219,7 +190,11 @@ def _start(
 
 
 def _batches(
-    clips: Clips, hparams: Hparams, options: Options, workers: Distribution, seed: int
+    clips: Clips,
+    hparams: Hparams,
+    options: TrainOptions,
+    workers: Distribution,
+    seed: int,
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """The batches of the steps, each for all local replicas, without end.
 
@@ -249,7 +224,7 @@ def _loop(
     run: Run,
     trainer: Trainer,
     workers: Distribution,
-    options: Options,
+    options: TrainOptions,
     hparams: Hparams,
     batches: Iterator[tuple[tf.Tensor, tf.Tensor]],
     max_steps: int,
@@ -275,7 +250,9 @@ def _loop(
     return step
 
 
-def _save(run: Run, trainer: Trainer, workers: Distribution, options: Options) -> None:
+def _save(
+    run: Run, trainer: Trainer, workers: Distribution, options: TrainOptions
+) -> None:
     """Saves a checkpoint. Only the chief writes it.
 
     Raises:

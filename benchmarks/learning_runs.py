@@ -12,6 +12,7 @@ import measure  # noqa: F401 (first, because it finds the project)
 import numpy as np
 import numpy.typing as npt
 
+from tagger.options import EvalOptions, TrainOptions
 from tagger.runs.eval_folder import EvalFolder
 from tagger.terminal import program
 
@@ -71,7 +72,7 @@ def train_and_evaluate(
       train_csv: the clips to train on, in audio/.
       fold: K.
       mixed_precision: in training and evaluation.
-      options: further fields of `train.Options`.
+      options: further fields of `TrainOptions`.
 
     Returns:
       The overall lwlrap of the checkpoints, by step, without that of step 0.
@@ -84,7 +85,7 @@ def train_and_evaluate(
     keras.backend.clear_session()
     shutil.rmtree(folder, ignore_errors=True)
     stopped_by = train.train(
-        train.Options(
+        TrainOptions(
             class_map_path=str(data / "class_map.csv"),
             train_clip_dir=str(data / "audio"),
             train_csv_path=str(train_csv),
@@ -110,7 +111,7 @@ def evaluate(
     for path in folder.glob("model.ckpt-0.*"):
         path.unlink()
     evaluation.evaluate(
-        evaluation.Options(
+        EvalOptions(
             class_map_path=str(data / "class_map.csv"),
             eval_clip_dir=str(data / "audio"),
             eval_csv_path=str(data / f"val{fold}.csv"),
@@ -120,7 +121,7 @@ def evaluate(
             mixed_precision=mixed_precision,
         )
     )
-    return EvalFolder(str(folder / "eval")).results()
+    return EvalFolder(folder / "eval").results()
 
 
 def standard_error(values: npt.ArrayLike) -> np.ndarray:

@@ -15,6 +15,7 @@ import train
 from tagger.data.clips import read_clips
 from tagger.errors import UserError
 from tagger.hparams import Hparams, parse_hparams
+from tagger.options import TrainOptions
 from tagger.runs import checkpoints
 from tagger.training import distribution
 from tagger.training.trainer import Trainer
@@ -238,7 +239,7 @@ def test_too_few_clips_for_the_workers(dataset):
         check_class_map=lambda names: None,
     )
     one = clips.take(np.array([0]))
-    options = train.Options(**NO_PATHS)
+    options = TrainOptions(**NO_PATHS)
     with pytest.raises(UserError, match="each of the 2 workers, but got 1"):
         two_workers().check_inputs(options, Hparams(), [], one)
 

@@ -14,6 +14,7 @@ import evaluation
 from tagger import hparams
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap
+from tagger.options import EvalOptions
 from tagger.runs import checkpoints
 from tagger.runs.eval_folder import EvalFolder
 from tagger.runs.run import Run
@@ -34,9 +35,9 @@ def overall_of(eval_dir, step: int) -> float:
     return float((eval_dir / f"eval-{step}.txt").read_text().split()[-1])
 
 
-def options(**values) -> evaluation.Options:
+def options(**values) -> EvalOptions:
     unused = dict(class_map_path="", eval_clip_dir="", eval_csv_path="")
-    return evaluation.Options(**unused | dict(train_dir="", eval_dir="") | values)
+    return EvalOptions(**unused | dict(train_dir="", eval_dir="") | values)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The command line: flags, errors, help, and the tables in docs/."""
 
 import ast
-import dataclasses
 import os
 import pathlib
 import re
@@ -16,6 +15,8 @@ import inference
 import runner
 import train
 from tagger import hparams
+from tagger.errors import UserError
+from tagger.options import FIELDS, MODES
 from tagger.runs import run_record
 from tagger.terminal import program
 
@@ -31,11 +32,7 @@ INFERENCE = (
     "--mode=inference --class_map_path=m --inference_clip_dir=d "
     "--inference_checkpoint=k --predictions_csv_path=p "
 )
-OPTIONS = {
-    "train": train.Options,
-    "eval": evaluation.Options,
-    "inference": inference.Options,
-}
+COMMANDS = {"train": TRAIN, "eval": EVAL, "inference": INFERENCE}
 
 
 @pytest.mark.parametrize(
@@ -98,29 +95,83 @@ def test_contradictions_are_named_also_in_a_folder_with_a_run(
     assert "cosine=1 and lrdecay" in capsys.readouterr().err
 
 
-def names_of(options: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(options)]
+def test_hyperparameters_may_fit_only_those_of_the_run(tmp_path):
+    paths = dict.fromkeys(["class_map_path", "train_clip_dir", "train_csv_path"], "")
+    options = MODES["train"](
+        **paths,
+        train_dir=str(tmp_path),
+        hparams={"freq_masks": 1, "freq_mask_bands": 100},
+    )
+    with pytest.raises(UserError, match="freq_mask_bands"):
+        options.check()
+    run_record.write_hparams(
+        tmp_path,
+        model_name="yamnet",
+        hparams=hparams.Hparams(mel_bands=128),
+        class_names=["A"],
+    )
+    options.check()
 
 
-@pytest.mark.parametrize("mode", OPTIONS)
-def test_each_mode_takes_its_flags_with_their_defaults(mode):
-    fields = dataclasses.fields(OPTIONS[mode])
-    required = [f.name for f in fields if f.default is f.default_factory]
-    assert sorted(required) == sorted(runner.REQUIRED[mode])
-    given = {"train": TRAIN, "eval": EVAL, "inference": INFERENCE}[mode]
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, f"run_{mode}", lambda: seen.append(1) or 0)
-        assert run_main(given.split()) == 0
-    options = runner.make_options(OPTIONS[mode])
-    for field in fields:
-        if field.name not in required:
-            default = field.default
-            if default is dataclasses.MISSING:
-                default = field.default_factory()
-            value = getattr(options, field.name)
-            assert type(default)(value) == default if default is not None else not value
-    assert seen
+@pytest.mark.parametrize(
+    ("mode", "module", "function"),
+    [
+        ("train", train, "train"),
+        ("eval", evaluation, "evaluate"),
+        ("inference", inference, "predict"),
+    ],
+)
+def test_each_mode_takes_its_flags_with_their_defaults(
+    mode, module, function, monkeypatch
+):
+    taken = []
+    monkeypatch.setattr(module, function, taken.append)
+    given = dict(re.findall(r"--(\w+)=(\w)(?: |$)", COMMANDS[mode]))
+    given |= {"inference_checkpoint": ("k",)} if mode == "inference" else {}
+    assert run_main(COMMANDS[mode].split()) == 0
+    assert taken == [MODES[mode](**given)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_required_flag_is_named_if_it_is_missing(mode, capsys):
+    required = [name for name, f in FIELDS[mode].items() if f.metadata["required"]]
+    assert run_main([f"--mode={mode}"]) == 1
+    errors = capsys.readouterr().err
+    assert re.findall(r"--(\w+)", errors) == ["mode", *required]
+    assert sorted(required) == sorted(re.findall(r"--(\w+)=\w(?: |$)", COMMANDS[mode]))
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort"])
+def test_help_groups_the_flags_by_mode(flag, capsys):
+    with pytest.raises(SystemExit) as exit:
+        program.run(runner.main, ["runner.py", flag], help_text=runner.help_text)
+    assert exit.value.code == 1
+    output = capsys.readouterr().out
+    assert output.startswith(runner.__doc__)
+    listed, titles = {}, []
+    for line in output[len(runner.__doc__) :].splitlines():
+        if flag := re.match(r"  --(?:\[no\])?(\w+): (\(required\) )?", line):
+            listed[flag[1]] = (titles[-1], bool(flag[2]))
+        elif line and not line.startswith(" "):
+            titles.append(line)
+    everywhere = "flags of all modes:"
+    assert titles == [
+        everywhere,
+        "--mode train:",
+        "--mode train and eval:",
+        "--mode eval:",
+        "--mode inference:",
+    ]
+    expected = {"mode": (everywhere, True)}
+    for name, field in runner.ALL_FIELDS.items():
+        modes = [mode for mode in MODES if name in FIELDS[mode]]
+        title = everywhere if len(modes) == 3 else f"--mode {' and '.join(modes)}:"
+        expected[name] = (title, field.metadata["required"])
+    assert listed == expected
+    for title in titles:  # The required flags come first.
+        marks = [required for group, required in listed.values() if group == title]
+        assert marks == sorted(marks, reverse=True)
+    assert re.search(r"--checkpoint_steps: Steps [^-]*\(default:\s+100\)", output)
 
 
 def test_flags_of_another_mode_are_reported(capsys):
@@ -138,10 +189,10 @@ def test_flags_are_read_from_a_file(tmp_path, capsys):
 
 
 def test_an_error_of_tensorflow_keeps_its_traceback(monkeypatch, capsys):
-    def fail():
+    def fail(options):
         raise tf.errors.InternalError(None, None, "it broke")
 
-    monkeypatch.setattr(runner, "run_train", fail)
+    monkeypatch.setattr(train, "train", fail)
     assert run_main(TRAIN.split()) == 1
     errors = capsys.readouterr().err
     assert errors.startswith("Traceback")
@@ -170,14 +221,14 @@ def test_the_recipe_has_the_published_values():
 def test_the_documentation_lists_every_flag_with_its_default():
     listed = {row[0]: row[1:] for row in table_of_page("docs/reference.md", "Flags")}
     expected = {}
-    for flag in runner.FLAGS.get_key_flags_for_module("runner"):
-        modes = [mode for mode in OPTIONS if flag.name in names_of(OPTIONS[mode])]
-        everywhere = flag.name == "mode" or len(modes) == len(OPTIONS)
-        modes = "all" if everywhere else ", ".join(modes)
-        text = flag.help.rpartition(">: ")[2]  # absl puts the values of an enum first.
-        unset = flag.default in ("", None, []) or flag.default is False
-        default = "" if unset else f"`{flag.default}`"
-        expected[f"`--{flag.name}`"] = [modes, default, text]
+    for name, field in runner.ALL_FIELDS.items():
+        modes = [mode for mode in MODES if name in FIELDS[mode]]
+        option = field.metadata
+        unset = option["default"] in ("", None, ()) or option["default"] is False
+        default = "" if unset else f"`{option['default']}`"
+        modes = "all" if len(modes) == len(MODES) else ", ".join(modes)
+        expected[f"`--{name}`"] = [modes, default, option["meaning"]]
+    assert listed.pop("`--mode`")[:2] == ["all", ""]
     assert listed == expected
 
 
@@ -211,9 +262,21 @@ def test_the_documentation_counts_the_corpus():
     assert text in (ROOT / "docs" / "reliability.md").read_text()
 
 
-MODES = {"train", "evaluation", "inference"}
-LAYERS = ({"runner"}, MODES, {"inputs", "model"}, {"tagger"})
-WITHOUT_TENSORFLOW = ("hparams", "run_record", "clips", "wav", "lwlrap", "files")
+LAYERS = (
+    {"runner"},
+    {"train", "evaluation", "inference"},
+    {"inputs", "model"},
+    {"tagger"},
+)
+WITHOUT_TENSORFLOW = (
+    "hparams",
+    "options",
+    "run_record",
+    "clips",
+    "wav",
+    "lwlrap",
+    "files",
+)
 
 
 def imports_of(path: pathlib.Path) -> set[str]:

@@ -26,6 +26,7 @@ from tagger.terminal import signals
 
 GPU_SECONDS = 10  # to wait for the driver's list of GPUs
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
+HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"}
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # Lines that TensorFlow writes at every start: logs of level I (with the time before or
 # after it), and what follows them.
@@ -47,6 +48,7 @@ def run(
     argv: Sequence[str] | None = None,
     *,
     lossy_stdout: bool = False,
+    help_text: Callable[[], str] | None = None,
 ) -> None:
     """Parses the flags, calls main, and exits.
 
@@ -62,6 +64,7 @@ def run(
       argv: the command line; None: the command line of this process.
       lossy_stdout: whether text that cannot be written to stdout for another reason,
         such as a full disk, is lost, too. If not, it is an error.
+      help_text: returns what --help prints; None: absl's list of the flags.
 
     Raises:
       SystemExit: always.
@@ -75,9 +78,17 @@ def run(
             file=sys.stderr,
         )
     try:
-        app.run(functools.partial(_report_errors, main), argv and list(argv))
+        parser = functools.partial(_parse_flags, help_text)
+        app.run(functools.partial(_report_errors, main), argv and list(argv), parser)
     except UnicodeDecodeError as error:
         sys.exit(f"error: --flagfile: {error}")
+
+
+def _parse_flags(help_text: Callable[[], str] | None, argv: list[str]) -> list[str]:
+    if help_text and HELP_FLAGS & set(argv):
+        print(help_text())
+        sys.exit(1)  # as after absl's own help
+    return app.parse_flags_with_usage(argv)
 
 
 def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
