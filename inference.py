@@ -86,7 +86,7 @@ def list_wavs(clip_dir: str) -> list[str]:
     if not os.path.isdir(clip_dir):
         raise UserError(f"--inference_clip_dir: there is no folder {clip_dir}")
     with os.scandir(clip_dir) as entries:
-        folders = {entry.name: entry.is_dir() for entry in entries}
+        folders = {entry.name: os.path.isdir(entry.path) for entry in entries}
     sounds = [
         name
         for name in sorted(folders)

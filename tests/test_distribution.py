@@ -10,18 +10,19 @@ import pytest
 import tensorflow as tf
 from helpers import SMALL_HPARAMS, run_main
 
-import runner
 import train
 from tagger.data.clips import read_clips
 from tagger.errors import UserError
 from tagger.hparams import Hparams, parse_hparams
-from tagger.options import TrainOptions
+from tagger.options import FIELDS, TrainOptions
 from tagger.runs import checkpoints
 from tagger.training import distribution
 from tagger.training.trainer import Trainer
 
 BATCH = 16
-NO_PATHS = dict.fromkeys(runner.REQUIRED["train"], "")
+NO_PATHS = {
+    name: "" for name, field in FIELDS["train"].items() if field.metadata["required"]
+}
 
 TWO_HOSTS = ["a:1", "b:2"]
 FOR_WORKERS = SMALL_HPARAMS.replace("batch_size=4", "batch_size=6")  # 2 or 3 of them

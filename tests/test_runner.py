@@ -104,7 +104,7 @@ def test_hyperparameters_may_fit_only_those_of_the_run(tmp_path):
     )
     with pytest.raises(UserError, match="freq_mask_bands"):
         options.check()
-    run_record.write_hparams(
+    run_record.write_record(
         tmp_path,
         model_name="yamnet",
         hparams=hparams.Hparams(mel_bands=128),
