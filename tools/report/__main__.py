@@ -26,6 +26,11 @@ from collections.abc import Container, Iterable, Sequence
 import numpy as np
 from absl import flags
 
+from recordings.thresholds import (
+    DEFAULT_THRESHOLD,
+    THRESHOLDS_FILE,
+    write_thresholds,
+)
 from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.runs import results, run_record
@@ -314,18 +319,14 @@ def main(argv: Sequence[str]) -> int:
     )
     path = os.path.join(eval_dir, "report.html")
     write_whole(pathlib.Path(path), page)
-    results.write_thresholds(
+    write_thresholds(
         eval_dir,
         {
-            result.name: result.threshold
-            if result.num_clips
-            else results.DEFAULT_THRESHOLD
+            result.name: result.threshold if result.num_clips else DEFAULT_THRESHOLD
             for result in found
         },
     )
-    print_result(
-        f"{path} and {results.THRESHOLDS_FILE} written for step {evaluation.step}"
-    )
+    print_result(f"{path} and {THRESHOLDS_FILE} written for step {evaluation.step}")
     return 0
 
 

@@ -36,10 +36,15 @@ from recordings.segments import (
     write_embeddings,
     write_label_track,
 )
+from recordings.thresholds import (
+    DEFAULT_THRESHOLD,
+    order_thresholds,
+    read_thresholds,
+)
 from tagger.data.clips import read_class_map, write_csv
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams, parse_overrides
-from tagger.runs import results, run_record
+from tagger.runs import run_record
 from tagger.terminal import program
 from tagger.terminal.files import atomic, make_folder
 from tagger.terminal.progress import counted, print_result, printable, progress_bar
@@ -59,7 +64,7 @@ def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_integer("top", 5, "Classes to print for each file.", lower_bound=1)
     flags.DEFINE_float(
-        "threshold", results.DEFAULT_THRESHOLD, "Lowest score of a detection.", 0, 1
+        "threshold", DEFAULT_THRESHOLD, "Lowest score of a detection.", 0, 1
     )
     flags.DEFINE_string(
         "thresholds",
@@ -322,7 +327,7 @@ def tag_files(
     )
     thresholds, marked_from = FLAGS.threshold, None
     if by_class is not None:
-        thresholds = marked_from = results.order_thresholds(
+        thresholds = marked_from = order_thresholds(
             by_class, class_names, "--thresholds"
         )
         print("* marks scores that reach the threshold of the class", file=sys.stderr)
@@ -370,7 +375,7 @@ def main(argv: Sequence[str]) -> int:
     if FLAGS.thresholds:
         if FLAGS["threshold"].present:
             raise UserError("--thresholds replaces --threshold; give only one of them")
-        by_class = results.read_thresholds(FLAGS.thresholds, "--thresholds")
+        by_class = read_thresholds(FLAGS.thresholds, "--thresholds")
     found = decoding.find_files(argv[2:])
     check_results(found)
     program.start_tensorflow()
