@@ -38,10 +38,6 @@ SILENCE = 0.5 / 2**15  # A peak up to this is rounded to zeros of 16 bits.
 MAX_FRAMES = 2**62  # libsndfile reports more if the header has no length.
 # libsndfile corrects sizes beyond the end of a WAV or AIFF file, and logs this.
 CORRECTED_SIZE = re.compile(r"(?:data|SSND)\s*: (\d+) \(should be (\d+)\)")
-# An MP3 file that states its length has one of these at its start. For others,
-# libsndfile assumes that all frames are as large as the first.
-MP3_LENGTH_TAGS = (b"Xing", b"Info")
-MP3_START_BYTES = 2**20  # They may follow a picture.
 
 
 class Sound(NamedTuple):
@@ -102,19 +98,22 @@ def find_sounds(folder: str) -> tuple[list[Sound], int]:
 
     Returns:
       The files, sorted, with their paths below the folder as names, and the number of
-      other files. Hidden files and folders do not count.
+      other files. Hidden files and folders do not count. Links are followed, unless
+      they lead to a folder that contains them.
 
     Raises:
       UserError: a folder cannot be read; the message names it.
     """
-    sounds, num_others, seen = [], 0, set()
+    sounds, num_others, above = [], 0, {folder: []}
     walk = os.walk(folder, followlinks=True, onerror=_raise_named)
     for parent, folders, names in walk:
-        if os.path.realpath(parent) in seen:  # Links may form a loop.
+        real, containing = os.path.realpath(parent), above[parent]
+        if real in containing:  # a loop of links
             folders.clear()
             continue
-        seen.add(os.path.realpath(parent))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            above[os.path.join(parent, name)] = [*containing, real]
         for name in sorted(name for name in names if not name.startswith(".")):
             path = os.path.join(parent, name)
             extension = os.path.splitext(name)[1].lower()
@@ -171,8 +170,8 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
       resampled sounds may exceed it.
 
     Raises:
-      UserError: the file cannot be read, is cut off, or has samples that are not
-        finite; the message names it.
+      UserError: the file cannot be read, is cut off (which is not known of MP3, Ogg and
+        Opus files), or has samples that are not finite; the message names it.
     """
     check_file(path)
     try:
@@ -218,17 +217,10 @@ def _mono_blocks(file: soundfile.SoundFile, path: str) -> Iterator[np.ndarray]:
         claimed, found = int(corrected[1]), int(corrected[2])
     else:
         claimed, found = file.frames, total
-    if claimed < MAX_FRAMES and found < MIN_COMPLETE * claimed and _has_length(file):
+    # libsndfile can only estimate the length of some MP3 files.
+    known = file.format != "MP3" and claimed < MAX_FRAMES
+    if known and found < MIN_COMPLETE * claimed:
         raise UserError(f"{path}: is cut off; only {found / claimed:.0%} is there")
-
-
-def _has_length(file: soundfile.SoundFile) -> bool:
-    """Whether an open file states its length, so that a part may be missing."""
-    if file.format != "MP3":
-        return True
-    with open(file.name, "rb") as contents:
-        start = contents.read(MP3_START_BYTES)
-    return any(tag in start for tag in MP3_LENGTH_TAGS)
 
 
 def _resampled(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
