@@ -93,13 +93,14 @@ def _opened(path: str) -> Iterator[soundfile.SoundFile]:
         yield file
 
 
-def find_sounds(folder: str) -> tuple[list[Sound], int]:
+def find_sounds(folder: str) -> list[Sound]:
     """Finds the sound files in a folder and its sub-folders, by their extensions.
 
+    Hidden files and folders are ignored. The number of other files is printed. Links
+    are followed, unless they lead to a folder that contains them.
+
     Returns:
-      The files, sorted, with their paths below the folder as names, and the number of
-      other files. Hidden files and folders do not count. Links are followed, unless
-      they lead to a folder that contains them.
+      The files, sorted, with their paths below the folder as names.
 
     Raises:
       UserError: a folder cannot be read; the message names it.
@@ -122,7 +123,9 @@ def find_sounds(folder: str) -> tuple[list[Sound], int]:
                 sounds.append(Sound(path, below.as_posix()))
             else:
                 num_others += 1
-    return sounds, num_others
+    if num_others:
+        print(f"{folder}: {counted(num_others, 'other file')} ignored", file=sys.stderr)
+    return sounds
 
 
 def _raise_named(error: OSError) -> None:
@@ -146,10 +149,7 @@ def find_files(arguments: Sequence[str]) -> list[Sound]:
         for path in paths:
             sounds = [Sound(path, os.path.basename(path))]
             if os.path.isdir(path):
-                sounds, num_others = find_sounds(path)
-                if num_others:
-                    others = counted(num_others, "other file")
-                    print(f"{path}: {others} ignored", file=sys.stderr)
+                sounds = find_sounds(path)
                 if not sounds:
                     print(f"note: {path}: has no sound files", file=sys.stderr)
             for sound in sounds:
