@@ -9,7 +9,7 @@ from test_kaggle import run_pack
 from tagger.errors import UserError
 from tagger.runs import results
 from tools import export_model
-from tools.tag import __main__ as tag
+from tools.tag import scoring
 
 
 def test_every_program_takes_the_best_checkpoint(dataset, trained, tmp_path, capsys):
@@ -31,7 +31,7 @@ def test_every_program_takes_the_best_checkpoint(dataset, trained, tmp_path, cap
     uses = [
         lambda: run_main(dataset.inference_flags(best, out / "p.csv")),
         lambda: run_main(start),
-        lambda: tag.load(best),
+        lambda: scoring.load(best),
         lambda: export_model.export(
             checkpoint=best,
             class_map_path=str(dataset.class_map_path),

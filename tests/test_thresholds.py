@@ -40,3 +40,10 @@ def test_wrong_thresholds_are_named(tmp_path, text, line):
 def test_a_missing_file_of_thresholds_names_the_flag():
     with pytest.raises(UserError, match="--thresholds: .* none.csv"):
         thresholds.read_thresholds("none.csv", "--thresholds")
+
+
+@pytest.mark.parametrize(("names", "named"), [("A", "B"), ("ABC", "C")])
+def test_each_class_of_the_checkpoint_needs_a_threshold(names, named):
+    by_class = dict.fromkeys(names, 0.5)
+    with pytest.raises(UserError, match=f"--thresholds: .* such as {named}$"):
+        thresholds.order_thresholds(by_class, ["A", "B"], "--thresholds")
