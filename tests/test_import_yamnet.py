@@ -148,9 +148,9 @@ def test_the_network_computes_what_the_file_says(files, arrays):
 
 
 def test_names_may_be_strings(files, arrays):
-    expected = import_yamnet.read_arrays(str(files[0]))
+    expected = import_yamnet.read_h5(str(files[0]))
     write_h5(files[0], arrays, h5py.string_dtype())
-    read = import_yamnet.read_arrays(str(files[0]))
+    read = import_yamnet.read_h5(str(files[0]))
     assert read.keys() == expected.keys()
     assert all(np.array_equal(read[name], expected[name]) for name in read)
 

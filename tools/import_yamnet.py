@@ -66,15 +66,6 @@ def read_class_names(path: str) -> list[str]:
     return names
 
 
-def read_arrays(path: str) -> dict[str, np.ndarray]:
-    """Reads the arrays of a weights file of Keras, or of a SavedModel, by name.
-
-    Raises:
-      UserError: it is neither.
-    """
-    return read_saved_model(path) if os.path.isdir(path) else read_h5(path)
-
-
 def read_h5(path: str) -> dict[str, np.ndarray]:
     """Reads the arrays of a weights file of Keras, by name.
 
@@ -191,7 +182,8 @@ def import_yamnet(weights_path: str, class_map_path: str, out: str) -> None:
     network = model.define_model(
         MODEL_NAME, num_classes=len(class_names), hparams=hparams
     )
-    values, problems = find_weights(read_arrays(weights_path), network)
+    read = read_saved_model if os.path.isdir(weights_path) else read_h5
+    values, problems = find_weights(read(weights_path), network)
     if problems:
         raise UserError(*[f"{weights_path}: {problem}" for problem in problems])
     make_folder(out, "OUT")

@@ -24,14 +24,7 @@ SEGMENT_HEADER = ("file", "start", "end", "class", "score")
 
 
 class Outputs(NamedTuple):
-    """The paths of the results to write; empty: this result is not written.
-
-    Attributes:
-      segments: CSV with a row for each detection.
-      embeddings: NPZ file with a row for each example.
-      audacity: folder for a label track of each file.
-      plot: folder for a picture of each file.
-    """
+    """The paths of the results to write, as the flags; empty: it is not written."""
 
     segments: str = ""
     embeddings: str = ""
