@@ -38,10 +38,6 @@ SILENCE = 0.5 / 2**15  # A peak up to this is rounded to zeros of 16 bits.
 MAX_FRAMES = 2**62  # libsndfile reports more if the header has no length.
 # libsndfile corrects sizes beyond the end of a WAV or AIFF file, and logs this.
 CORRECTED_SIZE = re.compile(r"(?:data|SSND)\s*: (\d+) \(should be (\d+)\)")
-# An MP3 file that states its length has one of these at its start. For others,
-# libsndfile assumes that all frames are as large as the first.
-MP3_LENGTH_TAGS = (b"Xing", b"Info")
-MP3_START_BYTES = 2**20  # They may follow a picture.
 
 
 class Sound(NamedTuple):
@@ -97,24 +93,28 @@ def _opened(path: str) -> Iterator[soundfile.SoundFile]:
         yield file
 
 
-def find_sounds(folder: str) -> tuple[list[Sound], int]:
+def find_sounds(folder: str) -> list[Sound]:
     """Finds the sound files in a folder and its sub-folders, by their extensions.
 
+    Hidden files and folders are ignored. The number of other files is printed. Links
+    are followed, unless they lead to a folder that contains them.
+
     Returns:
-      The files, sorted, with their paths below the folder as names, and the number of
-      other files. Hidden files and folders do not count.
+      The files, sorted, with their paths below the folder as names.
 
     Raises:
       UserError: a folder cannot be read; the message names it.
     """
-    sounds, num_others, seen = [], 0, set()
+    sounds, num_others, above = [], 0, {folder: []}
     walk = os.walk(folder, followlinks=True, onerror=_raise_named)
     for parent, folders, names in walk:
-        if os.path.realpath(parent) in seen:  # Links may form a loop.
+        real, containing = os.path.realpath(parent), above[parent]
+        if real in containing:  # a loop of links
             folders.clear()
             continue
-        seen.add(os.path.realpath(parent))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            above[os.path.join(parent, name)] = [*containing, real]
         for name in sorted(name for name in names if not name.startswith(".")):
             path = os.path.join(parent, name)
             extension = os.path.splitext(name)[1].lower()
@@ -123,7 +123,9 @@ def find_sounds(folder: str) -> tuple[list[Sound], int]:
                 sounds.append(Sound(path, below.as_posix()))
             else:
                 num_others += 1
-    return sounds, num_others
+    if num_others:
+        print(f"{folder}: {counted(num_others, 'other file')} ignored", file=sys.stderr)
+    return sounds
 
 
 def _raise_named(error: OSError) -> None:
@@ -147,10 +149,7 @@ def find_files(arguments: Sequence[str]) -> list[Sound]:
         for path in paths:
             sounds = [Sound(path, os.path.basename(path))]
             if os.path.isdir(path):
-                sounds, num_others = find_sounds(path)
-                if num_others:
-                    others = counted(num_others, "other file")
-                    print(f"{path}: {others} ignored", file=sys.stderr)
+                sounds = find_sounds(path)
                 if not sounds:
                     print(f"note: {path}: has no sound files", file=sys.stderr)
             for sound in sounds:
@@ -171,8 +170,8 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
       resampled sounds may exceed it.
 
     Raises:
-      UserError: the file cannot be read, is cut off, or has samples that are not
-        finite; the message names it.
+      UserError: the file cannot be read, is cut off (which is not known of MP3, Ogg and
+        Opus files), or has samples that are not finite; the message names it.
     """
     check_file(path)
     try:
@@ -218,17 +217,10 @@ def _mono_blocks(file: soundfile.SoundFile, path: str) -> Iterator[np.ndarray]:
         claimed, found = int(corrected[1]), int(corrected[2])
     else:
         claimed, found = file.frames, total
-    if claimed < MAX_FRAMES and found < MIN_COMPLETE * claimed and _has_length(file):
+    # libsndfile can only estimate the length of some MP3 files.
+    known = file.format != "MP3" and claimed < MAX_FRAMES
+    if known and found < MIN_COMPLETE * claimed:
         raise UserError(f"{path}: is cut off; only {found / claimed:.0%} is there")
-
-
-def _has_length(file: soundfile.SoundFile) -> bool:
-    """Whether an open file states its length, so that a part may be missing."""
-    if file.format != "MP3":
-        return True
-    with open(file.name, "rb") as contents:
-        start = contents.read(MP3_START_BYTES)
-    return any(tag in start for tag in MP3_LENGTH_TAGS)
 
 
 def _resampled(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:

@@ -19,7 +19,7 @@ from tagger.hparams import model_hparams
 from tagger.runs import run_record
 from tagger.runs.run import Run
 from tools import import_yamnet
-from tools.tag import __main__ as tag
+from tools.tag import scoring
 
 pytestmark = pytest.mark.usefixtures("whole_network")
 NUM_CLASSES = 5
@@ -149,9 +149,9 @@ def test_the_network_computes_what_the_file_says(files, arrays):
 
 
 def test_names_may_be_strings(files, arrays):
-    expected = import_yamnet.read_arrays(str(files[0]))
+    expected = import_yamnet.read_h5(str(files[0]))
     write_h5(files[0], arrays, h5py.string_dtype())
-    read = import_yamnet.read_arrays(str(files[0]))
+    read = import_yamnet.read_h5(str(files[0]))
     assert read.keys() == expected.keys()
     assert all(np.array_equal(read[name], expected[name]) for name in read)
 
@@ -333,15 +333,15 @@ def test_audioset_scores_of_esc10(tmp_path):
     yamnet, esc10 = map(pathlib.Path, folders)
     out = tmp_path / "out"
     run_import([yamnet / "yamnet.h5", yamnet / "yamnet_class_map.csv", out])
-    class_names, hparams, scorer = tag.load(str(out))
-    columns = [class_names.index(name) for name in AUDIOSET]
+    tagger = scoring.load(str(out))
+    columns = [tagger.class_names.index(name) for name in AUDIOSET]
     from tagger.metrics.lwlrap import Lwlrap
 
     names = read_class_map(str(esc10 / "class_map.csv"))
     lwlrap = Lwlrap(names)
     for part in ("train1.csv", "val1.csv"):
         for row in csv.DictReader((esc10 / part).open()):
-            tags = tag.tag(str(esc10 / "audio" / row["fname"]), scorer, hparams)
+            tags = scoring.tag(str(esc10 / "audio" / row["fname"]), tagger)
             truth = [[float(name == row["labels"]) for name in names]]
             lwlrap.accumulate(np.array(truth), tags.scores.mean(axis=0)[None, columns])
     print(lwlrap)

@@ -18,15 +18,15 @@ from helpers import CLASS_NAMES, CLIP_NAME, run_main, write_evaluation, write_wa
 import inputs
 from tagger.errors import UserError
 from tagger.hparams import Hparams, model_hparams
-from tagger.runs import eval_folder, results, run_record
+from tagger.runs import eval_folder, run_record
 from tagger.runs.eval_folder import EvalFolder
-from tools.report import __main__ as report
 from tools.report import diagnosis
+from tools.report.page import make_page, spectrogram, table_row
 
 
 def page_of(eval_dir, clip_dir, against="") -> str:
     evaluation = diagnosis.read_evaluation(str(eval_dir))
-    return report.make_page(
+    return make_page(
         evaluation,
         diagnosis.class_results(evaluation),
         eval_dir=str(eval_dir),
@@ -68,8 +68,7 @@ def test_a_folder_without_the_clips_is_an_error(tmp_path):
 
 
 def write_contents(eval_dir, train_dir) -> None:
-    text = results.describe_run(str(eval_dir), str(train_dir), 0)
-    (eval_dir / eval_folder.CONTENTS_FILE).write_text(text)
+    EvalFolder(eval_dir).check_contents(str(train_dir), 0, write=True)
 
 
 def write_run(tmp_path, model_name="mobilenet-v1", **hparams) -> Hparams:
@@ -134,7 +133,7 @@ def test_pictures_of_an_unknown_run_have_the_default_features(
     assert reason in note
     assert str(path) in note
     clip = str(tmp_path / CLIP_NAME.format(0))
-    assert report.spectrogram(clip, Hparams()) in page
+    assert spectrogram(clip, Hparams()) in page
 
 
 def table_rows(page: str, number: int) -> list[list[str]]:
@@ -183,7 +182,7 @@ def test_the_last_row_has_means(tmp_path):
 
 
 def test_names_can_break_after_underscores():
-    row = report.table_row(["A_<b>_c", 1])
+    row = table_row(["A_<b>_c", 1])
     assert "<td>A_<wbr>&lt;b&gt;_<wbr>c</td>" in row
 
 

@@ -1,4 +1,4 @@
-"""Thresholds of the classes, and best:EVAL_DIR in all programs."""
+"""best:EVAL_DIR in all programs."""
 
 import shutil
 
@@ -10,43 +10,7 @@ from tagger.errors import UserError
 from tagger.runs import eval_folder, results
 from tagger.runs.eval_folder import EvalFolder
 from tools import export_model
-from tools.tag import __main__ as tag
-
-
-def test_thresholds_are_read_as_they_were_written(tmp_path):
-    thresholds = {'Bär, "x"': 0.1 + 0.2, "Rare": 1e-9, "<b>": 1.0}
-    results.write_thresholds(str(tmp_path), thresholds)
-    path = str(tmp_path / results.THRESHOLDS_FILE)
-    assert results.read_thresholds(path, "--thresholds") == thresholds
-    found = results.order_thresholds(thresholds, ["Rare", 'Bär, "x"', "<b>"], "")
-    assert found.tolist() == [1e-9, 0.1 + 0.2, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("", 1),
-        ("A,0.5\n", 1),
-        ("class,threshold,\n", 1),
-        ("class,threshold\nA\n", 2),
-        ("class,threshold\nA,0.5,1\n", 2),
-        ("class,threshold\nA,high\n", 2),
-        ("class,threshold\nA,nan\n", 2),
-        ("class,threshold\nA,0.5\n\nB,-0.1\n", 4),
-        ("class,threshold\nA,1.01\n", 2),
-        ("class,threshold\nA,0.5\n A ,0.5\n", 3),
-    ],
-)
-def test_wrong_thresholds_are_named(tmp_path, text, line):
-    path = tmp_path / "t.csv"
-    path.write_text(text)
-    with pytest.raises(UserError, match=f"^{path}:{line}: .*$"):
-        results.read_thresholds(str(path), "--thresholds")
-
-
-def test_a_missing_file_of_thresholds_names_the_flag():
-    with pytest.raises(UserError, match="--thresholds: .* none.csv"):
-        results.read_thresholds("none.csv", "--thresholds")
+from tools.tag import scoring
 
 
 def test_every_program_takes_the_best_checkpoint(dataset, trained, tmp_path, capsys):
@@ -68,7 +32,7 @@ def test_every_program_takes_the_best_checkpoint(dataset, trained, tmp_path, cap
     uses = [
         lambda: run_main(dataset.inference_flags(best, out / "p.csv")),
         lambda: run_main(start),
-        lambda: tag.load(best),
+        lambda: scoring.load(best),
         lambda: export_model.export(
             checkpoint=best,
             class_map_path=str(dataset.class_map_path),

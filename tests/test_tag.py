@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import re
-import types
 import weakref
 
 import numpy as np
@@ -17,21 +16,21 @@ import inputs
 from recordings import decoding, plots, segments
 from tagger.errors import UserError
 from tagger.hparams import Hparams, parse_hparams
-from tools.tag import __main__ as tag
+from tools.tag import results, scoring
+from tools.tag.results import Outputs
 
 
 @pytest.fixture(scope="module")
 def loaded(trained):
-    return tag.load(str(trained))
+    return scoring.load(str(trained))
 
 
 def test_scores_are_those_of_inference(dataset, trained, loaded, tmp_path):
-    class_names, hparams, scorer = loaded
     assert run_main(dataset.inference_flags(trained, tmp_path / "p.csv")) == 0
     (_, *columns), *rows = csv.reader((tmp_path / "p.csv").open())
-    assert columns == class_names
+    assert columns == loaded.class_names
     for name, *scores in rows:
-        tags = tag.tag(str(dataset.clip_dir / name), scorer, hparams)
+        tags = scoring.tag(str(dataset.clip_dir / name), loaded)
         np.testing.assert_allclose(
             tags.scores.mean(axis=0), np.array(scores, float), atol=1e-6
         )
@@ -42,15 +41,14 @@ def test_blocks_give_the_scores_of_one_piece(loaded, tmp_path):
     waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 20 * 44100)
     soundfile.write(tmp_path / "a.wav", waveform, 44100, subtype="FLOAT")
     waveform = soundfile.read(tmp_path / "a.wav", dtype="float32")[0]
-    tags = tag.tag(
+    tags = scoring.tag(
         str(tmp_path / "a.wav"),
-        scorer,
-        hparams,
+        loaded,
         keep_embeddings=True,
         keep_log_mel=True,
     )
     scores, embeddings, _ = scorer(waveform, 0)
-    assert len(scores) > 3 * tag.BLOCK_EXAMPLES
+    assert len(scores) > 3 * scoring.BLOCK_EXAMPLES
     assert tags.seconds == 20
     np.testing.assert_allclose(tags.scores, scores, atol=1e-6)
     np.testing.assert_allclose(tags.embeddings, embeddings, atol=1e-5)
@@ -72,7 +70,7 @@ def test_blocks_of_any_length_have_the_same_examples(
         example_window_seconds=0.05,
         example_hop_seconds=hop,
     )
-    monkeypatch.setattr(tag, "BLOCK_EXAMPLES", 2)
+    monkeypatch.setattr(scoring, "BLOCK_EXAMPLES", 2)
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 30000).astype(np.float32)
 
     @tf.function(reduce_retracing=True)
@@ -85,11 +83,12 @@ def test_blocks_of_any_length_have_the_same_examples(
         examples, log_mel = (part.numpy() for part in found)
         return examples.mean(axis=(1, 2))[:, np.newaxis], examples, log_mel
 
+    tagger = scoring.Tagger(["A"], hparams, scorer)
     for size in (1, 1102, 1103, *range(8000, 13000, 441), *range(12000, 12900, 97)):
         monkeypatch.setattr(
             decoding, "read_blocks", lambda path, size=size: iter([noise[:size]])
         )
-        tags = tag.tag("a.wav", scorer, hparams, keep_log_mel=True)
+        tags = scoring.tag("a.wav", tagger, keep_log_mel=True)
         expected, _, log_mel = scorer(noise[:size], 0)
         np.testing.assert_allclose(tags.scores, expected, atol=1e-4, err_msg=size)
         np.testing.assert_allclose(tags.log_mel, log_mel, atol=1e-3, err_msg=size)
@@ -106,7 +105,7 @@ def test_what_is_not_kept_is_freed(monkeypatch):
         references.extend(map(weakref.ref, (embeddings, log_mel)))
         return np.zeros([65, 2]), embeddings, log_mel
 
-    tags = tag.tag("a.wav", scorer, Hparams())
+    tags = scoring.tag("a.wav", scoring.Tagger(["A", "B"], Hparams(), scorer))
     assert (tags.embeddings, tags.log_mel) == (None, None)
     assert len(num_alive) == 7
     assert max(num_alive) <= 2  # those of the previous block
@@ -114,61 +113,45 @@ def test_what_is_not_kept_is_freed(monkeypatch):
 
 def test_a_list_of_top_classes():
     tags = segments.Tags(1, np.array([[0.1, 0.3, 0.2]]), None, None)
-    assert segments.top_classes(tags, "ABC", 2) == "  0.3000  B\n  0.2000  C"
+    assert results.top_classes(tags, "ABC", 2) == "  0.3000  B\n  0.2000  C"
     thresholds = np.array([0, 0.31, 0.2])
-    assert (
-        segments.top_classes(tags, "ABC", 2, thresholds) == "  0.3000  B\n* 0.2000  C"
-    )
+    assert results.top_classes(tags, "ABC", 2, thresholds) == "  0.3000  B\n* 0.2000  C"
 
 
-def set_flags(monkeypatch, **flags: object) -> None:
-    """Sets the flags of the program; the flags of runner.py have the same names."""
-    defaults = {
-        **{"top": 5, "threshold": 0.5, "segments": "", "audacity": "", "plot": ""},
-        **{"embeddings": "", "class_map_path": "", "hparams": ""},
-        "mixed_precision": False,
-    }
-
-    class Flags(types.SimpleNamespace):
-        def __getitem__(self, name):
-            return types.SimpleNamespace(value=getattr(self, name))
-
-    monkeypatch.setattr(tag, "FLAGS", Flags(**defaults | flags))
+def tag_files(files, tagger, *, thresholds=0.5, **outputs: object) -> int:
+    """Tags files; the outputs are paths by the names of the flags."""
+    paths = Outputs(**{name: str(path) for name, path in outputs.items()})
+    return results.tag_files(files, tagger, paths, thresholds=thresholds, top=5)
 
 
-def test_results_that_cannot_be_written(tmp_path, monkeypatch):
+def test_results_that_cannot_be_written(tmp_path):
     sounds = [decoding.Sound(f"{n}.wav", n) for n in ("a/b", "a__b")]
     for name in ("audacity", "plot"):
-        set_flags(monkeypatch, **{name: str(tmp_path / name)})
+        outputs = Outputs(**{name: str(tmp_path / name)})
         with pytest.raises(UserError, match=r"a/b.wav and a__b.wav .* same name"):
-            tag.check_results(sounds)
-        tag.check_results(sounds[:1])
+            results.check_outputs(outputs, sounds)
+        results.check_outputs(outputs, sounds[:1])
     for name in ("segments", "embeddings"):
-        set_flags(monkeypatch, **{name: str(tmp_path / "new" / "a")})
-        tag.check_results(sounds)  # These have no result for each file.
-        set_flags(monkeypatch, **{name: str(tmp_path)})
+        # These have no result for each file.
+        results.check_outputs(Outputs(**{name: str(tmp_path / "new" / "a")}), sounds)
         with pytest.raises(UserError, match=f"--{name}: .* is a folder"):
-            tag.check_results(sounds)
+            results.check_outputs(Outputs(**{name: str(tmp_path)}), sounds)
 
 
 def test_each_class_has_its_threshold(tmp_path, monkeypatch, capsys):
     def fake_tag(*arguments, **options):
         return segments.Tags(1.0, np.array([[0.2, 0.6]]), None, None)
 
-    loaded = (["A", "B"], Hparams(), None)
-    monkeypatch.setattr(tag, "load", lambda *args, **options: loaded)
-    monkeypatch.setattr(tag, "tag", fake_tag)
-    set_flags(monkeypatch, segments=str(tmp_path / "s.csv"))
-    files = [decoding.Sound("a", "a")]
-    assert tag.tag_files(files, "", {"B": 0.7, "A": 0.2}) == 0
+    monkeypatch.setattr(results, "tag", fake_tag)
+    tagger = scoring.Tagger(["A", "B"], Hparams(), None)
+    files, thresholds = [decoding.Sound("a", "a")], np.array([0.2, 0.7])
+    path = tmp_path / "s.csv"
+    assert tag_files(files, tagger, thresholds=thresholds, segments=path) == 0
     out, err = capsys.readouterr()
     assert out == "a (1.0 s)\n  0.6000  B\n* 0.2000  A\n"
     assert "note" not in err
-    _, row = csv.reader((tmp_path / "s.csv").open())
+    _, row = csv.reader(path.open())
     assert row[3:] == ["A", "0.200000"]
-    for by_class, named in (({"A": 0.2}, "B"), ({"A": 1, "B": 1, "C": 1}, "C")):
-        with pytest.raises(UserError, match=f"--thresholds: .* such as {named}$"):
-            tag.tag_files(files, "", by_class)
 
 
 def test_an_interrupted_run_keeps_its_results(tmp_path, monkeypatch, capsys):
@@ -179,29 +162,27 @@ def test_an_interrupted_run_keeps_its_results(tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         return segments.Tags(1.0, np.ones([1, 1]), np.zeros([1, 4]), None)
 
-    monkeypatch.setattr(tag, "load", lambda *args, **options: (["A"], Hparams(), None))
-    monkeypatch.setattr(tag, "tag", fake_tag)
-    set_flags(
-        monkeypatch,
-        segments=str(tmp_path / "s.csv"),
-        embeddings=str(tmp_path / "e.npz"),
-        audacity=str(tmp_path),
-    )
+    monkeypatch.setattr(results, "tag", fake_tag)
+    tagger = scoring.Tagger(["A"], Hparams(), None)
+    paths = {
+        "segments": tmp_path / "s.csv",
+        "embeddings": tmp_path / "e.npz",
+        "audacity": tmp_path,
+    }
     (tmp_path / "b.txt").mkdir()
     files = [decoding.Sound(name, name) for name in ("a", "bad", "b")]
-    assert tag.tag_files(files, "") == 2
+    assert tag_files(files, tagger, **paths) == 2
     out, err = capsys.readouterr()
     assert out.splitlines()[0] == "a (1.0 s)"
     assert "error: bad: cannot be read\n" in err
     assert f"error: cannot write {tmp_path}/b.txt: " in err
-    for path in (tmp_path / "s.csv", tmp_path / "e.npz"):
-        path.unlink()
-    interrupted = decoding.Sound("c", "c")
+    for name in ("segments", "embeddings"):
+        paths[name].unlink()
     with pytest.raises(KeyboardInterrupt):
-        tag.tag_files([*files, interrupted], "")
-    rows = list(csv.reader((tmp_path / "s.csv").open()))
+        tag_files([*files, decoding.Sound("c", "c")], tagger, **paths)
+    rows = list(csv.reader(paths["segments"].open()))
     assert [row[0] for row in rows] == ["file", "a", "b"]
-    assert np.load(tmp_path / "e.npz")["files"].tolist() == ["a", "b"]
+    assert np.load(paths["embeddings"])["files"].tolist() == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -215,13 +196,10 @@ def test_an_interrupted_run_keeps_its_results(tmp_path, monkeypatch, capsys):
         (np.full(44100, -20000.0), "20000|2e"),  # in the range of 16 bits
     ],
 )
-def test_a_silent_loud_or_tiny_file_is_noted(
-    dataset, trained, tmp_path, monkeypatch, capsys, samples, noted
-):
+def test_a_silent_loud_or_tiny_file_is_noted(loaded, tmp_path, capsys, samples, noted):
     path = tmp_path / "a\n.wav"
     soundfile.write(path, samples, 44100, subtype="FLOAT")
-    set_flags(monkeypatch)
-    assert tag.tag_files([decoding.Sound(str(path), "a")], str(trained)) == 0
+    assert tag_files([decoding.Sound(str(path), "a")], loaded) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"{tmp_path}/a?.wav (")
     notes = [line for line in err.splitlines() if line.startswith("note: ")]
@@ -311,8 +289,8 @@ def test_a_checkpoint_of_the_original_needs_a_class_map(dataset, trained, tmp_pa
     for path in trained.glob("model.ckpt-5.*"):
         (tmp_path / path.name).symlink_to(path)
     with pytest.raises(UserError, match="--class_map_path"):
-        tag.load(str(tmp_path))
-    class_names, hparams, _ = tag.load(
+        scoring.load(str(tmp_path))
+    class_names, hparams, _ = scoring.load(
         str(tmp_path),
         class_map_path=str(dataset.class_map_path),
         hparam_overrides=dataclasses.asdict(parse_hparams(SMALL_HPARAMS)),

@@ -55,10 +55,7 @@ def start_server(
 
     Args:
       role: "dispatcher" or "worker". A worker waits for the dispatcher.
-      port: port to listen on; 0: any free port.
-      work_dir: for a dispatcher: folder for its journal, or empty.
-      dispatcher: for a worker: host:port of the dispatcher.
-      host: for a worker: name or address of this machine for the trainers.
+      port, work_dir, dispatcher, host: see `define_flags`.
 
     Returns:
       A `DispatchServer` or a `WorkerServer` of `tf.data.experimental.service`.
@@ -105,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
 
     tf.config.set_visible_devices([], "GPU")
     if role == "worker":
-        print(f"waiting for {FLAGS.dispatcher}", file=sys.stderr, flush=True)
+        print(f"waiting for {FLAGS.dispatcher}", file=sys.stderr)
     with signals.end_at_once():
         server = start_server(
             role,
@@ -114,7 +111,10 @@ def main(argv: Sequence[str]) -> int:
             dispatcher=FLAGS.dispatcher,
             host=FLAGS.host,
         )
-        print(f"{role} is ready", file=sys.stderr, flush=True)
+        where = ""
+        if role == "dispatcher":
+            where = f" on port {server.target.rpartition(':')[2]}"
+        print(f"{role} is ready{where}", file=sys.stderr)
         server.join()
     return 0
 

@@ -146,7 +146,7 @@ def export(
     """Exports a checkpoint to a folder, which appears complete or not at all.
 
     Args:
-      checkpoint: see `checkpoints.find_checkpoint`.
+      checkpoint: see `Run.find`.
       class_map_path: class map of the C classes.
       export_dir: a folder that does not exist yet.
       hparam_overrides: hyperparameters for a checkpoint without hparams.json beside it.
@@ -157,10 +157,10 @@ def export(
     import tensorflow as tf
 
     import model
-    from tagger.runs import checkpoints
+    from tagger.runs.run import Run
 
     class_names = read_class_map(class_map_path)
-    prefix = checkpoints.find_checkpoint(checkpoint, "--checkpoint")
+    _, prefix = Run.find(checkpoint, "--checkpoint")
     target = pathlib.Path(export_dir).resolve()
     make_folder(str(target.parent), "--export_dir")
     if target.exists():

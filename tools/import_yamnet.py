@@ -22,7 +22,6 @@ import numpy as np
 from tagger.data.clips import read_records, write_csv
 from tagger.errors import UserError
 from tagger.hparams import model_hparams
-from tagger.runs import run_record
 from tagger.terminal import program
 from tagger.terminal.files import make_folder
 from tagger.terminal.progress import print_result
@@ -64,15 +63,6 @@ def read_class_names(path: str) -> list[str]:
     if len(set(names)) < len(names):
         raise UserError(f"{path}: a class appears twice")
     return names
-
-
-def read_arrays(path: str) -> dict[str, np.ndarray]:
-    """Reads the arrays of a weights file of Keras, or of a SavedModel, by name.
-
-    Raises:
-      UserError: it is neither.
-    """
-    return read_saved_model(path) if os.path.isdir(path) else read_h5(path)
 
 
 def read_h5(path: str) -> dict[str, np.ndarray]:
@@ -168,6 +158,8 @@ def find_weights(
                 f"{name} has shape {list(arrays[name].shape)}, but {variable.path} has "
                 f"{list(shape)}"
             )
+        elif not np.isfinite(arrays[name]).all():
+            problems.append(f"{name} has values that are not finite")
         else:
             values[variable.path] = arrays[name]
     for name in sorted(arrays.keys() - sources.values()):
@@ -183,6 +175,7 @@ def import_yamnet(weights_path: str, class_map_path: str, out: str) -> None:
     """
     import model
     from tagger.runs import checkpoints
+    from tagger.runs.run import Run
 
     if os.path.exists(out):
         raise UserError(f"OUT must be a new folder, but {out} exists")
@@ -191,16 +184,16 @@ def import_yamnet(weights_path: str, class_map_path: str, out: str) -> None:
     network = model.define_model(
         MODEL_NAME, num_classes=len(class_names), hparams=hparams
     )
-    values, problems = find_weights(read_arrays(weights_path), network)
+    read = read_saved_model if os.path.isdir(weights_path) else read_h5
+    values, problems = find_weights(read(weights_path), network)
     if problems:
         raise UserError(*[f"{weights_path}: {problem}" for problem in problems])
     make_folder(out, "OUT")
     write_csv(os.path.join(out, "class_map.csv"), enumerate(class_names))
-    run_record.write_hparams(
-        out, model_name=MODEL_NAME, hparams=hparams, class_names=class_names
-    )
+    run = Run(out)
+    run.write_record(model_name=MODEL_NAME, hparams=hparams, class_names=class_names)
     values[checkpoints.GLOBAL_STEP] = np.int64(0)
-    prefix = checkpoints.save(out, values, step=0)
+    prefix = run.save(values, step=0)
     print_result(f"{len(class_names)} classes in {prefix}")
 
 

@@ -16,7 +16,7 @@ from test_export_model import varied_network
 
 from tagger.runs import checkpoints
 from tagger.runs.run import Run
-from tagger.runs.run_record import write_hparams
+from tagger.runs.run_record import write_record
 
 # Code that follows an example of docs/export.md and a function `score` of float32 [S].
 SCORE_FOLDER = """
@@ -81,7 +81,7 @@ class Exported:
         run = root / "run"
         run.mkdir()
         network, hparams = varied_network(SMALL_HPARAMS)
-        write_hparams(
+        write_record(
             str(run),
             model_name="mobilenet-v1",
             hparams=hparams,

@@ -19,7 +19,7 @@ from helpers import SMALL_HPARAMS, run_main
 from tagger.errors import UserError
 from tagger.runs import checkpoints
 from tagger.runs.run import Run
-from tools import make_dataset
+from tools.make_dataset import dataset, sources
 
 MEBIBYTE = 2**20
 
@@ -150,9 +150,9 @@ def test_a_data_set_on_a_full_disk(tmp_path, small_files, capfd):
         samples = np.resize([0.1, -0.1], size)  # FLAC needs few bytes.
         soundfile.write(tmp_path / "sounds" / name / "a.flac", samples, 44100)
     out = tmp_path / "out"
-    found = make_dataset.find_recordings(str(tmp_path / "sounds"))
+    found = sources.find_recordings(str(tmp_path / "sounds"))
     with pytest.raises(UserError, match=f"cannot write {out}/audio/long__a.flac.wav: "):
-        make_dataset.make_dataset(found, out, clip_seconds=100, skip=False)
+        dataset.make_dataset(found, out, clip_seconds=100, skip=False)
     assert capfd.readouterr().err == ""
     names = [path.name for path in (out / "audio").iterdir()]
     assert names in ([], ["short__a.flac.wav"])

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import positive_class_precisions
-from tagger.runs import results
+from tagger.runs.eval_folder import SCORES_FILE
 
 # What np.load raises for files that are cut off, damaged or of another format.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -90,7 +90,7 @@ def read_evaluation(eval_dir: str) -> Evaluation:
     Raises:
       UserError: there are none, or they cannot be read; the message names the file.
     """
-    path = pathlib.Path(eval_dir) / results.SCORES_FILE
+    path = pathlib.Path(eval_dir) / SCORES_FILE
     try:
         with np.load(path) as arrays:
             labels, scores = arrays["labels"], arrays["scores"]

@@ -1,0 +1,49 @@
+"""CSVs of thresholds of the classes."""
+
+import pytest
+
+from recordings import thresholds
+from tagger.errors import UserError
+
+
+def test_thresholds_are_read_as_they_were_written(tmp_path):
+    by_class = {'Bär, "x"': 0.1 + 0.2, "Rare": 1e-9, "<b>": 1.0}
+    thresholds.write_thresholds(str(tmp_path), by_class)
+    path = str(tmp_path / thresholds.THRESHOLDS_FILE)
+    assert thresholds.read_thresholds(path, "--thresholds") == by_class
+    found = thresholds.order_thresholds(by_class, ["Rare", 'Bär, "x"', "<b>"], "")
+    assert found.tolist() == [1e-9, 0.1 + 0.2, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", 1),
+        ("A,0.5\n", 1),
+        ("class,threshold,\n", 1),
+        ("class,threshold\nA\n", 2),
+        ("class,threshold\nA,0.5,1\n", 2),
+        ("class,threshold\nA,high\n", 2),
+        ("class,threshold\nA,nan\n", 2),
+        ("class,threshold\nA,0.5\n\nB,-0.1\n", 4),
+        ("class,threshold\nA,1.01\n", 2),
+        ("class,threshold\nA,0.5\n A ,0.5\n", 3),
+    ],
+)
+def test_wrong_thresholds_are_named(tmp_path, text, line):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"^{path}:{line}: .*$"):
+        thresholds.read_thresholds(str(path), "--thresholds")
+
+
+def test_a_missing_file_of_thresholds_names_the_flag():
+    with pytest.raises(UserError, match="--thresholds: .* none.csv"):
+        thresholds.read_thresholds("none.csv", "--thresholds")
+
+
+@pytest.mark.parametrize(("names", "named"), [("A", "B"), ("ABC", "C")])
+def test_each_class_of_the_checkpoint_needs_a_threshold(names, named):
+    by_class = dict.fromkeys(names, 0.5)
+    with pytest.raises(UserError, match=f"--thresholds: .* such as {named}$"):
+        thresholds.order_thresholds(by_class, ["A", "B"], "--thresholds")

@@ -1,0 +1,75 @@
+"""Makes a data set for the tagger from recordings of any format.
+
+    python -m tools.make_dataset SOUNDS OUT
+    python -m tools.make_dataset SOUNDS OUT --csv labels.csv --clip_seconds 10
+
+SOUNDS has one sub-folder for each class, with its recordings. A folder with commas in
+its name gives several labels. With --csv, a CSV with the columns fname and labels names
+the recordings in SOUNDS and their labels instead.
+
+This writes OUT/audio/*.wav (16 bit, 44.1 kHz, mono), OUT/clips.csv with the columns
+fname, labels and recording, and OUT/class_map.csv. All recordings are checked first. If
+some cannot be used, all of these are reported, and OUT remains as it is.
+
+The next run follows recordings that were added, moved, relabelled, changed or removed:
+OUT becomes equal to a new data set. Unchanged recordings are not decoded again.
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from tagger.errors import UserError
+from tagger.terminal import program
+from tools.make_dataset.dataset import make_dataset
+from tools.make_dataset.sources import find_recordings
+
+FLAGS = flags.FLAGS
+MIN_CLIP_SECONDS = 0.1
+MAX_CLIP_SECONDS = 12 * 3600  # A WAV file has at most 4 GB.
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_string("csv", "", "CSV with the columns fname and labels.")
+    flags.DEFINE_float(
+        "clip_seconds",
+        MAX_CLIP_SECONDS,
+        "Cut longer recordings into equal clips of at most this length.",
+    )
+    flags.DEFINE_bool(
+        "skip_unusable", False, "Report recordings that cannot be used, and skip them."
+    )
+    flags.register_validator(
+        "clip_seconds",
+        lambda seconds: MIN_CLIP_SECONDS <= seconds <= MAX_CLIP_SECONDS,
+        message=f"must be from {MIN_CLIP_SECONDS} to {MAX_CLIP_SECONDS}",
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the program; returns the exit status."""
+    if len(argv) != 3:
+        raise UserError("expected two arguments, SOUNDS and OUT; see --help")
+    _, sounds, out = argv
+    source, target = (pathlib.Path(path).resolve() for path in (sounds, out))
+    if target.is_relative_to(source):
+        raise UserError(f"OUT must be outside of SOUNDS, but got {out}")
+    if source.is_relative_to(target / "audio"):
+        raise UserError(f"SOUNDS must be outside of OUT/audio, but got {sounds}")
+    problems = make_dataset(
+        find_recordings(sounds, FLAGS.csv),
+        pathlib.Path(out),
+        clip_seconds=FLAGS.clip_seconds,
+        skip=FLAGS.skip_unusable,
+    )
+    for problem in problems:
+        print(f"skipped: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    program.run(main)

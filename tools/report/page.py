@@ -1,0 +1,276 @@
+"""The page about an evaluation, as HTML.
+
+Values from few clips are marked. The curves are drawn by the script in report.html.
+"""
+
+import base64
+import html
+import io
+import json
+import os
+import pathlib
+import string
+import sys
+import urllib.parse
+from collections.abc import Container, Iterable, Sequence
+
+import numpy as np
+
+from tagger.errors import UserError
+from tagger.hparams import Hparams
+from tagger.runs import run_record
+from tagger.runs.eval_folder import SCORES_FILE, EvalFolder
+from tagger.terminal.progress import counted
+from tools.report import diagnosis
+
+TEMPLATE = pathlib.Path(__file__).with_name("report.html")
+WORST_CLIPS = 30
+TOP_CLASSES = 5
+FEW_CLIPS = 10  # Values from fewer clips are marked.
+FEW_MARK = "<sup>†</sup>"
+SPECTROGRAM_COLUMNS = 300
+UNREADABLE = "<p>This clip cannot be read.</p>"
+
+
+def escape(name: str) -> str:
+    """HTML of a name, whose lines can also break after underscores."""
+    return html.escape(name).replace("_", "_<wbr>")
+
+
+def table_row(values: Sequence[str | int | float], *, few: bool = False) -> str:
+    """A row of an HTML table; empty cells for NaN.
+
+    Args:
+      values: texts, whole numbers, or values, which are rounded to three digits.
+      few: whether the values are from few clips, and are marked.
+    """
+    cells = []
+    for value in values:
+        if isinstance(value, str):
+            cells.append(f"<td>{escape(value)}</td>")
+        elif np.isnan(value):
+            cells.append('<td class="number"></td>')
+        else:
+            whole = isinstance(value, int)
+            text = str(value) if whole else f"{value:.3f}"
+            text += FEW_MARK if few and not whole else ""
+            cells.append(f'<td class="number" data-value="{value}">{text}</td>')
+    return f"<tr{' class=few' if few else ''}>{''.join(cells)}</tr>\n"
+
+
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str | int | float]],
+    *,
+    few: Container[str],
+    foot: str = "",
+) -> str:
+    """An HTML table that can be sorted.
+
+    Args:
+      headings: the headings of its columns.
+      rows: its rows. The first value of each is a class.
+      few: the classes with few clips.
+      foot: a row that remains at the end.
+    """
+    head = "".join(
+        f'<th><button type="button">{html.escape(heading)}</button></th>'
+        for heading in headings
+    )
+    body = "".join(table_row(row, few=row[0] in few) for row in rows)
+    note = (
+        f"<p>{FEW_MARK} These values rest on fewer than {FEW_CLIPS} clips of the "
+        f"class. They can be very different for other clips.</p>"
+    )
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody><tfoot>{foot}</tfoot></table></div>"
+        f"{note if FEW_MARK in body else ''}"
+    )
+
+
+def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
+    """HTML that compares an evaluation with that of another folder.
+
+    Raises:
+      UserError: see `diagnosis.read_evaluation` and `diagnosis.compare`.
+    """
+    other = diagnosis.read_evaluation(against)
+    try:
+        differences = diagnosis.compare(evaluation, other)
+    except UserError as error:
+        raise UserError(f"--against {against}: {error}") from None
+    headings = (
+        *("class", "clips", "lwlrap", "other lwlrap", "difference", "from", "to"),
+        "better",
+    )
+    rows = [
+        (*row, "this" if row.low > 0 else "the other" if row.high < 0 else "")
+        for row in differences
+    ]
+    few = {row.name for row in differences if row.num_clips < FEW_CLIPS}
+    return (
+        f"<h2>Compared with {html.escape(against)}</h2><p>The difference is the lwlrap "
+        f"of this evaluation minus that of the other. It lies between the values of "
+        f"“from” and “to” in 95 % of {diagnosis.BOOTSTRAP_SAMPLES} bootstrap samples "
+        f"of the clips. If it has the same sign in this whole interval, the last "
+        f"column names the better evaluation. By chance alone, this happens for one "
+        f"class in 20, and more often for classes with few clips. For a class with up "
+        f"to three clips, nothing is named.</p>"
+        f"{table(headings, rows, few=few)}"
+    )
+
+
+def run_hparams(eval_dir: str) -> Hparams:
+    """The hyperparameters of the run that was evaluated.
+
+    If they are not known, they are the defaults, and a line on stderr says so.
+    """
+    try:
+        train_dir = EvalFolder(eval_dir).train_dir()
+        if record := run_record.read_record(train_dir):
+            return record.hparams
+        reason = f"there is no {os.path.join(train_dir, run_record.HPARAMS_FILE)}"
+    except UserError as error:
+        reason = str(error)
+    print(
+        f"note: the spectrograms have the default hyperparameters: {reason}",
+        file=sys.stderr,
+    )
+    return Hparams()
+
+
+def spectrogram(path: str, hparams: Hparams) -> str:
+    """The features of a clip, a PNG as data URL; "" if it is unreadable."""
+    import matplotlib.image
+    import tensorflow as tf
+
+    import inputs
+    from tagger.data.wav import read_wav_header
+
+    try:
+        offset, size = read_wav_header(path)
+        waveform = inputs.clip_to_waveform(path, np.int64(offset), np.int64(size))
+    except (UserError, tf.errors.OpError):
+        return ""
+    log_mel = inputs.waveform_to_log_mel_spectrogram(waveform, hparams).numpy()
+    step = -(-len(log_mel) // SPECTROGRAM_COLUMNS)
+    image = np.maximum.reduceat(log_mel, np.arange(0, len(log_mel), step))
+    png = io.BytesIO()
+    matplotlib.image.imsave(png, image.T, origin="lower", format="png")
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+
+
+def class_scores(
+    evaluation: diagnosis.Evaluation, row: int, indices: Sequence[int]
+) -> str:
+    """HTML with classes and their scores for the clip of a row."""
+    scores = [
+        f"{evaluation.class_names[index]} {evaluation.scores[row, index]:.2f}"
+        for index in indices
+    ]
+    return escape(", ".join(scores))
+
+
+def worst_clips(
+    evaluation: diagnosis.Evaluation, clip_dir: str, page_dir: str, hparams: Hparams
+) -> str:
+    """HTML of the clips whose labels have the lowest mean precision.
+
+    Args:
+      evaluation: the evaluation.
+      clip_dir: folder of the clips.
+      page_dir: folder of the page, which the addresses of the clips are relative to.
+      hparams: the hyperparameters of the spectrograms.
+
+    Raises:
+      UserError: none of these clips can be read.
+    """
+    counts = evaluation.labels.sum(axis=1)
+    mean = evaluation.precisions.sum(axis=1) / np.maximum(counts, 1)
+    rows = np.argsort(np.where(counts > 0, mean, np.inf), kind="stable")
+    cards = []
+    for row in rows[: min(WORST_CLIPS, np.count_nonzero(counts))]:
+        path = os.path.join(clip_dir, evaluation.clips[row])
+        labels = np.flatnonzero(evaluation.labels[row])
+        top = np.argsort(-evaluation.scores[row], kind="stable")[:TOP_CLASSES]
+        address = urllib.parse.quote(os.fsencode(os.path.relpath(path, page_dir)))
+        image = spectrogram(path, hparams)
+        picture = f'<img alt="spectrogram" src="{image}">' if image else UNREADABLE
+        cards.append(
+            f'<div class="clip"><strong>{html.escape(evaluation.clips[row])}</strong> '
+            f"precision {mean[row]:.3f}<br>"
+            f"labels: {class_scores(evaluation, row, labels)}<br>"
+            f"highest scores: {class_scores(evaluation, row, top)}{picture}"
+            f'<audio controls preload="none" src="{html.escape(address)}"></audio>'
+            f"</div>"
+        )
+    if num_unreadable := sum(UNREADABLE in card for card in cards):
+        if num_unreadable == len(cards):
+            raise UserError(f"--clip_dir: the clips are not in {clip_dir}")
+        print(
+            f"warning: --clip_dir: {counted(num_unreadable, 'clip')} cannot be read, "
+            f"in {clip_dir}",
+            file=sys.stderr,
+        )
+    return "\n".join(cards)
+
+
+def make_page(
+    evaluation: diagnosis.Evaluation,
+    found: Sequence[diagnosis.ClassResult],
+    *,
+    eval_dir: str,
+    clip_dir: str,
+    against: str = "",
+) -> str:
+    """The page as HTML, about an evaluation and its `class_results`.
+
+    Raises:
+      UserError: the evaluation in `against`, if any, cannot be read or does not fit.
+    """
+    overall = evaluation.precisions.sum() / max(1, evaluation.labels.sum())
+    folder = EvalFolder(eval_dir)
+    by_step = folder.results() or {evaluation.step: overall}
+    best, _ = folder.best() or (evaluation.step, overall)
+    if best != evaluation.step:
+        # A step without a result is evaluated again in any case.
+        remedy = f"delete eval-{best}.txt and " if evaluation.step in by_step else ""
+        print(
+            f"warning: the best step is {best}, but {SCORES_FILE} has the "
+            f"scores of step {evaluation.step}; {remedy}run the evaluation again",
+            file=sys.stderr,
+        )
+    data = {
+        "progress": sorted(by_step.items()),
+        "classes": diagnosis.class_curves(evaluation),
+        "fewClips": FEW_CLIPS,
+    }
+    few = {result.name for result in found if 0 < result.num_clips < FEW_CLIPS}
+    means = diagnosis.macro_means(found) | {"name": "mean"}
+    headings = (
+        *("class", "clips", "lwlrap", "average precision", "threshold", "precision"),
+        *("recall", "F1"),
+    )
+    return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=html.escape(f"Evaluation {eval_dir}"),
+        summary=(
+            f"Best step: {evaluation.step}. Overall lwlrap {overall:.6f} on "
+            f"{len(evaluation.clips)} clips with {len(evaluation.class_names)} classes."
+        ),
+        classes=table(
+            headings,
+            found,
+            few=few,
+            foot=table_row([means.get(name, "") for name in found[0]._fields]),
+        ),
+        # "<" would end the script if a class is named "</script>".
+        data=json.dumps(data).replace("<", "\\u003c"),
+        comparison=comparison_section(evaluation, against) if against else "",
+        pairs=table(
+            ("class", "ranks higher", "clips", "share of its clips"),
+            diagnosis.confused_pairs(evaluation),
+            few=few,
+        ),
+        clips=worst_clips(evaluation, clip_dir, eval_dir, run_hparams(eval_dir)),
+    )
