@@ -113,7 +113,7 @@ class Exported:
 
 def example_of(language: str) -> str:
     """The example of docs/export.md that imports a package."""
-    section = section_of("docs/export.md", "Sharing a model")
+    section = section_of("docs/export.md", "Exporting a model")
     examples = re.findall("```python\n(.*?)```", section, re.DOTALL)
     (example,) = [text for text in examples if language in text]
     return example
