@@ -1,4 +1,4 @@
-"""Inference and evaluation as complete processes: ours, and method of the original.
+"""Inference and evaluation as complete processes: ours, and that of the original.
 
     python benchmarks/whole_process.py [--original_python PYTHON]
 
@@ -28,7 +28,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_string(
-        "original_python", sys.executable, "Python to run method of the original."
+        "original_python", sys.executable, "Python to run the method of the original."
     )
     flags.DEFINE_integer("rounds", 1, "Timed runs of each contender.", lower_bound=1)
 
