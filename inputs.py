@@ -72,7 +72,7 @@ def clip_to_waveform(
 def _contents_to_waveform(
     contents: tf.Tensor, path: tf.Tensor, data_offset: tf.Tensor, num_samples: tf.Tensor
 ) -> tf.Tensor:
-    """Like `clip_to_waveform`, but from the bytes of a file. The error has the path."""
+    """Like `clip_to_waveform`, but from a file's contents; errors name the path."""
     num_bytes = BYTES_PER_SAMPLE * num_samples
     is_complete = tf.debugging.Assert(
         tf.cast(tf.strings.length(contents), tf.int64) >= data_offset + num_bytes,
@@ -94,8 +94,8 @@ def waveform_to_log_mel_spectrogram(
     periodic, but symmetric if it has an odd number of samples. The ends are not padded.
 
     Args:
-      waveform: float32 [S] in [-1, 1]. If it is shorter than a window, it is padded
-        with zeros. The baseline gives no frames for it, and NaN scores.
+      waveform: float32 [S] in [-1, 1]. A waveform shorter than one window is padded
+        with zeros. (The baseline returns no frames for it, and NaN scores.)
       hparams: STFT and mel hyperparameters.
       fft_type: FAST_FFT or EXACT_FFT.
 
@@ -200,9 +200,9 @@ def clip_examples(
 
 
 def shuffle_buffer(clips: Clips, hparams: Hparams, num_shards: int = 1) -> int:
-    """The size of the shuffle buffer: at most the mean number of examples of a shard.
+    """Returns the size of the shuffle buffer: at most the mean examples per shard.
 
-    A larger buffer would only take time to allocate.
+    A larger buffer would only take longer to allocate.
     """
     num_examples = int(hparams.num_examples(clips.num_samples).sum())
     return max(1, min(EXAMPLE_SHUFFLE_BUFFER, num_examples // num_shards))
@@ -231,31 +231,31 @@ def train_input(
     data_service: str = "",
     job_name: str = "",
 ) -> tf.data.Dataset:
-    """Makes an endless dataset of training batches.
+    """Creates an endless dataset of training batches.
 
     As in the original, each epoch shuffles the list of clips, then the examples across
-    clips. Every example comes once per epoch. tf.data fuses `shuffle` and `repeat`:
+    clips. Each example is used once per epoch. tf.data fuses `shuffle` and `repeat`:
     the buffer is filled for the next epoch while the current epoch ends.
 
     Args:
       clips: the N clips to train on, with labels.
       hparams: feature hyperparameters and batch_size.
       seed: seed of the order of clips and examples.
-      deterministic: whether one seed always gives the same batches.
+      deterministic: whether the same seed always gives the same batches.
       shard: index of this worker, from 0. It gets a part of the clips of each epoch.
       num_shards: number of workers that share an epoch, all with the same seed. Their
         numbers of clips differ by at most one. Their numbers of examples differ more,
         so one worker may start its next epoch before another.
       data_service: grpc://host:port of the dispatcher of a tf.data service, which
         computes the features; empty: this process computes them.
-      job_name: new for each start with a data service, equal on all workers.
+      job_name: name of the data service job; unique per start, equal on all workers.
 
     Returns:
       Dataset of (features float32 [batch_size, frames, F], labels float32 [batch_size,
       C]). A batch may span two epochs.
 
     Raises:
-      tf.errors.OpError: during iteration, a clip cannot be read; names the clip.
+      tf.errors.OpError: during iteration, a clip cannot be read; the message names it.
     """
     labels = tf.constant(clips.labels)
 
@@ -284,12 +284,12 @@ def train_input(
 def _served_examples(
     clips: Clips, hparams: Hparams, *, seed: int, service: str, job_name: str
 ) -> tf.data.Dataset:
-    """Like `clip_examples`, but endless, from a data service that trainers can share.
+    """Like `clip_examples`, but endless, from a data service shared by all trainers.
 
-    The workers of the service take the clips one by one, in the same order every epoch.
-    Each trainer gets the next clip that is ready. Each clip comes once per epoch, but
-    examples of two epochs mix at their border. If a worker of the service dies, the
-    clips that it was processing are missing from the epoch.
+    The data workers process the clips one by one, in the same order in each epoch. Each
+    trainer gets the next clip that is ready. Each clip is used once per epoch, but
+    examples of two epochs mix at their border. If a data worker dies, the clips that it
+    was processing are missing from the epoch.
     """
     order = tf.constant(np.random.default_rng(seed).permutation(len(clips)))
     # A service can distribute a range one number at a time. With `shuffle`, the first
@@ -317,13 +317,13 @@ def _served_examples(
 def clip_input(
     clips: Clips, hparams: Hparams, *, skip_unreadable: bool = False
 ) -> tf.data.Dataset:
-    """Makes a dataset of the examples of clips in order, in batches that span clips.
+    """Creates a dataset of the examples of clips, in order; batches may span clips.
 
     Args:
       clips: the N clips.
       hparams: feature hyperparameters.
-      skip_unreadable: whether clips that cannot be read are skipped. If not, they raise
-        an error that names the clip.
+      skip_unreadable: whether clips that cannot be read are skipped. Otherwise, they
+        raise an error that names the clip.
 
     Returns:
       Dataset of (features float32 [B, frames, F], int32 [B] positions of the clips that

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes a class map from a CSV of clips: its labels in alphabetical order.
+"""Creates a class map from a CSV of clips, with the labels in alphabetical order.
 
     python make_class_map.py < train_curated.csv > my_class_map.csv
 
 The CSV has the columns `fname,labels`, with several labels comma-separated inside
-quotes, or the older `fname,aso_ids,label`. The class map has one line index,name for
-each label. The file class_map.csv is the class map of FSDKaggle2019, in the order of
+quotes, or the older `fname,aso_ids,label`. The class map has one line index,name per
+label. The file class_map.csv is the class map of FSDKaggle2019, in the order of
 Kaggle's columns.
 """
 

@@ -1,4 +1,4 @@
-"""Scores clips in the original's way, to compare with our programs.
+"""Scores clips with the method of the original, to compare with our programs.
 
     python benchmarks/original_way.py CLIP_DIR CHECKPOINT[,CHECKPOINT...] [CSV]
 

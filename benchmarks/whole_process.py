@@ -1,9 +1,9 @@
-"""Inference and evaluation as complete processes: ours, and the original's way.
+"""Inference and evaluation as complete processes: ours, and that of the original.
 
     python benchmarks/whole_process.py [--original_python PYTHON]
 
 Inference scores 400 five-second clips. Evaluation uses 8 checkpoints and 80 of these
-clips. Both run in float32 and with --mixed_precision. The original's way is
+clips. Both run in float32 and with --mixed_precision. The method of the original is
 original_way.py. --original_python is a Python to run it with another TensorFlow, such
 as 2.13.
 """
@@ -28,7 +28,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_string(
-        "original_python", sys.executable, "Python to run the original's way."
+        "original_python", sys.executable, "Python to run the method of the original."
     )
     flags.DEFINE_integer("rounds", 1, "Timed runs of each contender.", lower_bound=1)
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         inference = {
             "ours": lambda: measure.run_process(infer),
             f"ours, {mixed}": lambda: measure.run_process([*infer, mixed]),
-            "the original's way": lambda: run_peer(root / "clips", prefixes[0]),
+            "method of the original": lambda: run_peer(root / "clips", prefixes[0]),
         }
         evaluation = {
             "ours": lambda: measure.run_process(
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
             f"ours, {mixed}": lambda: measure.run_process(
                 [*measure.eval_command(root, next(eval_dirs)), mixed]
             ),
-            "the original's way": lambda: run_peer(
+            "method of the original": lambda: run_peer(
                 root / "clips", ",".join(map(str, prefixes)), root / "clips.csv"
             ),
         }

@@ -1,1 +1,1 @@
-"""Recordings of any format and length, with times."""
+"""Decoding, detections and pictures of recordings of any format and length."""

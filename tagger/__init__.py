@@ -1,1 +1,1 @@
-"""What the files at the top of the repository share."""
+"""Shared modules."""

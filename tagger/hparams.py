@@ -1,8 +1,8 @@
-"""The hyperparameters, with their defaults, units, ranges, meanings and off values.
+"""The hyperparameters: names, defaults, units, allowed values and meanings.
 
 Names, defaults and order are those of the DCASE 2019 Task 2 baseline (`parse_hparams`
 in its model.py). mel_gain and all after decay_epochs are additions, off by default.
-This module needs no TensorFlow.
+This module does not import TensorFlow.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ MODEL_NAMES = tuple(MODEL_DEFAULTS)
 # examples of the default size, that happens above 3,495 examples.
 MAX_BATCH_SIZE = 3000
 
-# Allowed values: their description for documentation and messages, and their test.
+# Allowed values: a description for documentation and messages, and a predicate.
 Allowed = tuple[str, Callable[[Any], bool]]
 POSITIVE: Allowed = ("above 0", lambda value: value > 0)
 NOT_NEGATIVE: Allowed = ("0 or more", lambda value: value >= 0)
@@ -66,19 +66,19 @@ def _hparam(default: Any, unit: str, allowed: Allowed, meaning: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Hparams:
-    """The hyperparameters of features, model and training, with checked values.
+    """Hyperparameters of features, model and training; checks their values.
 
     Raises:
-      UserError: a value is outside its range, or two contradict each other.
+      UserError: a value is outside its range, or two values are in conflict.
     """
 
     stft_window_seconds: float = _hparam(
-        0.025, "s", _up_to(1), "Window of the Short-Time Fourier Transform"
+        0.025, "s", _up_to(1), "Window length of the short-time Fourier transform"
     )
     stft_hop_seconds: float = _hparam(
-        0.010, "s", _up_to(1), "Hop of the Short-Time Fourier Transform"
+        0.010, "s", _up_to(1), "Hop length of the short-time Fourier transform"
     )
-    mel_bands: int = _hparam(96, "bands", _up_to(1024), "Bands of the mel spectrogram")
+    mel_bands: int = _hparam(96, "bands", _up_to(1024), "Number of mel bands")
     mel_min_hz: float = _hparam(
         20.0, "Hz", NOT_NEGATIVE, "Lower edge of the lowest mel band"
     )
@@ -91,29 +91,32 @@ class Hparams:
         1.0,
         "",
         POSITIVE,
-        "Factor applied to the mel spectrogram; 0.25 gives about the values of 16 kHz "
-        "audio",
+        "Factor applied to the mel spectrogram; 0.25 approximates the magnitudes of "
+        "16 kHz audio",
     )
     mel_log_offset: float = _hparam(
         0.001,
         "magnitude",
         POSITIVE,
-        "Added to the mel spectrogram before the logarithm",
+        "Offset added to the mel spectrogram before the logarithm",
     )
     example_window_seconds: float = _hparam(
         1.0, "s", _up_to(60), "Length of an example"
     )
     example_hop_seconds: float = _hparam(
-        0.5, "s", _up_to(60), "Hop from the start of one example to the next"
+        0.5, "s", _up_to(60), "Time between the starts of consecutive examples"
     )
     batch_size: int = _hparam(
-        64, "examples", _up_to(MAX_BATCH_SIZE), "Examples in a batch"
+        64, "examples", _up_to(MAX_BATCH_SIZE), "Examples per batch"
     )
     global_pool: str = _hparam(
-        "mean", "", _one_of("mean", "max"), "Pooling over time and frequency"
+        "mean", "", _one_of("mean", "max"), "Global pooling over time and frequency"
     )
     dropout: float = _hparam(
-        0.0, "", FRACTION, "Probability of KEEPING an activation; 0: no dropout layer"
+        0.0,
+        "",
+        FRACTION,
+        "Probability of keeping (not dropping) an activation; 0: no dropout layer",
     )
     lsmooth: float = _hparam(0.0, "", FRACTION, "Label smoothing towards 0.5; 0: none")
     weights_init_stddev: float = _hparam(
@@ -122,66 +125,67 @@ class Hparams:
         NOT_NEGATIVE,
         "Standard deviation of the initial weights; 0: Xavier uniform",
     )
-    bn: int = _hparam(1, "", SWITCH, "1: batch norm after convolutions; 0: biases")
-    bndecay: float = _hparam(
-        0.9997, "per step", FRACTION, "Decay of batch norm's moving averages"
+    bn: int = _hparam(
+        1, "", SWITCH, "1: batch norm after each convolution; 0: biases instead"
     )
-    bneps: float = _hparam(0.001, "", POSITIVE, "Batch norm's epsilon")
+    bndecay: float = _hparam(
+        0.9997, "per step", FRACTION, "Decay of the moving averages of batch norm"
+    )
+    bneps: float = _hparam(0.001, "", POSITIVE, "Epsilon of batch norm")
     warmstart: int = _hparam(
-        0, "", SWITCH, "1: start from the weights of --warmstart_checkpoint"
+        0, "", SWITCH, "1: take the initial weights from --warmstart_checkpoint"
     )
     opt: str = _hparam("adam", "", _one_of("adam", "sgd"), "Optimizer")
     lr: float = _hparam(1e-4, "", NOT_NEGATIVE, "Learning rate")
-    adam_eps: float = _hparam(1e-8, "", POSITIVE, "Adam's epsilon")
+    adam_eps: float = _hparam(1e-8, "", POSITIVE, "Epsilon of Adam")
     lrdecay: float = _hparam(
         0.0,
         "",
         FRACTION,
-        "Factor of the learning rate after every decay_epochs; 0: constant rate",
+        "Factor applied to the learning rate every decay_epochs; 0: constant",
     )
     decay_epochs: float = _hparam(
         2.5,
         "epochs",
         _up_to(100000),
-        "Epochs between two decays of the learning rate",
+        "Epochs between decays of the learning rate",
     )
     bn_ramp: int = _hparam(
         0,
         "",
         SWITCH,
-        "1: at step t, the decay of batch norm's moving averages is at most "
-        "(1+t)/(10+t), so that early checkpoints can be evaluated; 0: bndecay",
+        "1: ramp up batch-norm decay early in training: min(bndecay, (1+t)/(10+t)) at "
+        "step t; 0: constant decay",
     )
     cosine: int = _hparam(
         0,
         "",
         SWITCH,
-        "1: the learning rate falls from lr to 0 at the last step, along half a cosine",
+        "1: cosine decay of the learning rate, from lr to 0 at the last step",
     )
     warmup_steps: int = _hparam(
         0,
         "steps",
         NOT_NEGATIVE,
-        "With cosine, the learning rate first grows linearly from 0 for these steps; "
-        "0: no warm-up",
+        "Steps of linear learning rate warm-up from 0, with cosine=1; 0: no warm-up",
     )
     gain_db: float = _hparam(
         0.0,
         "dB",
         _from_0_to(60),
-        "Largest random gain or attenuation of an example; 0: none",
+        "Maximum random gain or attenuation of an example; 0: none",
     )
     freq_masks: int = _hparam(
-        0, "", _from_0_to(10), "Masks over random bands of each example; 0: none"
+        0, "", _from_0_to(10), "Number of random frequency masks per example; 0: none"
     )
     freq_mask_bands: int = _hparam(
-        12, "bands", _from_0_to(1024), "Largest width of a mask over bands"
+        12, "bands", _from_0_to(1024), "Maximum width of a frequency mask"
     )
     time_masks: int = _hparam(
-        0, "", _from_0_to(10), "Masks over random frames of each example; 0: none"
+        0, "", _from_0_to(10), "Number of random time masks per example; 0: none"
     )
     time_mask_frames: int = _hparam(
-        20, "frames", _from_0_to(6000), "Largest width of a mask over frames"
+        20, "frames", _from_0_to(6000), "Maximum width of a time mask"
     )
     frontend: str = _hparam(
         "log",
@@ -195,9 +199,14 @@ class Hparams:
     pcen_delta: float = _hparam(2.0, "", NOT_NEGATIVE, "PCEN: offset")
     pcen_r: float = _hparam(0.5, "", _up_to(1), "PCEN: exponent")
     pcen_eps: float = _hparam(
-        1e-6, "magnitude", _at_least(1e-12), "PCEN: added to the smoothed spectrogram"
+        1e-6,
+        "magnitude",
+        _at_least(1e-12),
+        "PCEN: offset added to the smoothed spectrogram",
     )
-    pcen_seconds: float = _hparam(0.4, "s", _up_to(60), "PCEN: time constant")
+    pcen_seconds: float = _hparam(
+        0.4, "s", _up_to(60), "PCEN: time constant of the smoothing"
+    )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -223,9 +232,9 @@ class Hparams:
             raise UserError(f"hyperparameter {message}")
 
     def _contradictions(self) -> Iterator[str]:
-        """Yields a message for each value that cannot be used with another one."""
+        """Yields one message for each conflict between values."""
         if self.cosine and self.lrdecay:
-            yield "cosine=1 and lrdecay are two schedules; set one of them"
+            yield "cosine=1 and lrdecay are mutually exclusive; set only one of them"
         if self.frontend == "pcen" and self.gain_db:
             yield "gain_db needs frontend=log; PCEN removes gains"
         if self.freq_masks and self.freq_mask_bands > self.mel_bands:
@@ -236,33 +245,33 @@ class Hparams:
 
     @property
     def stft_window_samples(self) -> int:
-        """Samples in an STFT window."""
+        """Number of samples in an STFT window."""
         return round(SAMPLE_RATE * self.stft_window_seconds)
 
     @property
     def stft_hop_samples(self) -> int:
-        """Samples from one STFT window to the next."""
+        """Number of samples between the starts of consecutive STFT windows."""
         return round(SAMPLE_RATE * self.stft_hop_seconds)
 
     @property
     def fft_length(self) -> int:
-        """Length of the FFT: the first power of two that holds an STFT window."""
+        """Length of the FFT: the smallest power of two that covers an STFT window."""
         return 1 << (self.stft_window_samples - 1).bit_length()
 
     @property
     def example_window_frames(self) -> int:
-        """STFT frames in an example."""
+        """Number of STFT frames in an example."""
         # As in the original: not seconds / hop, which rounds 0.235 / 0.01 to 23.
         return round(1 / self.stft_hop_seconds * self.example_window_seconds)
 
     @property
     def example_hop_frames(self) -> int:
-        """STFT frames from the start of one example to the next."""
+        """Number of STFT frames between the starts of consecutive examples."""
         return round(1 / self.stft_hop_seconds * self.example_hop_seconds)
 
     @property
     def context_frames(self) -> int:
-        """STFT frames before a frame that change its features by more than 1e-8."""
+        """Number of earlier frames that change a frame's features by more than 1e-8."""
         if self.frontend == "log":
             return 0
         return math.ceil(20 * self.pcen_seconds / self.stft_hop_seconds)
@@ -272,17 +281,17 @@ class Hparams:
         return tuple(getattr(self, name) for name in FEATURE_HPARAMS)
 
     def num_frames(self, num_samples: np.ndarray | int) -> np.ndarray | int:
-        """STFT frames of clips of num_samples samples; padding gives at least 1."""
+        """STFT frames of a clip of num_samples samples, at least 1 (padded)."""
         beyond_first = np.maximum(num_samples - self.stft_window_samples, 0)
         return 1 + beyond_first // self.stft_hop_samples
 
     def num_examples(self, num_samples: np.ndarray | int) -> np.ndarray | int:
-        """Examples of clips of num_samples samples: frames / hop, rounded up."""
+        """Examples of a clip of num_samples samples: frames / hop, rounded up."""
         return -(-self.num_frames(num_samples) // self.example_hop_frames)
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Hparams)}
-# These matter only in training. The others determine what a network computes.
+# These affect only training. The others determine what a network computes.
 TRAINING_HPARAMS = (
     *("batch_size", "dropout", "lsmooth", "weights_init_stddev", "bndecay"),
     *("warmstart", "opt", "lr", "adam_eps", "lrdecay", "decay_epochs", "bn_ramp"),
@@ -309,11 +318,11 @@ def _check_value(field: dataclasses.Field, value: Any) -> None:
 
 
 def parse_overrides(text: str) -> dict[str, Any]:
-    """Parses `name=value,name=value`; returns values of the right types, by name.
+    """Parses `name=value,name=value` into typed values, by name.
 
     Raises:
       UserError: a name is unknown or given twice, or a value has the wrong type or is
-        out of range.
+        outside its range.
     """
     overrides = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):
@@ -340,7 +349,7 @@ def parse_overrides(text: str) -> dict[str, Any]:
 
 
 def check_model_name(model_name: str) -> None:
-    """Checks the name of a model.
+    """Checks that a model name is known.
 
     Raises:
       UserError: there is no such model.
@@ -353,13 +362,13 @@ def check_model_name(model_name: str) -> None:
 
 
 def model_hparams(model_name: str, overrides: Mapping[str, Any]) -> Hparams:
-    """The defaults of a model, overridden by the given values."""
+    """Returns the defaults of a model, with the given values overriding them."""
     check_model_name(model_name)
     return Hparams(**MODEL_DEFAULTS[model_name] | overrides)
 
 
 def describe_hparams(model_name: str, hparams: Hparams) -> str:
-    """A line with the model and the values that differ from those of `Hparams`."""
+    """Returns one line: the model, and the values that differ from the defaults."""
     changed = [
         f"{name}={value}"
         for name, value in dataclasses.asdict(hparams).items()
@@ -369,5 +378,5 @@ def describe_hparams(model_name: str, hparams: Hparams) -> str:
 
 
 def parse_hparams(text: str) -> Hparams:
-    """The defaults, overridden by the `name=value` pairs of a --hparams flag."""
+    """Returns the defaults, with the pairs of a --hparams flag overriding them."""
     return Hparams(**parse_overrides(text))

@@ -165,7 +165,7 @@ def test_accents_are_composed(tmp_path):
     [
         ("", "empty"),
         ("index,name\n0,Bark\n", "map.csv:1: expected 0,name but got index,name"),
-        ("fname,labels\na.wav,Bark\n", "got fname,labels; that is a CSV of clips"),
+        ("fname,labels\na.wav,Bark\n", "got fname,labels; this is a CSV of clips"),
         ("1,Bark\n", "map.csv:1: expected index 0, but got '1'"),
         ("0,Bark\n2,Meow\n", "map.csv:2: expected index 1, but got '2'"),
         ("0,Bark\n1,Bark\n", "map.csv:2: class Bark appears twice"),

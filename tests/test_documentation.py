@@ -23,8 +23,8 @@ def test_the_python_examples(dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
     for page, title in (
-        ("README.md", "Use it from Python"),
-        ("docs/usage.md", "From Python"),
+        ("README.md", "Python API"),
+        ("docs/usage.md", "Python API"),
     ):
         blocks = re.findall("```python\n(.*?)```", section_of(page, title), re.DOTALL)
         assert blocks
@@ -39,7 +39,7 @@ def test_the_python_examples(dataset, tmp_path, monkeypatch, capsys):
 
 def test_the_recipe_for_own_sounds_has_the_commands_of_its_page():
     """A system test runs the recipe."""
-    page = section_of("docs/own-recordings.md", "Five commands")
+    page = section_of("docs/own-recordings.md", "Quick start")
     commands = re.search(r"```\n(python .*?)```", page, re.DOTALL)[1]
     words = set(commands.replace("runs/own", "run").split())
     recipe = (ROOT / "recipes" / "own_sounds.sh").read_text().replace('"$out/', "")

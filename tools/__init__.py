@@ -1,1 +1,1 @@
-"""Programs beside the main one, run as `python -m tools.NAME`."""
+"""Command-line tools, run as `python -m tools.NAME`."""

@@ -1,1 +1,1 @@
-"""Clips, the tables that name them, and the WAV files that hold them."""
+"""Tables of clips, and WAV files."""

@@ -1,4 +1,4 @@
-"""Reads and checks class maps, CSVs of clips and WAV headers into a table of clips.
+"""Reads and checks class maps, CSVs of clips and WAV headers.
 
 This is not part of `inputs.py`, because the `make_*` programs use it without
 TensorFlow.
@@ -29,7 +29,7 @@ FINGERPRINT_COLUMN = "fingerprint"  # of the parts that inference writes
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of a CSV of clips: its line, the clip's name and labels, and all fields."""
+    """A row of a CSV of clips: line number, clip name, labels, and all fields."""
 
     line: int
     fname: str
@@ -39,7 +39,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Clips:
-    """A table of N clips whose headers have been read.
+    """A table of N clips, made from their labels and WAV headers.
 
     Attributes:
       paths: N paths of WAV files.
@@ -62,7 +62,7 @@ class Clips:
         return f"{num_clips}, {hours:.2f} hours, {num_classes} classes"
 
     def take(self, indices: np.ndarray) -> "Clips":
-        """The clips at the given positions, in that order."""
+        """Returns the clips at the given positions, in that order."""
         return Clips(
             paths=[self.paths[index] for index in indices],
             data_offsets=self.data_offsets[indices],
@@ -71,7 +71,7 @@ class Clips:
         )
 
     def checksum(self, class_names: Sequence[str]) -> int:
-        """CRC-32 of names, lengths, labels and classes; ignores the order of clips."""
+        """Returns a CRC-32 of names, lengths, labels and classes, for any order."""
         names = [os.path.basename(path) for path in self.paths]
         order = sorted(range(len(names)), key=names.__getitem__)
         names, num_samples = sorted(names), self.num_samples[order].tolist()
@@ -81,18 +81,18 @@ class Clips:
 
 
 def read_class_map(path: str) -> list[str]:
-    """Reads `index,name` lines, indices 0 to C-1 in order, into C class names.
+    """Reads the C class names of a class map: lines `index,name`, from 0 to C-1.
 
     Raises:
-      UserError: there is no such file.
-      UserError: the file is not a class map; the message lists all bad lines.
+      UserError: the file does not exist.
+      UserError: the file is not a class map; the message lists all invalid lines.
     """
     names, problems = [], []
     for line, fields in read_records(path, "--class_map_path"):
         where, got = f"{path}:{line}", ",".join(fields)
         index, name = fields[0].strip(), composed(fields[-1].strip())
         if index == FILE_COLUMN:
-            raise UserError(*[f"{where}: got {got}; that is a CSV of clips"])
+            raise UserError(*[f"{where}: got {got}; this is a CSV of clips"])
         if len(fields) != 2 or not index.isdecimal() or not name:
             problems.append(f"{where}: expected {len(names)},name but got {got}")
             continue
@@ -109,21 +109,21 @@ def read_class_map(path: str) -> list[str]:
 
 
 def read_rows(path: str, contents: bytes | None = None) -> tuple[list[str], list[Row]]:
-    """Reads a CSV of clips with their labels.
+    """Reads a CSV of clips and their labels.
 
     The header names the columns: `fname` and `labels` (comma-separated inside quotes),
-    or the older `fname,aso_ids,label`. Further columns are kept, but not used.
+    or the older `fname,aso_ids,label`. Additional columns are kept, but not used.
 
     Args:
       path: path of the CSV.
-      contents: contents of the CSV; None: they are read from the path.
+      contents: contents of the CSV; None: read from the path.
 
     Returns:
       The header, and the rows.
 
     Raises:
-      UserError: there is no such file.
-      UserError: the file is not such a CSV; the message lists all bad lines.
+      UserError: the file does not exist.
+      UserError: the file is not such a CSV; the message lists all invalid lines.
     """
     contents = _read_file(path) if contents is None else contents
     header, rows, problems = _parse_rows(contents, path)
@@ -133,7 +133,7 @@ def read_rows(path: str, contents: bytes | None = None) -> tuple[list[str], list
 
 
 def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[str]]:
-    """The header, the rows that name a clip, and all problems."""
+    """Returns the header, the rows that name a clip, and all problems."""
     records = _records(contents, path)
     if not records:
         return [], [], [f"{path}:1: empty; expected a header fname,labels"]
@@ -170,17 +170,17 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
             problems.append(f"{where}: clip {fname} has no labels")
         rows.append(Row(line, fname, labels, tuple(fields)))
     if len(records) == 1:
-        problems.append(f"{path}:1: no clips below the header")
+        problems.append(f"{path}:1: no clips after the header")
     return header, rows, problems
 
 
 def parse_labels(text: str) -> tuple[str, ...]:
-    """The labels in a text, which are separated by commas."""
+    """Splits a text with comma-separated labels."""
     return tuple(filter(None, map(str.strip, composed(text).split(","))))
 
 
 def composed(name: str) -> str:
-    """The name of a class with composed accents; some systems decompose them."""
+    """Returns a class name with composed accents (NFC); some systems decompose them."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -195,7 +195,7 @@ def _read_file(path: str, flag: str = "") -> bytes:
 
 
 def read_records(path: str, flag: str = "") -> list[tuple[int, list[str]]]:
-    """Reads the records of a CSV that are not blank: first line, fields.
+    """Reads the non-blank records of a CSV, as (number of first line, fields).
 
     Raises:
       UserError: the file cannot be read; the message names the flag, if given.
@@ -205,7 +205,7 @@ def read_records(path: str, flag: str = "") -> list[tuple[int, list[str]]]:
 
 
 def _records(contents: bytes, path: str) -> list[tuple[int, list[str]]]:
-    """The records of a CSV that are not blank, as (number of first line, fields)."""
+    """Parses the non-blank records of a CSV, as (number of first line, fields)."""
     try:
         text = contents.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -255,7 +255,7 @@ def read_clips(
       The C class names, and the table of clips in the order of the CSV.
 
     Raises:
-      UserError: a file cannot be used; lists all problems of all files.
+      UserError: a file is invalid; the message lists all problems of all files.
     """
     problems, class_names, rows = [], [], []
     with _collected(problems):
@@ -296,7 +296,7 @@ def _check_folder(clip_dir: str, paths: Sequence[str], flag: str) -> None:
 
 @contextlib.contextmanager
 def _collected(problems: list[str]) -> Iterator[None]:
-    """Adds an error of the block to the problems."""
+    """Adds the problems of a UserError in the block to a list."""
     try:
         yield
     except UserError as error:
@@ -306,7 +306,7 @@ def _collected(problems: list[str]) -> Iterator[None]:
 def _label_problems(
     rows: Sequence[Row], class_names: Sequence[str], csv_path: str, class_map_path: str
 ) -> list[str]:
-    """One problem for each label that is not in the class map, with its first line."""
+    """Returns a problem for each label that is not in the class map."""
     unknown = {}
     for row in rows:
         for label in set(row.labels).difference(class_names):
@@ -321,6 +321,6 @@ def _label_problems(
 def make_clips(
     paths: Sequence[str], headers: Sequence[tuple[int, int]], labels: np.ndarray
 ) -> Clips:
-    """Makes a table of N paths, headers (offset in bytes, samples) and labels."""
+    """Creates a table from N paths, headers (offset in bytes, samples) and labels."""
     table = np.array(headers, np.int64).reshape(-1, 2)
     return Clips(list(paths), table[:, 0], table[:, 1], labels)

@@ -1,4 +1,4 @@
-"""Reads the headers of WAV files: the offset and the number of the samples."""
+"""Reads WAV headers: the offset and the number of the samples."""
 
 import os
 import stat
@@ -40,7 +40,7 @@ EXPECTED_WAV = (
 
 
 def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | UserError]:
-    """Reads headers in parallel; the result has a UserError for an unusable file."""
+    """Reads headers in parallel; the result for an invalid file is a UserError."""
     return in_parallel(
         read_wav_header,
         paths,
@@ -51,7 +51,7 @@ def read_wav_headers(paths: Sequence[str]) -> list[tuple[int, int] | UserError]:
 
 
 def read_wav_header(path: str) -> tuple[int, int]:
-    """Finds the samples of a 16-bit PCM, 44.1 kHz, mono RIFF/WAVE file.
+    """Locates the samples of a 16-bit PCM, 44.1 kHz, mono RIFF/WAVE file.
 
     Chunks before and after the samples, odd-sized chunks with their pad byte, bytes
     after the last chunk and WAVE_FORMAT_EXTENSIBLE are allowed. If the size is unknown,
@@ -61,8 +61,8 @@ def read_wav_header(path: str) -> tuple[int, int]:
       The offset of the samples in bytes, and their number, at least 1.
 
     Raises:
-      UserError: the file cannot be used; the message has the path, what is wrong
-        and what is expected.
+      UserError: the file is invalid; the message states the path, what is wrong and
+        what is expected.
     """
     try:
         if "\0" in path:
@@ -89,7 +89,7 @@ def _bad_wav(path: str, what: str) -> UserError:
 def find_samples(
     file: BinaryIO, path: str, *, check_format: Callable[[bytes, str], None]
 ) -> tuple[int, int]:
-    """Walks the chunks from `fmt ` to `data`.
+    """Locates the samples of a RIFF/WAVE file, whose `fmt ` chunk must come first.
 
     Args:
       file: the file, at its start.
@@ -123,8 +123,8 @@ def find_samples(
         elif name == b"data" and not have_format:
             raise _bad_wav(path, "has its samples before their format (no fmt chunk)")
         elif name == b"data":
-            # A size of 0 means unknown if the RIFF size is unknown, or does not cover
-            # anything after this header. Otherwise other chunks may follow.
+            # A size of 0 means unknown if the RIFF size is unknown, or covers nothing
+            # after this header. Otherwise, other chunks may follow.
             header_only = riff_size in UNKNOWN_SIZES or 8 + riff_size <= start
             if chunk_size in UNKNOWN_SIZES and (chunk_size or header_only):
                 chunk_size = size - start

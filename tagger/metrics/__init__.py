@@ -1,1 +1,1 @@
-"""The metric."""
+"""Metrics."""

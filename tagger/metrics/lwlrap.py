@@ -4,13 +4,13 @@ Each label of each clip has a precision: the share of labels among the classes t
 as high or higher. lwlrap is the mean precision over all labels of all clips. It is also
 the mean of the per-class values, weighted by the number of labels of each class.
 
-Source: the DCASE 2019 Task 2 description and the baseline's evaluation.py. Equal to
-sklearn.metrics.label_ranking_average_precision_score with the number of labels as the
-sample weight, if no scores tie and every clip has a label.
+Source: the DCASE 2019 Task 2 description and the baseline's evaluation.py. Numerically
+equivalent to sklearn.metrics.label_ranking_average_precision_score with the number of
+labels as the sample weight, if there are no ties and every clip has a label.
 
-Ties: the original's sort is unstable, so its result depends on the processor. Here, a
-stable ascending sort is reversed: among equal scores, the class with the higher index
-ranks first. Clips without labels have no effect.
+Ties: the sort of the original is unstable, so its result depends on the processor.
+Here, a stable ascending sort is reversed: among equal scores, the class with the higher
+index ranks first. Clips without labels are ignored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from tagger.errors import UserError
 def positive_class_precisions(
     scores: np.ndarray, truth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The precision at each label of each clip.
+    """Returns the precision at each label of each clip.
 
     Args:
       scores: float [N, C], any finite values; higher ranks first.
@@ -40,10 +40,10 @@ def positive_class_precisions(
 
 
 class Lwlrap:
-    """Accumulates clips, and computes lwlrap per class and overall.
+    """Accumulates clips and computes lwlrap, per class and overall.
 
     Args:
-      class_map: C class names, by index.
+      class_map: the C class names, by index.
     """
 
     def __init__(self, class_map: Sequence[str] | Mapping[int, str]):
@@ -82,19 +82,19 @@ class Lwlrap:
         self.total_num_samples += len(scores)
 
     def per_class_lwlrap(self) -> np.ndarray:
-        """float64 [C] in [0, 1]: mean precision of each class; 0 without labels."""
+        """Returns float64 [C] in [0, 1], the lwlrap of each class; 0 without labels."""
         return self._cumulative_precision / np.maximum(1, self._cumulative_count)
 
     def per_class_weight(self) -> np.ndarray:
-        """float64 [C] in [0, 1]: each class's share of all labels; 0 without labels."""
+        """Returns float64 [C] in [0, 1], the share of labels of each class."""
         return self._cumulative_count / max(1, self._cumulative_count.sum())
 
     def overall_lwlrap(self) -> float:
-        """lwlrap in [0, 1]; 0 without labels."""
+        """Returns the overall lwlrap in [0, 1]; 0 without labels."""
         return float(np.sum(self.per_class_lwlrap() * self.per_class_weight()))
 
     def __str__(self) -> str:
-        """One line per class, best first, and one line for the overall value."""
+        """Returns a line per class, best first, and a line for the overall value."""
         named = zip(
             self.per_class_lwlrap(),
             [self._class_map[index] for index in range(self.num_classes)],

@@ -1,1 +1,1 @@
-"""The parts of the network and of its input."""
+"""Layers, spectrograms and augmentation."""

@@ -1,4 +1,4 @@
-"""Random changes of the training examples. All are off by default.
+"""Random augmentation of training examples, off by default.
 
 Letters for shapes: E examples, T frames, F mel bands.
 """
@@ -10,14 +10,14 @@ import tensorflow as tf
 
 from tagger.hparams import Hparams
 
-# The hyperparameters that turn an augmentation on.
+# The hyperparameters that enable an augmentation.
 SELECTORS = "gain_db", "freq_masks", "time_masks"
 
 
 def augment_batches(
     dataset: tf.data.Dataset, hparams: Hparams, *, seed: tuple[int, int]
 ) -> tf.data.Dataset:
-    """Applies `augment` to each batch, with seeds from `seed` and its number."""
+    """Applies `augment` to each batch, with a seed from `seed` and its number."""
     if not any(getattr(hparams, name) for name in SELECTORS):
         return dataset
 
@@ -30,7 +30,7 @@ def augment_batches(
 
 
 def augment(features: tf.Tensor, hparams: Hparams, seed: tf.Tensor) -> tf.Tensor:
-    """Applies the augmentations that the hyperparameters select to a batch.
+    """Applies the augmentations that are enabled by the hyperparameters to a batch.
 
     Args:
       features: float32 [E, T, F].
@@ -54,15 +54,15 @@ def augment(features: tf.Tensor, hparams: Hparams, seed: tf.Tensor) -> tf.Tensor
 
 
 def silence(hparams: Hparams) -> float:
-    """The feature value of silence. (Padding, 0.0, is loud with the logarithm.)"""
+    """Returns the feature value of silence. (0.0, the padding, is loud in log mel.)"""
     return 0.0 if hparams.frontend == "pcen" else math.log(hparams.mel_log_offset)
 
 
 def change_gain(features: tf.Tensor, hparams: Hparams, seed: tf.Tensor) -> tf.Tensor:
     """Multiplies each example by a random gain, uniform in +-gain_db decibels.
 
-    The values are those of the mel spectrogram times the gain. The padding at the end
-    of a clip (exactly 0.0) is unchanged.
+    The gain is applied to the mel spectrogram, before the logarithm. The padding at the
+    end of a clip (exactly 0.0) is unchanged.
 
     Args:
       features: log mel examples, float32 [E, T, F].
@@ -85,7 +85,7 @@ def mask_stripes(
     Args:
       features: float32 [E, T, F].
       axis: 1 for a stripe of frames, 2 for a stripe of bands.
-      width: the largest width. The width is uniform from 0 to it, the position uniform.
+      width: maximum width. Widths are uniform from 0 to `width`; positions are uniform.
       fill: the value of the masked stripe.
       seed: integer [2].
     """

@@ -1,6 +1,6 @@
-"""The layers of the network. They compute the same as the layers of the original.
+"""The layers of the network, numerically equivalent to those of the original.
 
-Layers and variables have the names of the original's scopes and variables.
+Layers and variables have the names of the scopes and variables of the original.
 
 Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
@@ -18,7 +18,7 @@ serializable = keras.saving.register_keras_serializable(package="audio_tagger")
 
 
 def _initializer(stddev: float) -> keras.Initializer:
-    """Truncated normal; if stddev is 0, Xavier uniform (Glorot & Bengio 2010)."""
+    """Returns truncated normal, or Xavier uniform (Glorot & Bengio 2010) for 0."""
     if stddev > 0:
         return keras.initializers.TruncatedNormal(stddev=stddev)
     return keras.initializers.GlorotUniform()
@@ -26,17 +26,17 @@ def _initializer(stddev: float) -> keras.Initializer:
 
 @serializable
 class Convolution(keras.layers.Layer):
-    """A convolution, then batch norm or biases, then ReLU.
+    """A convolution, followed by batch norm or biases, and ReLU.
 
-    These are one layer, so that its name is the original's scope. In inference, batch
-    norm is folded into the kernel, which saves 10 % of the time.
+    These form one layer, so that its name is the scope of the original. In inference,
+    batch norm is folded into the kernel, which saves 10 % of the time.
 
     Args:
       depth: output channels; a depthwise convolution keeps the channels of its input.
       depthwise: whether each channel is convolved separately.
       kernel_size: height and width.
-      stride: in both directions.
-      batch_norm: whether to use batch norm; otherwise biases.
+      stride: stride in both directions.
+      batch_norm: whether to use batch norm instead of biases.
       decay, epsilon, num_updates: see `BatchNorm`.
       init_stddev: standard deviation of the initial weights; 0: Xavier uniform.
     """
@@ -74,7 +74,7 @@ class Convolution(keras.layers.Layer):
             )
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         own = "depth", "depthwise", "kernel_size", "stride", "decay", "epsilon"
         return {
             **super().get_config(),
@@ -141,7 +141,7 @@ class Convolution(keras.layers.Layer):
 
 
 def _depthwise_bfloat16(net: tf.Tensor, kernel: tf.Tensor, *, stride: int) -> tf.Tensor:
-    """A depthwise convolution in bfloat16 with a faster gradient of its input.
+    """A depthwise convolution in bfloat16 with a faster input gradient.
 
     On a CPU, oneDNN has no fast kernel for this gradient in bfloat16: it takes eight
     times as long as in float32 (benchmarks/where_time_goes.py).
@@ -149,7 +149,7 @@ def _depthwise_bfloat16(net: tf.Tensor, kernel: tf.Tensor, *, stride: int) -> tf
     Args:
       net: bfloat16 [E, T, F, channels].
       kernel: float32 [height, width, channels, 1], with odd height and width.
-      stride: in both directions.
+      stride: stride in both directions.
     """
     options = {"strides": [1, stride, stride, 1], "padding": "SAME"}
 
@@ -187,9 +187,9 @@ def _depthwise_bfloat16(net: tf.Tensor, kernel: tf.Tensor, *, stride: int) -> tf
 class BatchNorm(keras.layers.Layer):
     """Batch norm (Ioffe & Szegedy 2015) with TensorFlow's fused operation.
 
-    keras.layers.BatchNormalization does not use this operation, which is faster on a
-    CPU, and it averages the biased variance. As in the original, this layer averages
-    the unbiased variances of the batches, which the operation returns.
+    keras.layers.BatchNormalization averages the biased variances of the batches, and
+    does not use this operation, which is faster on a CPU. As in the original, this
+    layer averages the unbiased variances, which the operation returns.
 
     Args:
       decay: decay of the moving averages, per step.
@@ -245,17 +245,17 @@ class BatchNorm(keras.layers.Layer):
         return outputs
 
     def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """The scale and the shift of each channel, from the moving averages."""
+        """Returns scale and shift of each channel, from the moving averages."""
         scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
         return scale, self.beta - self.moving_mean * scale
 
 
 @serializable
 class FullyConnected(keras.layers.Layer):
-    """Like keras.layers.Dense, but its variables are named weights and biases.
+    """Equivalent to keras.layers.Dense, with variables named weights and biases.
 
     Args:
-      units: C.
+      units: number of outputs, C.
       init_stddev: standard deviation of the initial weights; 0: Xavier uniform.
     """
 
@@ -265,7 +265,7 @@ class FullyConnected(keras.layers.Layer):
         self.init_stddev = init_stddev
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         own = {"units": self.units, "init_stddev": self.init_stddev}
         return {**super().get_config(), **own}
 

@@ -1,4 +1,4 @@
-"""The parts of a spectrogram: frames, mel bands, and PCEN.
+"""Steps of the mel spectrogram: windowed frames, mel matrix, and PCEN.
 
 Letters for shapes: S samples, T frames, F mel bands.
 """
@@ -13,11 +13,11 @@ BLOCK_FRAMES = 256
 
 
 def windowed_frames(waveform: tf.Tensor, hparams: Hparams) -> tf.Tensor:
-    """Frames of a waveform [S] times the window, padded with zeros: [T, fft_length].
+    """Cuts a waveform [S] into windowed frames, padded with zeros: [T, fft_length].
 
     tf.signal.frame is slow if window and hop have no common factor, such as 1102 and
     441. This function cuts the waveform into rows of one hop. A frame consists of
-    consecutive rows, and the last row may be cut off.
+    consecutive rows, of which the last may be truncated.
     """
     window, hop = hparams.stft_window_samples, hparams.stft_hop_samples
     hann = tf.signal.hann_window(window)
@@ -38,7 +38,7 @@ def windowed_frames(waveform: tf.Tensor, hparams: Hparams) -> tf.Tensor:
 
 
 def mel_matrix(hparams: Hparams) -> tf.Tensor:
-    """TensorFlow's HTK mel matrix times mel_gain, float32 [bins, F]."""
+    """Returns TensorFlow's HTK mel matrix times mel_gain, float32 [bins, F]."""
     with tf.init_scope():  # once, when the pipeline is built
         return hparams.mel_gain * tf.signal.linear_to_mel_weight_matrix(
             num_mel_bins=hparams.mel_bands,
@@ -50,7 +50,7 @@ def mel_matrix(hparams: Hparams) -> tf.Tensor:
 
 
 def pcen(mel: tf.Tensor, hparams: Hparams) -> tf.Tensor:
-    """Divides each band by a power of its smoothed value, then compresses it.
+    """Computes PCEN: divides each band by a power of its smoothed value; compresses it.
 
     With the smoothed M of `smooth`: (E / (eps + M)^alpha + delta)^r - delta^r.
 
@@ -73,8 +73,8 @@ def pcen(mel: tf.Tensor, hparams: Hparams) -> tf.Tensor:
 def smooth(values: tf.Tensor, rate: float) -> tf.Tensor:
     """Exponential smoothing: M[0] = E[0], M[t] = (1-rate) M[t-1] + rate E[t].
 
-    A product with a triangular matrix smooths a block of frames, and another product
-    carries the last values of the blocks over to the next ones.
+    A product with a triangular matrix smooths each block of frames. A second product
+    propagates the last value of each block to the next blocks.
 
     Args:
       values: E, float32 [T, F]; T of at least 1.
@@ -98,7 +98,7 @@ def smooth(values: tf.Tensor, rate: float) -> tf.Tensor:
 
 
 def _decays(size: tf.Tensor | int, decay: float) -> tf.Tensor:
-    """The lower triangular matrix [size, size] of decay^(row - column)."""
+    """Returns the lower triangular matrix [size, size] of decay^(row - column)."""
     numbers = tf.range(size, dtype=tf.float32)
     distance = numbers[:, tf.newaxis] - numbers
     return tf.where(distance >= 0, decay ** tf.maximum(distance, 0.0), 0.0)

@@ -19,14 +19,14 @@ from helpers import (
 TOOLS = {  # Each with the page and the section that list its flags, if any.
     "make_class_map.py": None,
     "tools.make_demo_data": None,
-    "tools.make_dataset": ("docs/own-recordings.md", "Making the data set"),
+    "tools.make_dataset": ("docs/own-recordings.md", "Creating a data set"),
     "tools.make_validation_split": ("docs/usage.md", "Validation split"),
     "tools.tag": ("docs/own-recordings.md", "Tagging"),
-    "tools.report": ("docs/usage.md", "What goes wrong"),
+    "tools.report": ("docs/usage.md", "Error analysis by class and clip"),
     "tools.import_yamnet": None,
     "tools.join_predictions": None,
-    "tools.export_model": ("docs/export.md", "Sharing a model"),
-    "tools.data_service": ("docs/distributed.md", "A data service"),
+    "tools.export_model": ("docs/export.md", "Exporting a model"),
+    "tools.data_service": ("docs/distributed.md", "Data service"),
 }
 
 
