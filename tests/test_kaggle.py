@@ -147,7 +147,7 @@ def test_a_checkpoint_of_the_original_is_packed_with_its_hyperparameters(
     ("options", "message"),
     [
         ({"class_map_path": "none.csv"}, "--class_map_path: .*none.csv"),
-        ({"class_map_path": str(ROOT / "class_map.csv")}, "--class_map_path: "),
+        ({"class_map_path": str(ROOT / "class_map.csv")}, "--class_map_path"),
         ({"hparams": "bn=2"}, "bn must be 0 or 1"),
         ({"hparams": "bn=0"}, "Conv/biases"),
     ],

@@ -12,7 +12,7 @@ import model
 from tagger.errors import UserError
 from tagger.hparams import Hparams, model_hparams, parse_hparams
 from tagger.network import layers
-from tagger.runs import checkpoints, eval_folder, results, run_record
+from tagger.runs import checkpoints, run_record
 from tagger.runs.eval_folder import EvalFolder
 from tagger.runs.run import Run
 
@@ -431,8 +431,7 @@ def yamnet_run(tmp_path, monkeypatch):
         for variable in network.weights:
             variable.assign(tf.fill(variable.shape, float(step)))
         Run(run).save(checkpoints.network_variables(network), step)
-    contents = results.describe_run(str(eval_dir), str(run), 0)
-    (eval_dir / eval_folder.CONTENTS_FILE).write_text(contents)
+    EvalFolder(eval_dir).check_contents(str(run), 0, write=True)
     EvalFolder(str(eval_dir)).marker(7).write_text("Overall lwlrap = 0.900000\n")
     return run
 

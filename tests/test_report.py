@@ -126,6 +126,7 @@ def test_pictures_of_an_unknown_run_have_the_default_features(
     else:
         path.unlink()
     if missing == "run/hparams.json":  # as beside checkpoints of the original
+        (tmp_path / "eval" / eval_folder.CONTENTS_FILE).unlink()
         write_contents(tmp_path / "eval", tmp_path / "run")
     page = page_of(tmp_path / "eval", tmp_path)
     err = capsys.readouterr().err

@@ -7,7 +7,6 @@ from helpers import SMALL_HPARAMS, run_main
 from test_kaggle import run_pack
 
 from tagger.errors import UserError
-from tagger.runs import eval_folder, results
 from tagger.runs.eval_folder import EvalFolder
 from tools import export_model
 from tools.tag import scoring
@@ -17,8 +16,7 @@ def test_every_program_takes_the_best_checkpoint(dataset, trained, tmp_path, cap
     run = shutil.copytree(trained, tmp_path / "run")
     eval_dir = tmp_path / "eval"
     eval_dir.mkdir()
-    text = results.describe_run(str(eval_dir), str(run), 7)
-    (eval_dir / eval_folder.CONTENTS_FILE).write_text(text)
+    EvalFolder(eval_dir).check_contents(str(run), 7, write=True)
     for step, overall in ((2, 0.9), (4, 0.5)):
         marker = EvalFolder(str(eval_dir)).marker(step)
         marker.write_text(f"Overall lwlrap = {overall:.6f}\n")

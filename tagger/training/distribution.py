@@ -22,7 +22,7 @@ import tensorflow as tf
 from tagger.data.clips import Clips
 from tagger.errors import UserError
 from tagger.hparams import MAX_SEED, Hparams
-from tagger.terminal import signals
+from tagger.terminal import program, signals
 
 CLUSTER_VARIABLE = "TF_CONFIG"
 CLUSTER_EXAMPLE = (
@@ -121,8 +121,15 @@ class Distribution:
                 file=sys.stderr,
                 flush=True,
             )
-            with signals.end_at_once():
-                self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
+            try:
+                with signals.end_at_once():
+                    self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
+            except tf.errors.OpError as error:
+                reason = program.tensorflow_reason(error)
+                address = "{}:{}".format(*addresses[self.worker])
+                raise UserError(
+                    f"{CLUSTER_VARIABLE}: cannot listen on {address}: {reason}"
+                ) from None
         elif len(names := _gpu_names() or devices) > 1:
             self.strategy = _mirrored(tuple(names))
         else:

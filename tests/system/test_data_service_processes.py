@@ -5,19 +5,17 @@ import contextlib
 import dataclasses
 import itertools
 import pathlib
-import re
 import signal
 
 import numpy as np
 import pytest
-from helpers import ROOT, SMALL_HPARAMS, free_ports, run_main
+from helpers import SMALL_HPARAMS, free_ports, run_main
 from processes import SMALL_RUNNER, Process
 
 import inputs
 from tagger.data import clips, wav
 from tagger.errors import UserError
 from tagger.hparams import parse_hparams
-from tagger.runs import checkpoints
 from tagger.runs.run import Run
 
 STEPS_FETCHED_AHEAD = 35  # at most: two epochs and a half
@@ -162,50 +160,3 @@ def test_a_signal_ends_the_wait_for_the_first_batch(dataset, tmp_path):
         assert trainer.wait_for("^filling the shuffle buffer"), trainer.err
         trainer.send(signal.SIGTERM)
         assert trainer.status() == -signal.SIGTERM
-
-
-@pytest.mark.parametrize(("seconds", "number"), [(2, None), (300, signal.SIGTERM)])
-def test_training_ends_if_the_data_service_remains_dead(
-    dataset, tmp_path, seconds, number
-):
-    program = tmp_path / "impatient.py"
-    program.write_text(
-        f"from tagger import data_service, program\n"
-        f"data_service.NOTE_SECONDS = 1\n"
-        f"data_service.GIVE_UP_SECONDS = {seconds}\n"
-        f"import small_runner\n"
-        f"program.run(small_runner.main)\n"
-    )
-    (port,) = free_ports(1)
-    address = f"localhost:{port}"
-    flags = dataset.train_flags(
-        tmp_path / "run",
-        hparams=SMALL_HPARAMS,
-        checkpoint_steps=4,
-        data_service=f"grpc://{address}",
-    )
-    with (
-        start_server(tmp_path, "dispatcher", "dispatcher", f"--port={port}") as one,
-        start_worker(tmp_path, "worker", address) as two,
-        contextlib.ExitStack() as stack,
-    ):
-        # A trainer that starts before the dispatcher listens ends with an error.
-        assert two.wait_for("is ready"), two.err
-        paths = f"{ROOT}:{ROOT / 'tests' / 'system'}"
-        trainer = Process(tmp_path, "trainer", program, *flags, PYTHONPATH=paths)
-        stack.enter_context(trainer)
-        assert trainer.wait_for("^step 5:"), trainer.err
-        for server in (one, two):
-            server.send(signal.SIGKILL)
-        assert trainer.wait_for("^waiting for the data service"), trainer.err
-        if number:
-            trainer.send(number)
-        assert trainer.status() == (128 + number if number else 1)
-        line = "^stopped by SIGTERM" if number else "^error: --data_service"
-        assert re.search(line, trainer.err, re.MULTILINE)
-        assert "Traceback" not in trainer.err
-    newest = Run(tmp_path / "run").checkpoints()[-1]
-    last = max(trainer.losses())
-    expected = last if number else last // 4 * 4
-    assert checkpoints.checkpoint_step(newest) == expected
-    assert len(checkpoints.shapes(newest)) == 42
