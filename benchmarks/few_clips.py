@@ -44,6 +44,7 @@ def define_flags() -> None:
     flags.DEFINE_string("yamnet", None, "Folder of tools.import_yamnet.")
     flags.DEFINE_integer("draws", 3, "Draws of clips.", lower_bound=1, upper_bound=4)
     flags.DEFINE_integer("steps", 100, "Steps of 32 examples.", lower_bound=1)
+    flags.DEFINE_float("lr", 1e-3, "Learning rate.", lower_bound=0)
     flags.mark_flags_as_required(["data", "yamnet"])
 
 
@@ -63,7 +64,7 @@ def draw_clips(source: pathlib.Path, target: pathlib.Path, number: int, seed: in
 def run(out: pathlib.Path, data: pathlib.Path, number: int, start: str, draw: int):
     """Trains and evaluates once; returns the lwlrap."""
     draw_clips(data / f"train{draw}.csv", out / "clips.csv", number, draw)
-    hparams = {"lr": 1e-3, "batch_size": 32, "bndecay": 0.9}
+    hparams = {"lr": FLAGS.lr, "batch_size": 32, "bndecay": 0.9}
     options = {}
     if start != "from scratch":
         hparams["warmstart"] = 1

@@ -28,7 +28,8 @@ if [[ $# -eq 4 ]]; then
   start=(--model yamnet
     --hparams lr=1e-3,batch_size=32,bndecay=0.9,warmstart=1 --max_steps 100
     --warmstart_checkpoint "$yamnet" --warmstart_moving_averages
-    --warmstart_exclude_scopes fully_connected)
+    --warmstart_exclude_scopes fully_connected
+    --train_scopes '(SeparableConv2d_12|Conv_13)/,fully_connected')
 fi
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$PWD/.venv/bin/python}

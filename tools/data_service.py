@@ -9,7 +9,7 @@ Workers may start and stop at any time. They read the clips from the same paths 
 trainer.
 
 Use a trusted network only: the servers run whatever a client sends, which includes
-reading and writing files. They listen on all addresses of the machine, as TensorFlow
+reading and writing files. They listen on all addresses of the machine, and TensorFlow
 has no option to change this. See docs/distributed.md.
 """
 

@@ -237,6 +237,7 @@ def test_from_recordings_to_tags(kitchen20, tmp_path):
             f"--warmstart_checkpoint={tmp_path / 'yamnet'}",
             "--warmstart_moving_averages",
             "--warmstart_exclude_scopes=fully_connected",
+            "--train_scopes=(SeparableConv2d_12|Conv_13)/,fully_connected",
         ]
     run(
         *("runner.py", "--mode=train", *common, f"--train_clip_dir={data / 'audio'}"),
