@@ -36,13 +36,12 @@ def read_thresholds(path: str, flag: str) -> dict[str, float]:
       flag: name of the flag with the path, for messages.
 
     Raises:
-      UserError: the file cannot be read.
-      UserError: it is not such a CSV; the message lists all bad lines.
+      UserError: the file cannot be read, or is not such a CSV; lists all bad lines.
     """
     (_, header), *records = read_records(path, flag) or [(1, [])]
     if tuple(name.strip() for name in header) != THRESHOLDS_HEADER:
         expected, got = ",".join(THRESHOLDS_HEADER), ",".join(header)
-        raise UserError(*[f"{path}:1: expected a header {expected} but got {got}"])
+        raise UserError(f"{path}:1: expected a header {expected} but got {got}")
     thresholds, problems = {}, []
     for line, fields in records:
         name, text = composed(fields[0].strip()), fields[-1].strip()

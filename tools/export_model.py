@@ -31,7 +31,7 @@ FLAGS = flags.FLAGS
 SAVED_MODEL = "saved_model"
 LITERT_MODEL = "model.tflite"
 CLASS_MAP = "class_map.csv"
-FACTS = "model.json"  # sample rate and class names
+MODEL_JSON = "model.json"  # sample rate and class names
 
 
 def define_flags() -> None:
@@ -112,30 +112,6 @@ def to_litert(network: Any, hparams: hparams_lib.Hparams) -> bytes:
     return converter.convert()
 
 
-def write_models(
-    folder: pathlib.Path,
-    network: Any,
-    hparams: hparams_lib.Hparams,
-    class_names: Sequence[str],
-) -> None:
-    """Writes both models and the class map into a new folder."""
-    import tensorflow as tf
-
-    import inputs
-
-    folder.mkdir()
-    tagger = define_tagger(network, hparams, inputs.EXACT_FFT)
-    tf.saved_model.save(
-        tagger,
-        str(folder / SAVED_MODEL),
-        signatures=tagger.__call__.get_concrete_function(),
-    )
-    (folder / LITERT_MODEL).write_bytes(to_litert(network, hparams))
-    write_csv(folder / CLASS_MAP, enumerate(class_names))
-    facts = {"sample_rate": SAMPLE_RATE, "class_names": list(class_names)}
-    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-
-
 def export(
     *,
     checkpoint: str,
@@ -156,6 +132,7 @@ def export(
     """
     import tensorflow as tf
 
+    import inputs
     import model
     from tagger.runs.run import Run
 
@@ -168,13 +145,25 @@ def export(
     network, hparams = model.load_network(
         prefix, class_names, hparam_overrides=hparam_overrides
     )
+    tagger = define_tagger(network, hparams, inputs.EXACT_FFT)
     try:
         # A process that is killed leaves the folder.
         with tempfile.TemporaryDirectory(
             prefix=f".{target.name}.", dir=target.parent
         ) as temporary:
             folder = pathlib.Path(temporary) / target.name
-            write_models(folder, network, hparams, class_names)
+            folder.mkdir()
+            tf.saved_model.save(
+                tagger,
+                str(folder / SAVED_MODEL),
+                signatures=tagger.__call__.get_concrete_function(),
+            )
+            (folder / LITERT_MODEL).write_bytes(to_litert(network, hparams))
+            write_csv(folder / CLASS_MAP, enumerate(class_names))
+            contents = {"sample_rate": SAMPLE_RATE, "class_names": class_names}
+            (folder / MODEL_JSON).write_text(
+                json.dumps(contents, indent=2) + "\n", encoding="utf-8"
+            )
             folder.rename(target)
     except (tf.errors.OpError, OSError) as error:
         reason = program.tensorflow_reason(error)

@@ -143,7 +143,11 @@ def write_clips(recording: Recording, audio: pathlib.Path) -> Recording:
     names, silent = recording.clips, []
     bounds = np.linspace(0, recording.num_samples, len(names) + 1).round().astype(int)
     gain = FULL_SCALE / max(1, recording.peak)
-    sizes = [_block_sizes(length) for length in np.diff(bounds).tolist()]
+    block = decoding.BLOCK_SAMPLES
+    sizes = [
+        [min(block, length - start) for start in range(0, length, block)]
+        for length in np.diff(bounds).tolist()
+    ]
     chunks = decoding.read_chunks(recording.path, itertools.chain.from_iterable(sizes))
     for name, blocks in zip(names, sizes, strict=True):
         audible = False
@@ -161,21 +165,12 @@ def write_clips(recording: Recording, audio: pathlib.Path) -> Recording:
     return recording._replace(silent=silent)
 
 
-def _block_sizes(num_samples: int) -> list[int]:
-    """The sizes of the blocks of a clip."""
-    whole, rest = divmod(num_samples, decoding.BLOCK_SAMPLES)
-    return [decoding.BLOCK_SAMPLES] * whole + [rest] * bool(rest)
-
-
 def describe_changes(
     usable: Sequence[Recording], known: Mapping[str, Recording], complete: set[str]
 ) -> str:
-    """How many recordings differ from the known ones, as text.
+    """How many recordings differ from the known ones, by name, as text.
 
-    Args:
-      usable: the recordings.
-      known: the recordings of the data set before, by name.
-      complete: names of recordings whose clips were not written again.
+    `complete` has the names of those whose clips were not written again.
     """
     gone = known.keys() - {recording.name for recording in usable}
     lost = collections.Counter(known[name].checksum for name in gone)
