@@ -36,8 +36,6 @@ import zipfile
 from IPython import get_ipython
 from IPython.display import Image, display
 
-from tagger.errors import UserError
-
 try:
     from google.colab import files
 except ImportError:  # This is not Colab.
@@ -60,7 +58,9 @@ def run(command: str) -> None:
 def upload_zip(what: str, folder: str) -> None:
     """Uploads a zip file, and extracts it to a folder."""
     if not files:
-        raise UserError(f"cannot upload the {what}: this is possible only on Colab")
+        raise FileNotFoundError(
+            f"cannot upload the {what}: this is possible only on Colab"
+        )
     print(f"Choose a zip file of the {what}.")
     for name in files.upload():
         zipfile.ZipFile(name).extractall(folder)

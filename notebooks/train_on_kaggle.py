@@ -29,8 +29,6 @@ import re
 import subprocess
 import sys
 
-from tagger.errors import UserError
-
 OUT = pathlib.Path("published_baseline")  # in the working directory
 TIMED_OUT = 124  # exit status of `timeout`
 
@@ -47,7 +45,7 @@ codes = find_folders("runner.py")
 competitions = find_folders("train_noisy.csv")
 earlier = find_folders(f"{OUT}/noisy")
 if not codes or not competitions:
-    raise UserError(
+    raise FileNotFoundError(
         f"the code or the competition is not below {INPUT_DIR}; add them as inputs"
     )
 

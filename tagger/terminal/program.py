@@ -5,6 +5,7 @@ all, and `--flagfile` reads flags from a file.
 """
 
 import contextlib
+import errno
 import functools
 import gc
 import io
@@ -108,7 +109,10 @@ def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nstopped by SIGINT", file=sys.stderr)
         return signals.exit_status(signal.SIGINT)
-    except Exception:
+    except Exception as error:
+        if (full := os.strerror(errno.ENOSPC)) in str(error):  # whoever was writing
+            print(f"error: {full}: {tensorflow_reason(error)}", file=sys.stderr)
+            return 1
         traceback.print_exc()
         print(
             "error: this is a bug, or an error of the machine; please report it, with "

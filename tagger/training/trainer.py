@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tagger.errors import UserError
 from tagger.runs import checkpoints
+from tagger.terminal import program
 
 MEAN = tf.distribute.ReduceOp.MEAN
 ADVICE = "earlier checkpoints are unchanged; a lower lr may help"
@@ -104,12 +105,16 @@ class Trainer:
           The number of each step, and its result.
 
         Raises:
-          UserError: the loss is not finite.
+          UserError: the loss is not finite, or another worker has failed.
         """
         for step in range(self.steps_done + 1, last + 1):
             # Each step also averages the stop requests of all workers.
             request = tf.constant(float(bool(stop)))
-            result = self.train_step(*next(batches), request)
+            try:
+                result = self.train_step(*next(batches), request)
+            except tf.errors.UnavailableError as error:
+                reason = program.tensorflow_reason(error)
+                raise UserError(f"another worker has failed: {reason}") from None
             if not np.isfinite(loss := float(result.loss)):
                 raise UserError(f"step {step}: the loss is {loss}; {ADVICE}")
             yield step, result

@@ -59,7 +59,7 @@ def check_wav(path, contents: bytes) -> bool:
     path.write_bytes(contents)
     try:
         offset, num_samples = wav.read_wav_header(str(path))
-    except ValueError as error:
+    except UserError as error:
         assert str(error).startswith(f"{path}: ")
         assert "\n" not in str(error)
         return False
@@ -130,7 +130,7 @@ def test_random_bytes_as_csvs(tmp_path_factory, contents, read):
 def test_random_hyperparameters(text):
     try:
         values = hparams.parse_hparams(text)
-    except ValueError as error:
+    except UserError as error:
         assert str(error).startswith(("--hparams", "hyperparameter"))
         return
     assert values.fft_length >= 1

@@ -88,7 +88,7 @@ def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path, **variables) 
 
 def copy_code(folder: pathlib.Path) -> None:
     """Copies the part of the repository that the notebook for Colab uses."""
-    for name in ("tagger", "tools"):
+    for name in ("tagger", "recordings", "tools"):
         shutil.copytree(ROOT / name, folder / name)
     for path in [*ROOT.glob("*.py"), ROOT / "requirements.txt"]:
         shutil.copy(path, folder)

@@ -75,7 +75,7 @@ def test_help_lists_every_flag():
 def test_a_program_exits_at_once_with_the_status_of_shells(tmp_path, number):
     program = tmp_path / "program.py"
     program.write_text(
-        "import signal\nfrom tagger import signals\n"
+        "import signal\nfrom tagger.terminal import signals\n"
         f"with signals.handler(signals.exit_now): signal.raise_signal({int(number)})\n"
     )
     done = run_program(program, capture_output=True, text=True)
@@ -183,7 +183,7 @@ def test_routine_lines_of_tensorflow_are_hidden(tmp_path, level, hidden):
     (tmp_path / "tensorflow.py").write_text(f"import os\nos.write(2, {LINES!r})\n")
     code = (
         "import os\n"
-        "from tagger import program\n"
+        "from tagger.terminal import program\n"
         "with program.without_routine_lines():\n"
         "    import tensorflow\n"
         "os.write(2, b'I0000 later')\n"
@@ -207,7 +207,7 @@ def test_an_error_of_tensorflow_that_ends_the_process_is_shown(tmp_path):
     (tmp_path / "tensorflow.py").write_text(
         "import os\nos.write(2, b'F0000 needs AVX\\n')\nos.abort()\n"
     )
-    code = "from tagger import program; program.start_tensorflow()"
+    code = "from tagger.terminal import program; program.start_tensorflow()"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},

@@ -69,7 +69,7 @@ def test_three_workers_stop_together_and_one_that_dies_ends_the_other(
         chief.send(signal.SIGKILL)
         assert other.status() == 1
         assert "\nerror: " in other.err  # TensorFlow may print more after it.
-    for worker in three:
+    for worker in (*three, other):
         assert "Traceback" not in worker.err
     # Only the chief writes: there is one file of events per start.
     assert len(list(run.glob("events.*"))) == 2
