@@ -310,21 +310,19 @@ class Run:
 
     def _outdated(self, prefixes: Sequence[str], keep: int) -> Iterator[str]:
         """Yields the checkpoints to delete; see `save`."""
-        older = prefixes[:-MAX_TO_KEEP]
-        if keep:  # Reading MAX_TO_KEEP checkpoints would take too long.
+        older = prefixes[: -(keep or MAX_TO_KEEP)]
+        if keep and older:  # Reading MAX_TO_KEEP checkpoints would take too long.
             readable = filter(checkpoints.is_readable, reversed(prefixes))
             newest = list(itertools.islice(readable, keep))
             older = prefixes[: prefixes.index(newest[-1])]
         kept = {self._resumed_from, *self._best()} if older else ()
         last_kept = float("-inf")
-        for prefix in older:
+        for prefix in filter(lambda prefix: prefix not in kept, older):
             written = os.path.getmtime(prefix + INDEX_SUFFIX)
-            if prefix in kept:
-                continue
             if not keep and written - last_kept >= KEEP_EVERY_SECONDS:
                 last_kept = written
-                continue
-            yield prefix
+            else:
+                yield prefix
 
     def _best(self) -> Iterator[str]:
         """Yields the best checkpoint of each evaluation inside the folder.
@@ -348,11 +346,6 @@ class Checkpoint(NamedTuple):
 
     run: Run
     prefix: str
-
-    @property
-    def step(self) -> int:
-        """The number of training steps."""
-        return checkpoint_step(self.prefix)
 
 
 def _find_best(eval_dir: str, name: str) -> Checkpoint:
