@@ -273,7 +273,7 @@ def test_damaged_checkpoints_are_unreadable_and_change_nothing(tmp_path):
 def test_a_missing_variable_is_named(tmp_path):
     prefix = Run(tmp_path).save(variables_of(a=1.0), 1)
     wanted = variables_of(a=0.0, b=5.0)
-    with pytest.raises(CheckpointError, match="lacks 1 of 3 variables, such as b"):
+    with pytest.raises(CheckpointError, match="is missing 1 of 3 variables, e.g. b"):
         checkpoints.restore(prefix, wanted)
     assert wanted["a"].numpy() == 0
 

@@ -438,4 +438,4 @@ def test_another_class_map_is_an_error(dataset, trained, tmp_path, capsys):
 def test_a_checkpoint_of_another_network_is_an_error(dataset, run, tmp_path, capsys):
     (run / "hparams.json").unlink()
     assert run_eval(dataset, run, tmp_path / "eval", hparams="bn=0") == 1
-    assert "lacks 3 of 8 variables" in capsys.readouterr().err.splitlines()[-1]
+    assert "is missing 3 of 8 variables" in capsys.readouterr().err.splitlines()[-1]

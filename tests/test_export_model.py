@@ -83,7 +83,7 @@ def export(dataset, checkpoint, export_dir, *, hparams: str = "", **changes) -> 
         ({"checkpoint": "full"}, "--checkpoint: .* full"),
         ({"class_map_path": "none"}, "--class_map_path: .* none"),
         ({"class_map_path": "three.csv"}, "3 classes, not 2"),
-        ({"hparams": "bn=0"}, "lacks 3 of 8 variables"),
+        ({"hparams": "bn=0"}, "is missing 3 of 8 variables"),
         ({"export_dir": "full"}, "--export_dir: full"),
         ({"export_dir": "three.csv"}, "--export_dir: three.csv"),
         ({"export_dir": "three.csv/x"}, "--export_dir.*three.csv"),

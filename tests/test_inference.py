@@ -150,7 +150,7 @@ def test_a_folder_of_only_unreadable_clips(dataset, trained, tmp_path):
         ({"inference_clip_dir": "none"}, "--inference_clip_dir: "),
         ({"inference_clip_dir": "."}, "--inference_clip_dir: "),
         ({"class_map_path": "none.csv"}, "--class_map_path: "),
-        ({"hparams": "bn=0"}, "lacks 3 of 8 variables"),
+        ({"hparams": "bn=0"}, "is missing 3 of 8 variables"),
     ],
 )
 def test_wrong_flags_are_reported_in_one_line(

@@ -171,7 +171,7 @@ def test_resuming_from_the_originals_checkpoint(reference, tmp_path, capsys):
     assert run_main([f"--{k}={v}" for k, v in arguments.items()]) == 0
     errors = capsys.readouterr().err
     assert "resuming from" in errors
-    assert "lacks 166 variables of the optimizer" in errors
+    assert "is missing 166 variables of the optimizer" in errors
     step = tf.train.load_variable(str(run / "model.ckpt-701"), "global_step")
     assert step == 701
 

@@ -197,8 +197,9 @@ def restore(prefix: str, variables: Mapping[str, keras.Variable]) -> None:
     missing = [name for name in variables if name not in stored]
     if missing:
         raise CheckpointError(
-            f"checkpoint {prefix} lacks {len(missing)} of {len(variables)} variables, "
-            f"such as {missing[0]}; was it trained with the same hyperparameters?"
+            f"checkpoint {prefix} is missing {len(missing)} of {len(variables)} "
+            f"variables, e.g. {missing[0]}; was it trained with the same "
+            f"hyperparameters?"
         )
     for name, variable in variables.items():
         if stored[name] != tuple(variable.shape):
