@@ -241,6 +241,7 @@ def score_clips(
     current, totals, count = None, [], 0
 
     def scores() -> tuple[int, np.ndarray]:
+        """The position and the scores of the clip whose examples have all come."""
         for name, total in zip(score_functions, totals):
             if not np.isfinite(total).all():
                 raise UserError(

@@ -67,6 +67,7 @@ class _SizedWav(io.FileIO):
         self._field = struct.pack("<I", min(size, 2**32 - 1))
 
     def readinto(self, buffer) -> int:
+        """Reads bytes, with those of the size field replaced."""
         start = self.tell() - self._field_start
         num_bytes = super().readinto(buffer)
         for index, value in enumerate(self._field):

@@ -74,6 +74,7 @@ def read_h5(path: str) -> dict[str, np.ndarray]:
     import h5py
 
     def names(item: Any, attribute: str) -> list[str]:
+        """The names in an attribute of a group."""
         # Keras 2 wrote bytes of a fixed length; h5py may also return strings.
         return [
             name.decode() if isinstance(name, bytes) else str(name)

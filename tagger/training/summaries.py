@@ -33,6 +33,7 @@ def reports(
     timed_at = time.monotonic()
 
     def report(step: int, result: StepResult) -> None:
+        """See above; the examples per second are those since the last summary."""
         nonlocal timed_step, timed_at
         rate = None
         if step % summary_steps == 0:
