@@ -229,7 +229,7 @@ class _Evaluator:
         scores = np.zeros([num_clips, len(self._class_names)])
         last_printed = time.monotonic()
         batches = inputs.read_batches(self._batches)
-        functions, paths = {name: self._score_function}, self._clips.paths
+        functions, paths = [(name, self._score_function)], self._clips.paths
         with progress_bar(num_clips, what=name, unit="clip") as bar:
             for index, score in model.score_clips(functions, batches, paths):
                 scores[index] = score

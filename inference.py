@@ -36,8 +36,8 @@ def predict(options: InferenceOptions) -> list[str]:
       One message for each clip that could not be read.
 
     Raises:
-      UserError: another input cannot be used; the message names it.
-      UserError: a score is not finite; the message names the clip.
+      UserError: another input cannot be used, or a score is not finite; the message
+        names the input, or the clip.
     """
     class_names = read_class_map(options.class_map_path)
     found = [
@@ -80,8 +80,7 @@ def list_wavs(clip_dir: str) -> list[str]:
     Other sound files, and sub-folders, are counted on stderr.
 
     Raises:
-      UserError: there is no such folder.
-      UserError: there are no such files.
+      UserError: there is no such folder, or there are no such files.
     """
     if not os.path.isdir(clip_dir):
         raise UserError(f"--inference_clip_dir: there is no folder {clip_dir}")
@@ -158,13 +157,13 @@ def _score(
             hparam_overrides=options.hparams,
             mixed_precision=options.mixed_precision,
         )
-        _, functions = by_features.setdefault(hparams.features(), (hparams, {}))
-        functions[prefix] = model.score_function(network)
+        _, functions = by_features.setdefault(hparams.features(), (hparams, []))
+        functions.append((prefix, model.score_function(network)))
     mean = np.zeros([len(clips), len(class_names)])
     for hparams, functions in by_features.values():
         scores = np.full_like(mean, np.nan)
         batches = inputs.clip_input(clips, hparams, skip_unreadable=True)
-        names = ", ".join(functions)
+        names = ", ".join(name for name, _ in functions)
         print(f"scoring {counted(len(clips), 'clip')} with {names}", file=sys.stderr)
         with progress_bar(len(clips), what="scoring", unit="clip") as bar:
             for index, score in model.score_clips(functions, batches, clips.paths):

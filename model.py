@@ -220,14 +220,15 @@ def add_embeddings(network: keras.Model) -> keras.Model:
 
 
 def score_clips(
-    score_functions: Mapping[str, Callable[[tf.Tensor], tf.Tensor]],
+    score_functions: Sequence[tuple[str, Callable[[tf.Tensor], tf.Tensor]]],
     batches: Iterable[tuple[tf.Tensor, tf.Tensor]],
     paths: Sequence[str],
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields the scores of clips: the means over their examples, then over networks.
 
     Args:
-      score_functions: from `score_function`, by the name of the network.
+      score_functions: the name of each network, and its `score_function`. A network
+        that is given twice counts twice.
       batches: (features float32 [E, T, F], int [E] positions of the clips that the
         examples are from). The examples of a clip are consecutive, also across batches.
       paths: N paths of clips, for messages.
@@ -242,7 +243,7 @@ def score_clips(
 
     def scores() -> tuple[int, np.ndarray]:
         """The position and the scores of the clip whose examples have all come."""
-        for name, total in zip(score_functions, totals):
+        for (name, _), total in zip(score_functions, totals):
             if not np.isfinite(total).all():
                 raise UserError(
                     f"{name}: the scores of {paths[current]} are not finite"
@@ -250,7 +251,7 @@ def score_clips(
         return current, sum(total / count / len(totals) for total in totals)
 
     for features, positions in batches:
-        results = [function(features).numpy() for function in score_functions.values()]
+        results = [function(features).numpy() for _, function in score_functions]
         for row, position in enumerate(positions.numpy().tolist()):
             if position != current:
                 if count:

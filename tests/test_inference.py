@@ -51,6 +51,17 @@ def test_several_checkpoints_are_averaged(dataset, trained, tmp_path):
     np.testing.assert_allclose(read(out)[2], np.mean(parts, axis=0), rtol=1e-12)
 
 
+def test_a_checkpoint_that_is_given_twice_counts_twice(dataset, trained, tmp_path):
+    first, newest = trained / "model.ckpt-0", trained / "model.ckpt-5"
+    scores = []
+    for number, given in enumerate((first, newest, f"{newest},{first},{trained}")):
+        out = tmp_path / f"{number}.csv"
+        assert run_main(dataset.inference_flags(given, out)) == 0
+        scores.append(read(out)[2])
+    expected = (scores[0] + 2 * scores[1]) / 3
+    np.testing.assert_allclose(scores[2], expected, rtol=1e-12)
+
+
 def test_unreadable_clips_get_zeros_and_are_listed(dataset, trained, tmp_path, capsys):
     folder = tmp_path / "test"
     folder.mkdir()

@@ -401,18 +401,18 @@ def test_clip_scores_are_means_across_batches_and_networks():
         (tf.constant([[7.0], [2.0]]), tf.constant([2, 3])),
     ]
     paths = ["a", "b", "c", "d"]
-    scored = [(i, [*s]) for i, s in model.score_clips({"x": score}, batches, paths)]
+    scored = [(i, [*s]) for i, s in model.score_clips([("x", score)], batches, paths)]
     assert scored == [(0, [2.0]), (2, [6.0]), (3, [2.0])]
-    functions = {"x": score, "y": lambda features: score(features) * 3}
+    functions = [("x", score), ("y", lambda features: score(features) * 3)]
     scored = [(i, [*s]) for i, s in model.score_clips(functions, batches, paths)]
     assert scored == [(0, [4.0]), (2, [12.0]), (3, [4.0])]
-    assert list(model.score_clips({"x": score}, [], paths)) == []
+    assert list(model.score_clips([("x", score)], [], paths)) == []
 
 
 def test_scores_that_are_not_finite_are_named():
     batches = [(tf.constant([[1.0], [np.nan]]), tf.constant([0, 1]))]
     with pytest.raises(UserError, match="^x: the scores of b.wav are not finite"):
-        list(model.score_clips({"x": score}, batches, ["a.wav", "b.wav"]))
+        list(model.score_clips([("x", score)], batches, ["a.wav", "b.wav"]))
 
 
 @pytest.fixture

@@ -84,8 +84,8 @@ def read_class_map(path: str) -> list[str]:
     """Reads the C class names of a class map: lines `index,name`, from 0 to C-1.
 
     Raises:
-      UserError: the file does not exist.
-      UserError: the file is not a class map; the message lists all invalid lines.
+      UserError: the file does not exist, or is not a class map; the message lists all
+        invalid lines.
     """
     names, problems = [], []
     for line, fields in read_records(path, "--class_map_path"):
@@ -122,8 +122,8 @@ def read_rows(path: str, contents: bytes | None = None) -> tuple[list[str], list
       The header, and the rows.
 
     Raises:
-      UserError: the file does not exist.
-      UserError: the file is not such a CSV; the message lists all invalid lines.
+      UserError: the file does not exist, or is not such a CSV; the message lists all
+        invalid lines.
     """
     contents = _read_file(path) if contents is None else contents
     header, rows, problems = _parse_rows(contents, path)
@@ -198,8 +198,8 @@ def read_records(path: str, flag: str = "") -> list[tuple[int, list[str]]]:
     """Reads the non-blank records of a CSV, as (number of first line, fields).
 
     Raises:
-      UserError: the file cannot be read; the message names the flag, if given.
-      UserError: it is not a CSV in UTF-8.
+      UserError: the file cannot be read, or is not a CSV in UTF-8; the message names
+        the flag, if given.
     """
     return _records(_read_file(path, flag), path)
 

@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,17 @@ from tagger.terminal import files
 CONTENTS_FILE = "evaluated.json"  # describes what was evaluated
 SEEN_FILE = "steps-seen.txt"  # in the order in which evaluators first saw them
 SCORES_FILE = "scores-best.npz"  # labels and scores of the best step
+
+
+def _read_overall(text: str) -> float | None:
+    """The overall lwlrap in the text of a result; None if it has none."""
+    match = re.search(r"^Overall lwlrap = (\d\.\d+)$", text, re.M)
+    return float(match[1]) if match else None
+
+
+def _best(results: Mapping[int, float]) -> tuple[int, float] | None:
+    """The item with the highest overall lwlrap, and of equal ones the latest step."""
+    return max(results.items(), key=lambda item: item[::-1], default=None)
 
 
 class EvalFolder:
@@ -39,15 +50,13 @@ class EvalFolder:
         for path in self._path.glob("eval-*.txt"):
             if match := re.fullmatch(r"eval-(\d+)\.txt", path.name):
                 text = path.read_text(encoding="utf-8", errors="replace")
-                overall = re.search(r"^Overall lwlrap = (\d\.\d+)$", text, re.M)
-                if overall:
-                    results[int(match[1])] = float(overall[1])
+                if (overall := _read_overall(text)) is not None:
+                    results[int(match[1])] = overall
         return results
 
     def best(self) -> tuple[int, float] | None:
         """The step with the highest overall lwlrap, the latest of equals; and this."""
-        results = self.results()
-        return max(results.items(), key=lambda item: item[::-1], default=None)
+        return _best(self.results())
 
     def marker(self, step: int) -> pathlib.Path:
         """The result of a step, which also marks it as evaluated."""
@@ -64,9 +73,8 @@ class EvalFolder:
         Raises:
           UserError: a file cannot be written; the message names it.
         """
-        overall = float(re.search(r"^Overall lwlrap = (.*)$", text, re.M)[1])
-        others = self.results().items() - {(step, overall)}
-        if all((overall, step) > (value, other) for other, value in others):
+        best, _ = _best(self.results() | {step: _read_overall(text)})
+        if best == step:
             with files.atomic(self._path / SCORES_FILE) as file:
                 np.savez_compressed(file, step=step, **scores)
         # After a kill in between, the step has no result, and is evaluated again.

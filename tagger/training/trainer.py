@@ -110,8 +110,9 @@ class Trainer:
         for step in range(self.steps_done + 1, last + 1):
             # Each step also averages the stop requests of all workers.
             request = tf.constant(float(bool(stop)))
+            batch = next(batches)
             try:
-                result = self.train_step(*next(batches), request)
+                result = self.train_step(*batch, request)
             except tf.errors.UnavailableError as error:
                 reason = program.tensorflow_reason(error)
                 raise UserError(f"another worker has failed: {reason}") from None
