@@ -18,11 +18,10 @@ import numpy as np
 import tensorflow as tf
 
 from tagger.errors import UserError
-from tagger.hparams import Hparams, check_model_name, describe_hparams
+from tagger.hparams import Hparams, check_model_name
 from tagger.network.layers import LAST_LAYER, Convolution, FullyConnected
 from tagger.runs import checkpoints
 from tagger.runs.run import Run
-from tagger.runs.warm_start import matching
 
 # (kind, depth, stride): C is a 3x3 convolution, SC a 3x3 separable convolution.
 MOBILENET_V1 = (
@@ -125,29 +124,6 @@ def _convolutions(
     return net
 
 
-def freeze(network: keras.Model, train_scopes: Sequence[str]) -> None:
-    """Freezes all layers, and all batch norms, of which the scopes match no variable.
-
-    Args:
-      network: from `define_model`.
-      train_scopes: regular expressions that match from the start of the names of
-        variables; empty: nothing is frozen.
-
-    Raises:
-      UserError: a scope matches no variable.
-    """
-    if not train_scopes:
-        return
-    paths = [variable.path for variable in network.weights]
-    names = [path for path in paths if not checkpoints.is_moving_average(path)]
-    trained = matching(names, train_scopes, "--train_scopes")
-    for layer in network.layers:
-        # A batch norm is a part of its layer, and can be frozen alone.
-        for part in (layer, getattr(layer, "batch_norm", None)):
-            if part is not None:
-                part.trainable = any(v.path in trained for v in part.weights)
-
-
 def load_network(
     checkpoint: str,
     class_names: Sequence[str],
@@ -184,7 +160,7 @@ def load_network(
         overrides=hparam_overrides or {},
         class_names=class_names,
     )
-    print(f"{prefix}: {describe_hparams(model_name, hparams)}", file=sys.stderr)
+    print(f"{prefix}: {model_name}, hyperparameters: {hparams}", file=sys.stderr)
     network = define_model(
         model_name,
         num_classes=len(class_names),

@@ -16,7 +16,7 @@ import tensorflow as tf
 import inputs
 import model
 from tagger.data.clips import Clips, read_clips
-from tagger.hparams import MAX_SEED, MODEL_NAMES, Hparams, describe_hparams
+from tagger.hparams import MAX_SEED, MODEL_NAMES, Hparams
 from tagger.options import TrainOptions
 from tagger.runs import checkpoints
 from tagger.runs.run import Run
@@ -43,6 +43,7 @@ def train(options: TrainOptions) -> int:
     if options.data_service:
         check_reachable(options.data_service)
     workers = Distribution(options.devices)
+    workers.set_seed(options.seed)
     run = Run(options.train_dir)
     class_names, clips = read_clips(
         csv_path=options.train_csv_path,
@@ -60,62 +61,52 @@ def train(options: TrainOptions) -> int:
             class_names=class_names,
             to_train=True,
         )
-        num_examples = int(hparams.num_examples(clips.num_samples).sum())
-        epoch_num_batches, max_steps = (
-            given or max(1, passes * num_examples // hparams.batch_size)
-            for given, passes in (
-                (options.epoch_num_batches, 1),
-                (options.max_steps, DEFAULT_PASSES),
-            )
-        )
-        print(
-            machine.describe_platform(mixed_precision=options.mixed_precision),
-            f"{clips}, {num_examples} examples; {epoch_num_batches} batches of "
-            f"{hparams.batch_size} per epoch; training to step {max_steps}",
-            describe_hparams(model_name, hparams),
-            sep="\n",
-            file=sys.stderr,
-        )
-        inputs.check_memory(clips, hparams, workers.num_workers)
         workers.check_inputs(options, hparams, class_names, clips)
-        seed = workers.set_seed(options.seed)
+        options = _count_steps(options, model_name, hparams, clips)
+        inputs.check_memory(clips, hparams, workers.num_workers)
         trainer = define_trainer(
             model_name=model_name,
             num_classes=len(class_names),
             hparams=hparams,
             train_scopes=options.train_scopes,
-            epoch_num_batches=epoch_num_batches,
-            max_steps=max_steps,
+            epoch_num_batches=options.epoch_num_batches,
+            max_steps=options.max_steps,
             mixed_precision=options.mixed_precision,
             strategy=workers.strategy,
         )
         _start(run, trainer, options, hparams, class_names)
         workers.check_start(trainer.checksums)
-        if (start := trainer.steps_done) >= max_steps:
-            print(f"already at step {start} of {max_steps}", file=sys.stderr)
+        if (step := trainer.steps_done) >= options.max_steps:
+            print(f"already at step {step} of {options.max_steps}", file=sys.stderr)
             return 0
         if workers.is_chief:
             run.write_record(
                 model_name=model_name, hparams=hparams, class_names=class_names
             )
-        if start == 0:
-            _save(run, trainer, workers, options)
-        batches = _batches(clips, hparams, options, workers, seed + start)
-        with StopRequest() as stop:
-            step = _loop(
-                run, trainer, workers, options, hparams, batches, max_steps, stop
-            )
-        workers.wait_for_all()  # No worker exits before the checkpoint is complete.
-    reason = "done"
-    if step < max_steps:
-        name = signal.Signals(stop.signal).name if stop else "another worker"
-        reason = f"stopped by {name}"
+        return _loop(run, trainer, clips, workers, options, hparams)
+
+
+def _count_steps(
+    options: TrainOptions, model_name: str, hparams: Hparams, clips: Clips
+) -> TrainOptions:
+    """Computes epoch_num_batches and max_steps where they are 0; prints all numbers."""
+    num_examples = int(hparams.num_examples(clips.num_samples).sum())
+    one_pass = max(1, num_examples // hparams.batch_size)
+    all_passes = max(1, DEFAULT_PASSES * num_examples // hparams.batch_size)
+    options = dataclasses.replace(
+        options,
+        epoch_num_batches=options.epoch_num_batches or one_pass,
+        max_steps=options.max_steps or all_passes,
+    )
     print(
-        f"{reason} at step {step}; checkpoint {checkpoints.NAME}-{step} is in "
-        f"{run.directory}",
+        machine.describe_platform(mixed_precision=options.mixed_precision),
+        f"{clips}, {num_examples} examples; {options.epoch_num_batches} batches of "
+        f"{hparams.batch_size} per epoch; training to step {options.max_steps}",
+        f"{model_name}, hyperparameters: {hparams}",
+        sep="\n",
         file=sys.stderr,
     )
-    return 0 if step == max_steps else stop.signal or signal.SIGTERM
+    return options
 
 
 def define_trainer(
@@ -137,7 +128,7 @@ def define_trainer(
       epoch_num_batches: batches per epoch, for lrdecay.
       model_name: a name that --model allows.
       max_steps: the last step, for cosine.
-      train_scopes: see `model.freeze`.
+      train_scopes: see `Trainer`.
       mixed_precision: see `model.define_model`.
       strategy: see `Trainer`; None: TensorFlow's default one, which has one replica.
     """
@@ -146,6 +137,7 @@ def define_trainer(
         optimizer = model.define_optimizer(
             hparams, epoch_num_batches=epoch_num_batches, max_steps=max_steps
         )
+        loss = model.define_loss(hparams)
         network = model.define_model(
             model_name,
             num_classes=num_classes,
@@ -153,8 +145,7 @@ def define_trainer(
             mixed_precision=mixed_precision,
             num_updates=(lambda: optimizer.iterations) if hparams.bn_ramp else None,
         )
-        model.freeze(network, train_scopes)
-    return Trainer(network, optimizer, model.define_loss(hparams), strategy)
+    return Trainer(network, optimizer, loss, strategy, train_scopes=train_scopes)
 
 
 def _start(
@@ -194,28 +185,22 @@ def _batches(
     hparams: Hparams,
     options: TrainOptions,
     workers: Distribution,
-    seed: int,
+    start: int,
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """The batches of the steps, each for all local replicas, without end.
-
-    Args:
-      seed: differs between the starts of a run, because a resumed run starts a new
-        epoch, and must not repeat its earlier order.
-    """
-    service, job_name = options.data_service, ""
-    if service:
-        # Each start needs a new job, because a job delivers its data only once.
-        job_name = f"train-{workers.chief_value(secrets.randbits(32))}"
+    """The batches of the steps after `start`, each for all local replicas, endless."""
     batch_size = hparams.batch_size // workers.num_replicas
+    # Each start needs a new job, because a job delivers its data only once.
+    job = workers.chief_value(secrets.randbits(32))
     dataset = inputs.train_input(
         clips,
         dataclasses.replace(hparams, batch_size=batch_size),
-        seed=seed % MAX_SEED,
+        # A resumed run starts a new epoch, and must not repeat its earlier order.
+        seed=(workers.seed + start) % MAX_SEED,
         deterministic=options.seed is not None,
         shard=workers.worker,
         num_shards=workers.num_workers,
-        data_service=service,
-        job_name=job_name,
+        data_service=options.data_service,
+        job_name=f"train-{job}",
     )
     return workers.batches(inputs.read_batches(dataset))
 
@@ -223,44 +208,50 @@ def _batches(
 def _loop(
     run: Run,
     trainer: Trainer,
+    clips: Clips,
     workers: Distribution,
     options: TrainOptions,
     hparams: Hparams,
-    batches: Iterator[tuple[tf.Tensor, tf.Tensor]],
-    max_steps: int,
-    stop: StopRequest,
 ) -> int:
-    """Trains, reports and saves until max_steps or a request; returns the last step."""
-    print("filling the shuffle buffer", file=sys.stderr)
-    with end_at_once():
-        batches = itertools.chain([next(batches)], batches)
-    with summaries.reports(
-        run.directory if workers.is_chief else "",
-        hparams,
-        steps=range(trainer.steps_done + 1, max_steps + 1),
-        summary_steps=options.summary_steps,
-    ) as report:
-        for step, result in trainer.steps(batches, max_steps, stop):
-            report(step, result)
-            if step % options.checkpoint_steps == 0:
-                _save(run, trainer, workers, options)
-                tf.summary.flush()
-        if step % options.checkpoint_steps:
-            _save(run, trainer, workers, options)
-    return step
+    """Trains, reports and saves until max_steps, or until a signal stops it.
 
-
-def _save(
-    run: Run, trainer: Trainer, workers: Distribution, options: TrainOptions
-) -> None:
-    """Saves a checkpoint. Only the chief writes it.
-
-    Raises:
-      UserError: a weight is not finite, or the checkpoint cannot be written.
+    Returns:
+      The number of the signal, or 0.
     """
-    if workers.num_replicas > 1:
-        trainer.sync_averages()
-    trainer.check_finite()
-    if workers.is_chief:
-        values = checkpoints.training_values(trainer.network, trainer.optimizer)
-        run.save(values, trainer.steps_done, keep=options.keep_checkpoints)
+    start, last = trainer.steps_done, options.max_steps
+    batches = _batches(clips, hparams, options, workers, start)
+
+    def save() -> None:
+        """Saves a checkpoint. All workers take part, and the chief writes it."""
+        values = trainer.checkpoint_values()
+        if workers.is_chief:
+            run.save(values, trainer.steps_done, keep=options.keep_checkpoints)
+
+    if start == 0:
+        save()
+    with StopRequest() as stop:
+        print("filling the shuffle buffer", file=sys.stderr)
+        with end_at_once():
+            batches = itertools.chain([next(batches)], batches)
+        with summaries.reports(
+            run.directory if workers.is_chief else "",
+            hparams,
+            steps=range(start + 1, last + 1),
+            summary_steps=options.summary_steps,
+        ) as report:
+            for step, result, is_last in trainer.steps(batches, last, stop):
+                report(step, result)
+                if is_last or step % options.checkpoint_steps == 0:
+                    save()
+                    tf.summary.flush()
+    workers.wait_for_all()  # No worker exits before the checkpoint is complete.
+    reason, number = "done", 0
+    if step < last:
+        name = signal.Signals(stop.signal).name if stop else "another worker"
+        reason, number = f"stopped by {name}", stop.signal or signal.SIGTERM
+    print(
+        f"{reason} at step {step}; checkpoint {checkpoints.NAME}-{step} is in "
+        f"{run.directory}",
+        file=sys.stderr,
+    )
+    return number

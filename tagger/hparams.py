@@ -276,6 +276,15 @@ class Hparams:
             return 0
         return math.ceil(20 * self.pcen_seconds / self.stft_hop_seconds)
 
+    def __str__(self) -> str:
+        """The values that differ from the defaults."""
+        changed = [
+            f"{name}={getattr(self, name)}"
+            for name, field in FIELDS.items()
+            if getattr(self, name) != field.default
+        ]
+        return ", ".join(changed) or "defaults"
+
     def features(self) -> tuple[Any, ...]:
         """The values that determine the features of a clip."""
         return tuple(getattr(self, name) for name in FEATURE_HPARAMS)
@@ -365,16 +374,6 @@ def model_hparams(model_name: str, overrides: Mapping[str, Any]) -> Hparams:
     """Returns the defaults of a model, with the given values overriding them."""
     check_model_name(model_name)
     return Hparams(**MODEL_DEFAULTS[model_name] | overrides)
-
-
-def describe_hparams(model_name: str, hparams: Hparams) -> str:
-    """Returns one line: the model, and the values that differ from the defaults."""
-    changed = [
-        f"{name}={value}"
-        for name, value in dataclasses.asdict(hparams).items()
-        if value != FIELDS[name].default
-    ]
-    return f"{model_name}, hyperparameters: {', '.join(changed) or 'defaults'}"
 
 
 def parse_hparams(text: str) -> Hparams:

@@ -202,14 +202,9 @@ def test_a_missing_file_is_a_warning_if_no_value_is_given(tmp_path, capsys, resu
     assert output.out == output_of_given.out == ""
 
 
-def test_the_model_and_the_changed_values_are_described():
-    assert hparams.describe_hparams("mobilenet-v1", Hparams()) == (
-        "mobilenet-v1, hyperparameters: defaults"
-    )
-    changed = Hparams(lr=0.001, global_pool="max")
-    assert hparams.describe_hparams("mobilenet-v1", changed) == (
-        "mobilenet-v1, hyperparameters: global_pool=max, lr=0.001"
-    )
+def test_the_text_of_hyperparameters_has_the_changed_values():
+    assert str(Hparams()) == "defaults"
+    assert str(Hparams(lr=0.001, global_pool="max")) == "global_pool=max, lr=0.001"
 
 
 @pytest.mark.parametrize(

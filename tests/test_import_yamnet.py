@@ -18,6 +18,7 @@ from tagger.errors import UserError
 from tagger.hparams import model_hparams
 from tagger.runs import run_record
 from tagger.runs.run import Run
+from tagger.training.trainer import freeze
 from tools import import_yamnet
 from tools.tag import scoring
 
@@ -317,11 +318,11 @@ def test_scopes_to_train_are_checked(capsys):
     network = model.define_model(
         "yamnet", num_classes=2, hparams=model_hparams("yamnet", {})
     )
-    model.freeze(network, ())
+    freeze(network, ())
     assert len(network.trainable_weights) == 83
     with pytest.raises(UserError, match="--train_scopes: 'Conv_99'"):
-        model.freeze(network, ["fully_connected", "Conv_99"])
-    model.freeze(network, ["Conv_1/weights"])
+        freeze(network, ["fully_connected", "Conv_99"])
+    freeze(network, ["Conv_1/weights"])
     assert {v.path.split("/")[0] for v in network.trainable_weights} == {"Conv_1"}
     assert isinstance(network, keras.Model)
 

@@ -276,14 +276,14 @@ def test_a_clip_that_is_cut_off_later_is_named(dataset, tmp_path, capsys, monkey
     clip_dir = tmp_path / "clips"
     shutil.copytree(dataset.clip_dir, clip_dir)
 
-    start = train._start
+    define = train.define_trainer
 
-    def start_and_cut_off(*arguments):
+    def define_and_cut_off(**arguments):
         with open(clip_dir / "07.wav", "r+b") as file:
             file.truncate(2000)
-        return start(*arguments)
+        return define(**arguments)
 
-    monkeypatch.setattr(train, "_start", start_and_cut_off)
+    monkeypatch.setattr(train, "define_trainer", define_and_cut_off)
     run = tmp_path / "run"
     flags = dataset.train_flags(run, hparams=SMALL_HPARAMS, train_clip_dir=clip_dir)
     assert run_main(flags) == 1

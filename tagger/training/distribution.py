@@ -106,6 +106,7 @@ class Distribution:
       strategy: a strategy of TensorFlow; its default one if there is one replica.
       worker: the index of this worker.
       num_workers: the number of workers.
+      seed: what `set_seed` has set, on all workers.
 
     Raises:
       UserError: a device does not exist, or TF_CONFIG cannot be used.
@@ -192,8 +193,8 @@ class Distribution:
                 "--warmstart_checkpoint must be on a drive that all workers share",
             )
 
-    def set_seed(self, seed: int | None) -> int:
-        """Seeds all random numbers of all workers; returns the seed.
+    def set_seed(self, seed: int | None) -> None:
+        """Seeds all random numbers of all workers.
 
         If a seed is given, TensorFlow also uses deterministic operations.
         """
@@ -201,9 +202,8 @@ class Distribution:
             seed = random.randrange(MAX_SEED)
         else:
             tf.config.experimental.enable_op_determinism()
-        seed = self.chief_value(seed)
-        keras.utils.set_random_seed(seed)
-        return seed
+        self.seed = self.chief_value(seed)
+        keras.utils.set_random_seed(self.seed)
 
     def chief_value(self, value: int) -> int:
         """Returns the value of the chief, on every worker. It must be below 2**53."""

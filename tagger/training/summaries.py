@@ -29,6 +29,8 @@ def reports(
     writer = tf.summary.create_noop_writer()
     if train_dir:
         writer = tf.summary.create_file_writer(train_dir)
+        with writer.as_default():
+            write_hparams(hparams, train_dir)
     done = timed_step = steps.start - 1
     timed_at = time.monotonic()
 
@@ -45,14 +47,10 @@ def reports(
             tf.summary.scalar("examples_per_second", rate, step=step)
         print_step(bar, step, float(result.loss), rate)
 
-    with (
-        writer.as_default(),
-        progress_bar(
-            done + len(steps), what="training", unit="step", done=done, keep=True
-        ) as bar,
-    ):
-        if train_dir:
-            write_hparams(hparams, train_dir)
+    bar = progress_bar(
+        done + len(steps), what="training", unit="step", done=done, keep=True
+    )
+    with writer.as_default(), bar:
         yield report
 
 

@@ -4,7 +4,7 @@ Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tagger.errors import UserError
 from tagger.runs import checkpoints
+from tagger.runs.warm_start import matching
 from tagger.terminal import program
 
 MEAN = tf.distribute.ReduceOp.MEAN
@@ -46,6 +47,7 @@ class Trainer:
       optimizer: created in the same scope; it is built here.
       loss: a function of labels [E, C] and logits [E, C].
       strategy: has one or several replicas; the default strategy has one.
+      train_scopes: see `freeze`.
     """
 
     def __init__(
@@ -54,7 +56,10 @@ class Trainer:
         optimizer: keras.optimizers.Optimizer,
         loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
         strategy: tf.distribute.Strategy,
+        *,
+        train_scopes: Sequence[str] = (),
     ):
+        freeze(network, train_scopes)
         self.network = network
         self.optimizer = optimizer
         self.strategy = strategy
@@ -91,9 +96,20 @@ class Trainer:
                     f"step {self.steps_done}: {name} is not finite; {ADVICE}"
                 )
 
+    def checkpoint_values(self) -> dict[str, Any]:
+        """All values of a checkpoint, by name. All workers must call this together.
+
+        Raises:
+          UserError: a variable has a value that is not finite.
+        """
+        if self.strategy.num_replicas_in_sync > 1:
+            self.sync_averages()
+        self.check_finite()
+        return checkpoints.training_values(self.network, self.optimizer)
+
     def steps(
         self, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], last: int, stop: Any
-    ) -> Iterator[tuple[int, StepResult]]:
+    ) -> Iterator[tuple[int, StepResult, bool]]:
         """Runs the steps up to the last one, or until a worker was asked to stop.
 
         Args:
@@ -102,7 +118,7 @@ class Trainer:
           stop: true as soon as this worker is asked to stop.
 
         Yields:
-          The number of each step, and its result.
+          The number of each step, its result, and whether it is the last one.
 
         Raises:
           UserError: the loss is not finite, or another worker has failed.
@@ -118,8 +134,9 @@ class Trainer:
                 raise UserError(f"another worker has failed: {reason}") from None
             if not np.isfinite(loss := float(result.loss)):
                 raise UserError(f"step {step}: the loss is {loss}; {ADVICE}")
-            yield step, result
-            if float(result.stop_requests) > 0:
+            is_stopped = float(result.stop_requests) > 0
+            yield step, result, is_stopped or step == last
+            if is_stopped:
                 return
 
     def _train_step(
@@ -171,3 +188,26 @@ class Trainer:
 
         if moving := self.network.non_trainable_weights:
             self.strategy.run(average)
+
+
+def freeze(network: keras.Model, train_scopes: Sequence[str]) -> None:
+    """Freezes all layers, and all batch norms, of which the scopes match no variable.
+
+    Args:
+      network: from `model.define_model`.
+      train_scopes: regular expressions that match from the start of the names of
+        variables; empty: nothing is frozen.
+
+    Raises:
+      UserError: a scope matches no variable.
+    """
+    if not train_scopes:
+        return
+    paths = [variable.path for variable in network.weights]
+    names = [path for path in paths if not checkpoints.is_moving_average(path)]
+    trained = matching(names, train_scopes, "--train_scopes")
+    for layer in network.layers:
+        # A batch norm is a part of its layer, and can be frozen alone.
+        for part in (layer, getattr(layer, "batch_norm", None)):
+            if part is not None:
+                part.trainable = any(v.path in trained for v in part.weights)
