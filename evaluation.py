@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -58,7 +59,10 @@ def evaluate(options: EvalOptions) -> None:
             raise UserError(message)
         print(f"note: {message} yet", file=sys.stderr)
     make_folder(options.eval_dir, "--eval_dir")
-    crc32, prefix = clips.checksum(class_names), None
+    crc32, prefix = (
+        zlib.crc32(repr((class_names, clips.identity(options.eval_clip_dir))).encode()),
+        None,
+    )
 
     def check_contents() -> None:
         # Before the first checkpoint, the run has no id yet.
