@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from tagger.data.clips import Clips, read_clips
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap
 from tagger.options import EvalOptions
-from tagger.runs import checkpoints
+from tagger.runs import checkpoint_files, checkpoints
 from tagger.runs.eval_folder import EvalFolder
 from tagger.runs.run import Run
 from tagger.terminal import machine
@@ -58,7 +59,10 @@ def evaluate(options: EvalOptions) -> None:
             raise UserError(message)
         print(f"note: {message} yet", file=sys.stderr)
     make_folder(options.eval_dir, "--eval_dir")
-    crc32, prefix = clips.checksum(class_names), None
+    crc32, prefix = (
+        zlib.crc32(repr((class_names, clips.identity(options.eval_clip_dir))).encode()),
+        None,
+    )
 
     def check_contents() -> None:
         # Before the first checkpoint, the run has no id yet.
@@ -73,7 +77,7 @@ def evaluate(options: EvalOptions) -> None:
                 check_contents()
                 try:
                     evaluator.evaluate(prefix)
-                except checkpoints.UnreadableError as error:
+                except checkpoint_files.UnreadableError as error:
                     print(f"skipped: {error}", file=sys.stderr)
         finally:
             if best := evaluation.best():
@@ -109,7 +113,7 @@ def _new_checkpoints(
     waiting_since = None
 
     def is_new(prefix: str) -> bool:
-        marker = evaluation.marker(checkpoints.checkpoint_step(prefix))
+        marker = evaluation.marker(checkpoint_files.checkpoint_step(prefix))
         return prefix not in yielded and not marker.exists()
 
     while True:
@@ -143,7 +147,7 @@ def _own_checkpoints(
     index, num_evaluators = options.eval_shard
     if options.eval_every_k == num_evaluators == 1:
         return prefixes
-    steps = [checkpoints.checkpoint_step(prefix) for prefix in prefixes]
+    steps = [checkpoint_files.checkpoint_step(prefix) for prefix in prefixes]
     seen = evaluation.steps_seen(steps)
     own = set(seen[:: options.eval_every_k][index::num_evaluators])
     return [prefix for step, prefix in zip(steps, prefixes) if step in own]
@@ -173,7 +177,7 @@ class _Evaluator:
           UnreadableError: the checkpoint cannot be read.
           UserError: a score is not finite, or a result cannot be written.
         """
-        step = checkpoints.checkpoint_step(prefix)
+        step = checkpoint_files.checkpoint_step(prefix)
         self._load(prefix)
         started = time.monotonic()
         scores = self._score_clips(step)

@@ -19,7 +19,7 @@ from tagger.data.clips import (
 from tagger.data.wav import SOUND_EXTENSIONS, read_wav_headers
 from tagger.errors import UserError
 from tagger.options import InferenceOptions
-from tagger.runs.checkpoints import fingerprint
+from tagger.runs.checkpoint_files import fingerprint
 from tagger.runs.run import Run
 from tagger.terminal import machine
 from tagger.terminal.files import make_folder

@@ -156,7 +156,7 @@ def wav_to_examples(path: str, hparams: Hparams) -> tf.Tensor:
     Raises:
       UserError: the file is not 16-bit PCM, 44.1 kHz, mono; the message names it.
     """
-    data_offset, num_samples = read_wav_header(path)
+    data_offset, num_samples, _ = read_wav_header(path)
     waveform = clip_to_waveform(path, np.int64(data_offset), np.int64(num_samples))
     return waveform_to_examples(waveform, hparams, fft_type=EXACT_FFT)
 

@@ -214,8 +214,8 @@ def save_without_finite_scores(prefix: str, folder: pathlib.Path) -> None:
     """Saves a checkpoint of two classes to a folder, with a bias that is NaN."""
     import tensorflow as tf
 
-    from tagger.runs import checkpoints
+    from tagger.runs import checkpoint_files
 
     values = {name: tf.Variable(value) for name, value in values_of(prefix).items()}
     values["fully_connected/biases"].assign([np.nan, 0])
-    Run(folder).save(values, checkpoints.checkpoint_step(prefix))
+    Run(folder).save(values, checkpoint_files.checkpoint_step(prefix))

@@ -13,9 +13,9 @@ from helpers import values_of
 import model
 from tagger.errors import UserError
 from tagger.hparams import Hparams
-from tagger.runs import checkpoints, eval_folder
+from tagger.runs import checkpoint_files, checkpoints, eval_folder
 from tagger.runs import run as run_lib
-from tagger.runs.checkpoints import CheckpointError, UnreadableError
+from tagger.runs.checkpoint_files import CheckpointError, UnreadableError
 from tagger.runs.eval_folder import EvalFolder
 from tagger.runs.run import Run
 from tagger.runs.warm_start import plan_warm_start
@@ -145,15 +145,15 @@ def test_find_checkpoint(tmp_path):
 
 
 def test_names_of_checkpoints():
-    assert checkpoints.checkpoint_step("a/b/model.ckpt-1200") == 1200
+    assert checkpoint_files.checkpoint_step("a/b/model.ckpt-1200") == 1200
     with pytest.raises(CheckpointError, match="model.ckpt-N, but got x/model.ckpt"):
-        checkpoints.checkpoint_step("x/model.ckpt")
+        checkpoint_files.checkpoint_step("x/model.ckpt")
 
 
 def steps_in(directory) -> list[int]:
     """The steps of the complete checkpoints in a folder."""
     prefixes = Run(directory).checkpoints()
-    return [checkpoints.checkpoint_step(prefix) for prefix in prefixes]
+    return [checkpoint_files.checkpoint_step(prefix) for prefix in prefixes]
 
 
 def test_one_old_checkpoint_per_15_minutes_is_kept(tmp_path, monkeypatch):

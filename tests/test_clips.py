@@ -19,7 +19,7 @@ NOBODY = 65534  # the number of a user without permissions
 def test_valid_wavs_give_their_samples(tmp_path, name):
     path = tmp_path / "clip.wav"
     path.write_bytes(VALID[name])
-    offset, num_samples = wav.read_wav_header(str(path))
+    offset, num_samples, _ = wav.read_wav_header(str(path))
     assert num_samples == wav_corpus.NUM_SAMPLES
     assert VALID[name][offset : offset + len(SAMPLES)] == SAMPLES
 
@@ -270,3 +270,54 @@ def test_the_table_of_clips(dataset):
     taken = table.take(np.array([2, 0]))
     assert taken.paths == [table.paths[2], table.paths[0]]
     assert taken.num_samples[0] == table.num_samples[2]
+
+
+def clips_of(folder, names, samples, labels=None) -> clips.Clips:
+    """Writes clips with these samples to a folder, and makes their table."""
+    paths = []
+    for name, values in zip(names, samples, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        paths.append(write_wav(folder / name, values))
+    labels = np.eye(len(names), dtype=np.float32) if labels is None else labels
+    return clips.make_clips(paths, wav.read_wav_headers(paths), labels)
+
+
+def test_the_identity_of_clips_does_not_depend_on_their_order_or_folder(tmp_path):
+    names, samples = ["x/a.wav", "y/a.wav", "b.wav"], np.arange(30000).reshape(3, -1)
+    table = clips_of(tmp_path / "first", names, samples)
+    identity = table.identity(str(tmp_path / "first"))
+    assert identity["clips"] == 3
+    assert table.take(np.array([2, 0, 1])).identity(f"{tmp_path}/first/") == identity
+    os.rename(tmp_path / "first", tmp_path / "second")
+    moved = clips_of(tmp_path / "second", names, samples)
+    assert moved.identity(str(tmp_path / "second")) == identity
+
+
+@pytest.mark.parametrize("position", [0, 5000, 9999])
+def test_the_identity_knows_samples(tmp_path, position):
+    samples = np.tile(np.arange(10000), [2, 1])
+    first = clips_of(tmp_path, ["a.wav", "b.wav"], samples).identity(str(tmp_path))
+    samples[1, position] += 1
+    second = clips_of(tmp_path, ["a.wav", "b.wav"], samples).identity(str(tmp_path))
+    assert {name for name in first if first[name] != second[name]} == {"samples"}
+
+
+@pytest.mark.parametrize(
+    ("names", "length", "labels", "different"),
+    [
+        (["a.wav", "c.wav"], 400, [0, 1], {"names"}),
+        (["a.wav", "x/b.wav"], 400, [0, 1], {"names"}),
+        (["a.wav", "b.wav"], 401, [0, 1], {"lengths", "samples"}),
+        (["a.wav", "b.wav"], 400, [1, 0], {"labels"}),
+    ],
+)
+def test_the_identity_knows_names_lengths_and_labels(
+    tmp_path, names, length, labels, different
+):
+    first, second = tmp_path / "1", tmp_path / "2"
+    expected = clips_of(first, ["a.wav", "b.wav"], np.zeros([2, 400]))
+    expected = expected.identity(str(first))
+    samples = [np.zeros(400), np.zeros(length)]
+    labels = np.eye(2, dtype=np.float32)[labels]
+    found = clips_of(second, names, samples, labels).identity(str(second))
+    assert {name for name in found if found[name] != expected[name]} == different

@@ -15,7 +15,7 @@ from tagger import hparams
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap
 from tagger.options import EvalOptions
-from tagger.runs import checkpoints
+from tagger.runs import checkpoint_files, checkpoints
 from tagger.runs.eval_folder import EvalFolder
 from tagger.runs.run import Run
 from tagger.terminal import files
@@ -202,7 +202,7 @@ def run_of_steps(folder, *steps: int):
     for path in folder.glob("model.ckpt-*"):
         path.unlink()
     for step in steps:
-        for suffix in (checkpoints.INDEX_SUFFIX, checkpoints.DATA_SUFFIX):
+        for suffix in (checkpoint_files.INDEX_SUFFIX, checkpoint_files.DATA_SUFFIX):
             (folder / f"model.ckpt-{step}{suffix}").touch()
 
 
@@ -212,7 +212,7 @@ def own_steps(tmp_path, **values) -> list[int]:
     chosen = evaluation._own_checkpoints(
         options(**folders, **values), Run(tmp_path / "run"), EvalFolder(str(tmp_path))
     )
-    return [checkpoints.checkpoint_step(prefix) for prefix in chosen]
+    return [checkpoint_files.checkpoint_step(prefix) for prefix in chosen]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_waits_for_new_and_changed_checkpoints(run, tmp_path, monkeypatch):
         Run(run),
         EvalFolder(tmp_path),
     ):
-        step = checkpoints.checkpoint_step(prefix)
+        step = checkpoint_files.checkpoint_step(prefix)
         if step != 2:  # This one is treated as unreadable.
             (tmp_path / f"eval-{step}.txt").touch()
         found.append(step)
@@ -366,7 +366,7 @@ def test_results_for_an_earlier_run_in_the_same_folder_are_an_error(
     assert run_main(dataset.train_flags(run, **flags)) == 0
     assert run_eval(dataset, run, eval_dir) == 1
     assert "--eval_dir" in capsys.readouterr().err.splitlines()[-1]
-    with pytest.raises(checkpoints.CheckpointError, match="another run"):
+    with pytest.raises(checkpoint_files.CheckpointError, match="another run"):
         Run.find(f"best:{eval_dir}", "--checkpoint")
     shutil.rmtree(run)
     earlier.rename(run)

@@ -267,7 +267,7 @@ def test_a_shortened_or_deleted_clip_is_named(tagged):
 
 def test_a_shuffle_buffer_beyond_the_memory_is_refused(monkeypatch):
     no_labels = np.zeros([9, 2], np.float32)
-    clips = clips_lib.make_clips(["a.wav"] * 9, [(44, 10**7)] * 9, no_labels)
+    clips = clips_lib.make_clips(["a.wav"] * 9, [(44, 10**7, 0)] * 9, no_labels)
     inputs.check_memory(clips, Hparams())
     whole = inputs.shuffle_buffer(clips, Hparams())
     assert inputs.shuffle_buffer(clips, Hparams(), num_shards=3) == whole // 3

@@ -27,7 +27,7 @@ NOISY = ("noise", "silence", "square", "one_", "hop_")  # No bands near the offs
 
 
 def features_of(path, hparams) -> np.ndarray:
-    offset, size = wav.read_wav_header(str(path))
+    offset, size, _ = wav.read_wav_header(str(path))
     waveform = inputs.clip_to_waveform(str(path), np.int64(offset), np.int64(size))
     return inputs.waveform_to_examples(waveform, hparams).numpy()
 

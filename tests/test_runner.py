@@ -272,6 +272,7 @@ WITHOUT_TENSORFLOW = (
     "hparams",
     "options",
     "run_record",
+    "checkpoint_files",
     "eval_folder",
     "errors",
     "clips",

@@ -17,7 +17,7 @@ import model
 import train
 from tagger.data.clips import read_class_map
 from tagger.hparams import model_hparams, parse_hparams
-from tagger.runs import checkpoints, run_record
+from tagger.runs import checkpoint_files, checkpoints, run_record
 from tagger.runs.run import Run
 from tagger.terminal import progress
 from tagger.training.trainer import Trainer
@@ -63,7 +63,7 @@ def test_resumed_steps_equal_uninterrupted_steps(tmp_path, options):
 
 
 def test_the_files_of_a_run(trained):
-    steps = [checkpoints.checkpoint_step(p) for p in Run(trained).checkpoints()]
+    steps = [checkpoint_files.checkpoint_step(p) for p in Run(trained).checkpoints()]
     assert steps == [0, 2, 4, 5]
     record = json.loads((trained / "hparams.json").read_text())
     assert record["class_names"] == ["Noise", "Tone"]
@@ -149,13 +149,13 @@ def test_a_damaged_newest_checkpoint_is_not_one_of_those_that_are_kept(
     assert f"resuming from {run}/model.ckpt-4" in errors
     assert f"done at step 7; checkpoint model.ckpt-7 is in {run}" in errors
     prefixes = Run(run).checkpoints()
-    assert [checkpoints.checkpoint_step(p) for p in prefixes] == [4, 7, 50]
+    assert [checkpoint_files.checkpoint_step(p) for p in prefixes] == [4, 7, 50]
     assert tf.train.latest_checkpoint(run) == str(run / "model.ckpt-7")
     # The next process may delete the checkpoint that this one started from.
     flags["max_steps"] = 9
     assert run_main(dataset.train_flags(run, **flags)) == 0
     prefixes = Run(run).checkpoints()
-    assert [checkpoints.checkpoint_step(p) for p in prefixes] == [7, 9, 50]
+    assert [checkpoint_files.checkpoint_step(p) for p in prefixes] == [7, 9, 50]
 
 
 def test_a_warm_start_restores_only_trainable_variables(

@@ -132,7 +132,7 @@ def pack_checkpoints(
     overrides = parse_overrides(hparams)
     program.start_tensorflow()
     import model
-    from tagger.runs import checkpoints
+    from tagger.runs import checkpoint_files
     from tagger.runs.run import Run
 
     loaded = {}
@@ -145,7 +145,7 @@ def pack_checkpoints(
     for number, (prefix, (network, values)) in enumerate(loaded.items(), start=1):
         folder = dataset / f"checkpoint_{number}"
         folder.mkdir(parents=True)
-        for suffix in (checkpoints.DATA_SUFFIX, checkpoints.INDEX_SUFFIX):
+        for suffix in (checkpoint_files.DATA_SUFFIX, checkpoint_files.INDEX_SUFFIX):
             shutil.copy(prefix + suffix, folder)
         Run(folder).write_record(
             model_name=network.name, hparams=values, class_names=class_names

@@ -45,12 +45,14 @@ class Clips:
       paths: N paths of WAV files.
       data_offsets: int64 [N], offsets of the samples in the files, in bytes.
       num_samples: int64 [N], samples at 44.1 kHz.
+      probes: int64 [N], checksums of some of the samples; see `wav.probe`.
       labels: float32 [N, C], 1.0 for each label of the clip, else 0.0.
     """
 
     paths: list[str]
     data_offsets: np.ndarray
     num_samples: np.ndarray
+    probes: np.ndarray
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -67,17 +69,31 @@ class Clips:
             paths=[self.paths[index] for index in indices],
             data_offsets=self.data_offsets[indices],
             num_samples=self.num_samples[indices],
+            probes=self.probes[indices],
             labels=self.labels[indices],
         )
 
-    def checksum(self, class_names: Sequence[str]) -> int:
-        """Returns a CRC-32 of names, lengths, labels and classes, for any order."""
-        names = [os.path.basename(path) for path in self.paths]
+    def identity(self, clip_dir: str) -> dict[str, int]:
+        """What distinguishes these clips and labels from others, in any order.
+
+        Args:
+          clip_dir: folder of the clips. Their names are relative to it, so that it can
+            move.
+
+        Returns:
+          The number of clips, and CRC-32s of their names, lengths, samples (see
+          `wav.probe`) and labels, by what they are of.
+        """
+        names = [os.path.relpath(path, clip_dir) for path in self.paths]
         order = sorted(range(len(names)), key=names.__getitem__)
-        names, num_samples = sorted(names), self.num_samples[order].tolist()
-        facts = repr((names, num_samples, list(class_names)))
-        labels = self.labels[order].tobytes()
-        return zlib.crc32(facts.encode(errors="replace") + labels)
+        values = {
+            "names": os.fsencode("\0".join(sorted(names))),
+            "lengths": self.num_samples[order].tobytes(),
+            "samples": self.probes[order].tobytes(),
+            "labels": self.labels[order].tobytes(),
+        }
+        checksums = {name: zlib.crc32(value) for name, value in values.items()}
+        return {"clips": len(names)} | checksums
 
 
 def read_class_map(path: str) -> list[str]:
@@ -319,8 +335,8 @@ def _label_problems(
 
 
 def make_clips(
-    paths: Sequence[str], headers: Sequence[tuple[int, int]], labels: np.ndarray
+    paths: Sequence[str], headers: Sequence[wav.WavHeader], labels: np.ndarray
 ) -> Clips:
-    """Creates a table from N paths, headers (offset in bytes, samples) and labels."""
-    table = np.array(headers, np.int64).reshape(-1, 2)
-    return Clips(list(paths), table[:, 0], table[:, 1], labels)
+    """Creates a table from N paths, headers and labels."""
+    table = np.array(headers, np.int64).reshape(-1, len(wav.WavHeader._fields))
+    return Clips(list(paths), *table.T, labels)

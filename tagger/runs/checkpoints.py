@@ -1,8 +1,8 @@
-"""Checkpoints: names, files, writing and restoring.
+"""Checkpoints: names of variables, writing and restoring.
 
 The format is that of TensorFlow 1's Saver, as in the baseline: `model.ckpt-N` stores
 each variable under its own name. The original and this program can therefore use each
-other's checkpoints. Only this module contains the names and the format of checkpoints.
+other's checkpoints. Only this module contains the format of checkpoints.
 
 A checkpoint is complete if its index file exists. Both files are written to a temporary
 folder and flushed to disk. Then they are renamed, the index last.
@@ -10,10 +10,7 @@ folder and flushed to disk. Then they are renamed, the index last.
 
 import contextlib
 import os
-import pathlib
-import re
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,41 +19,21 @@ import numpy as np
 import tensorflow as tf
 
 from tagger.errors import UserError
+from tagger.runs.checkpoint_files import (
+    DATA_SUFFIX,
+    INDEX_SUFFIX,
+    NAME,
+    CheckpointError,
+    UnreadableError,
+)
 from tagger.terminal import program
 
-NAME = "model.ckpt"
-DATA_SUFFIX = ".data-00000-of-00001"
-INDEX_SUFFIX = ".index"
 SAVING_PREFIX = ".saving-"  # of temporary folders
 GLOBAL_STEP = "global_step"
 # Names of Adam's state in the original (a variable X has X/Adam and X/Adam_1) and in
 # Keras.
 ADAM_MOMENTS = {"Adam": "momentum", "Adam_1": "velocity"}
 ADAM_POWERS = {"beta1_power": "beta_1", "beta2_power": "beta_2"}
-
-
-class CheckpointError(UserError):
-    """A checkpoint is missing, cannot be read, or does not fit the network."""
-
-
-class UnreadableError(CheckpointError):
-    """A checkpoint does not exist, or is damaged."""
-
-
-def checkpoint_step(prefix: str) -> int:
-    """The N of a path that ends in `model.ckpt-N`: the number of training steps."""
-    match = re.fullmatch(re.escape(NAME) + r"-(\d+)", os.path.basename(prefix))
-    if not match:
-        raise CheckpointError(f"a checkpoint is named {NAME}-N, but got {prefix}")
-    return int(match.group(1))
-
-
-def fingerprint(prefix: str) -> int:
-    """A number that is equal for equal checkpoints.
-
-    It is the CRC-32 of the index, which contains a checksum of each variable.
-    """
-    return zlib.crc32(pathlib.Path(prefix + INDEX_SUFFIX).read_bytes())
 
 
 def network_variables(network: keras.Model) -> dict[str, keras.Variable]:

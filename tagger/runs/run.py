@@ -15,15 +15,16 @@ import keras
 from tagger.errors import UserError
 from tagger.hparams import FIELDS, MODEL_HPARAMS, MODEL_NAMES, Hparams, model_hparams
 from tagger.runs import checkpoints, run_record
-from tagger.runs.checkpoints import (
+from tagger.runs.checkpoint_files import (
     DATA_SUFFIX,
     INDEX_SUFFIX,
     NAME,
-    SAVING_PREFIX,
     CheckpointError,
     UnreadableError,
     checkpoint_step,
+    list_checkpoints,
 )
+from tagger.runs.checkpoints import SAVING_PREFIX
 from tagger.runs.eval_folder import CONTENTS_FILE, EvalFolder
 from tagger.runs.run_record import HPARAMS_FILE
 from tagger.terminal import files
@@ -92,19 +93,7 @@ class Run:
 
         The list is empty if the folder does not exist.
         """
-        try:
-            names = set(os.listdir(self.directory))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise UserError(f"cannot read {self.directory}: {error.strerror}") from None
-        prefixes = []
-        for name in names:
-            prefix = name.removesuffix(INDEX_SUFFIX)
-            if prefix != name and prefix + DATA_SUFFIX in names:
-                with contextlib.suppress(CheckpointError):
-                    prefixes.append((checkpoint_step(prefix), prefix))
-        return [os.path.join(self.directory, prefix) for _, prefix in sorted(prefixes)]
+        return list_checkpoints(self.directory)
 
     def check_class_map(self, class_names: Sequence[str]) -> None:
         """Checks the C classes against those of the checkpoints, if these are known.

@@ -89,7 +89,7 @@ def test_training_and_resuming(dataset, service, tmp_path, capsys):
 
 def test_an_unreadable_clip_is_named(service, tmp_path):
     paths = [str(tmp_path / "gone.wav")]
-    table = clips.make_clips(paths, [(44, 30000)], np.ones([1, 1], np.float32))
+    table = clips.make_clips(paths, [(44, 30000, 0)], np.ones([1, 1], np.float32))
     stream = inputs.train_input(
         table,
         parse_hparams(SMALL_HPARAMS),

@@ -16,7 +16,7 @@ import tensorflow as tf
 from helpers import SMALL_HPARAMS, run_main
 
 from tagger.errors import UserError
-from tagger.runs import checkpoints
+from tagger.runs import checkpoint_files, checkpoints
 from tagger.runs.run import Run
 from tools.make_dataset import dataset, sources
 
@@ -60,7 +60,7 @@ def test_training_on_a_disk_that_fills_keeps_the_checkpoints_there(
     assert line.startswith(f"error: cannot write checkpoint model.ckpt-2 in {run}: ")
     assert "space" in line
     prefixes = Run(run).checkpoints()
-    assert [checkpoints.checkpoint_step(p) for p in prefixes] == [0, 1]
+    assert [checkpoint_files.checkpoint_step(p) for p in prefixes] == [0, 1]
     assert not list(run.glob(checkpoints.SAVING_PREFIX + "*"))
     assert len(checkpoints.shapes(prefixes[-1])) == 138
     assert run_main(dataset.train_flags(run, **flags | {"max_steps": 1})) == 0

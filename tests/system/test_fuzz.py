@@ -58,7 +58,7 @@ def check_wav(path, contents: bytes) -> bool:
     """
     path.write_bytes(contents)
     try:
-        offset, num_samples = wav.read_wav_header(str(path))
+        offset, num_samples, _ = wav.read_wav_header(str(path))
     except UserError as error:
         assert str(error).startswith(f"{path}: ")
         assert "\n" not in str(error)

@@ -20,7 +20,7 @@ import tensorflow as tf
 from helpers import PROGRAM_ENVIRONMENT, SMALL_HPARAMS, run_main
 from processes import Process
 
-from tagger.runs import checkpoints, eval_folder
+from tagger.runs import checkpoint_files, checkpoints, eval_folder
 from tagger.runs.eval_folder import EvalFolder
 from tagger.runs.run import Run
 
@@ -66,12 +66,12 @@ def newest_step(train_dir: pathlib.Path) -> int:
         reader = tf.train.load_checkpoint(prefix)
         values = {name: reader.get_tensor(name) for name in checkpoints.shapes(prefix)}
         assert len(values) == 138
-        assert values["global_step"] == checkpoints.checkpoint_step(prefix)
+        assert values["global_step"] == checkpoint_files.checkpoint_step(prefix)
     state = tf.train.get_checkpoint_state(train_dir)
     if state is not None:
         for path in state.all_model_checkpoint_paths:
             assert path in prefixes
-    return checkpoints.checkpoint_step(prefixes[-1]) if prefixes else -1
+    return checkpoint_files.checkpoint_step(prefixes[-1]) if prefixes else -1
 
 
 def test_training(dataset, tmp_path, capsys):
@@ -130,7 +130,7 @@ def many_checkpoints(trained, tmp_path_factory) -> pathlib.Path:
     folder.mkdir()
     shutil.copy(trained / "hparams.json", folder)
     for step in range(1, CHECKPOINTS + 1):
-        for suffix in (checkpoints.DATA_SUFFIX, checkpoints.INDEX_SUFFIX):
+        for suffix in (checkpoint_files.DATA_SUFFIX, checkpoint_files.INDEX_SUFFIX):
             source = trained / f"model.ckpt-2{suffix}"
             (folder / f"model.ckpt-{step}{suffix}").hardlink_to(source)
     return folder

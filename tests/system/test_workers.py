@@ -10,7 +10,7 @@ import pytest
 from helpers import SMALL_HPARAMS, free_ports, run_main
 from processes import SMALL_RUNNER, Process
 
-from tagger.runs import checkpoints
+from tagger.runs import checkpoint_files, checkpoints
 from tagger.runs.run import Run
 
 HPARAMS = SMALL_HPARAMS.replace("batch_size=4", "batch_size=6")  # of 2 or 3 workers
@@ -44,7 +44,7 @@ def workers(folder: pathlib.Path, *flags_of_each: list[str]):
 
 
 def newest_step(train_dir: pathlib.Path) -> int:
-    return checkpoints.checkpoint_step(Run(train_dir).checkpoints()[-1])
+    return checkpoint_files.checkpoint_step(Run(train_dir).checkpoints()[-1])
 
 
 def test_three_workers_stop_together_and_one_that_dies_ends_the_other(

@@ -149,7 +149,7 @@ def spectrogram(path: str, hparams: Hparams) -> str:
     from tagger.data.wav import read_wav_header
 
     try:
-        offset, size = read_wav_header(path)
+        offset, size, _ = read_wav_header(path)
         waveform = inputs.clip_to_waveform(path, np.int64(offset), np.int64(size))
     except (UserError, tf.errors.OpError):
         return ""
