@@ -81,7 +81,8 @@ def order_thresholds(
     if missing:
         number = counted(len(missing), "class")
         raise UserError(f"{flag}: no threshold for {number}, such as {missing[0]}")
-    unknown = [name for name in thresholds if name not in class_names]
+    known = set(class_names)
+    unknown = [name for name in thresholds if name not in known]
     if unknown:
         number = counted(len(unknown), "class")
         raise UserError(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 
 import numpy as np
 import pytest
@@ -144,6 +145,28 @@ def test_the_class_map_of_the_data_set():
     assert names == sorted(names)
     assert names[0] == "Accelerating_and_revving_and_vroom"
     assert names[-1] == "Zipper_(clothing)"
+
+
+def test_many_classes_are_read_quickly(tmp_path):
+    names = [f"Class_{index}" for index in range(20000)]
+    (tmp_path / "map.csv").write_text(
+        "".join(f"{index},{name}\n" for index, name in enumerate(names))
+    )
+    write_wav(tmp_path / "0.wav", np.zeros(9))
+    for number in range(1, 500):
+        os.link(tmp_path / "0.wav", tmp_path / f"{number}.wav")
+    rows = [f'{number}.wav,"{names[number]},{names[-1]}"\n' for number in range(500)]
+    (tmp_path / "clips.csv").write_text("".join(["fname,labels\n", *rows]))
+    started = time.process_time()
+    found, table = read_clips(
+        csv_path=tmp_path / "clips.csv",
+        clip_dir=tmp_path,
+        class_map_path=tmp_path / "map.csv",
+    )
+    assert time.process_time() - started < 1
+    assert found == names
+    expected = [index for number in range(500) for index in (number, 19999)]
+    np.testing.assert_array_equal(np.nonzero(table.labels)[1], expected)
 
 
 def test_quoted_class_names(tmp_path):

@@ -87,7 +87,7 @@ def read_class_map(path: str) -> list[str]:
       UserError: the file does not exist, or is not a class map; the message lists all
         invalid lines.
     """
-    names, problems = [], []
+    names, known, problems = [], set(), []
     for line, fields in read_records(path, "--class_map_path"):
         where, got = f"{path}:{line}", ",".join(fields)
         index, name = fields[0].strip(), composed(fields[-1].strip())
@@ -98,9 +98,10 @@ def read_class_map(path: str) -> list[str]:
             continue
         if index != str(len(names)):
             problems.append(f"{where}: expected index {len(names)}, but got '{index}'")
-        if name in names:
+        if name in known:
             problems.append(f"{where}: class {name} appears twice")
         names.append(name)
+        known.add(name)
     if not names and not problems:
         problems.append(f"{path}: empty; expected index,name lines")
     if problems:
@@ -279,8 +280,11 @@ def read_clips(
     ]
     if problems:
         raise UserError(*problems)
-    labels = [[name in row.labels for name in class_names] for row in rows]
-    return class_names, make_clips(paths, headers, np.array(labels, np.float32))
+    labels = np.zeros([len(rows), len(class_names)], np.float32)
+    indices = {name: index for index, name in enumerate(class_names)}
+    for row, values in zip(rows, labels):
+        values[[indices[label] for label in row.labels]] = 1
+    return class_names, make_clips(paths, headers, labels)
 
 
 def _check_folder(clip_dir: str, paths: Sequence[str], flag: str) -> None:
@@ -307,9 +311,9 @@ def _label_problems(
     rows: Sequence[Row], class_names: Sequence[str], csv_path: str, class_map_path: str
 ) -> list[str]:
     """Returns a problem for each label that is not in the class map."""
-    unknown = {}
+    known, unknown = set(class_names), {}
     for row in rows:
-        for label in set(row.labels).difference(class_names):
+        for label in set(row.labels) - known:
             unknown.setdefault(label, []).append(row)
     return [
         f"{csv_path}:{found[0].line}: label {label} of {found[0].fname} is not in the "
