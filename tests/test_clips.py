@@ -128,6 +128,7 @@ def test_names_with_spaces_and_any_letters(tmp_path):
         ("fname,labels,fname\na.wav,X,b.wav\n", "clips.csv:1: the column fname"),
         ("fname,labels\n/etc/a.wav,X\n", "but got '/etc/a.wav'"),
         ("fname,labels\nx/../../a.wav,X\n", "but got 'x/../../a.wav'"),
+        ('fname,labels\na.wav,"Bark,Me\now"\n', "csv:2: .* control .*'Me.now'$"),
         ('fname,"the\nlabels"\na.wav,X\n', "but got fname,the labels"),
         (b"fname,labels\na.wav,X\n\xff.wav,X\n", "clips.csv:3: not in UTF-8"),
         ('fname,labels\na.wav,"X\nb.wav,X\n', "clips.csv:2: not a CSV"),
@@ -193,6 +194,8 @@ def test_accents_are_composed(tmp_path):
         ("0,Bark\n2,Meow\n", "map.csv:2: expected index 1, but got '2'"),
         ("0,Bark\n1,Bark\n", "map.csv:2: class Bark appears twice"),
         ("0,Bark\n1\n", "map.csv:2: expected 1,name but got 1"),
+        ('0,"Bark\n"\n1,"Me\now"\n', "map.csv:3: .* control .*'Me.now'$"),
+        ("0,\x1b[2JBark\n", "map.csv:1: expected the name .* without control"),
     ],
 )
 def test_bad_class_maps_name_the_line(tmp_path, contents, message):

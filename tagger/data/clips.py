@@ -20,10 +20,11 @@ from tagger.data import wav
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.terminal.files import write_whole
-from tagger.terminal.progress import counted
+from tagger.terminal.progress import counted, printable
 
 FILE_COLUMN = "fname"
 LABEL_COLUMNS = ("labels", "label")
+NO_CONTROLS = "expected the name of a class without control characters"
 FINGERPRINT_COLUMN = "fingerprint"  # of the parts that inference writes
 
 
@@ -93,6 +94,8 @@ def read_class_map(path: str) -> list[str]:
         index, name = fields[0].strip(), composed(fields[-1].strip())
         if index == FILE_COLUMN:
             raise UserError(*[f"{where}: got {got}; this is a CSV of clips"])
+        if name != printable(name):
+            problems.append(f"{where}: {NO_CONTROLS}, but got {name!r}")
         if len(fields) != 2 or not index.isdecimal() or not name:
             problems.append(f"{where}: expected {len(names)},name but got {got}")
             continue
@@ -169,6 +172,9 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
             problems.append(f"{where}: clip {fname} is also in line {first_line}")
         if not labels:
             problems.append(f"{where}: clip {fname} has no labels")
+        for label in labels:
+            if label != printable(label):
+                problems.append(f"{where}: {NO_CONTROLS}, but got {label!r}")
         rows.append(Row(line, fname, labels, tuple(fields)))
     if len(records) == 1:
         problems.append(f"{path}:1: no clips after the header")
