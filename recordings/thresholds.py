@@ -18,14 +18,13 @@ DEFAULT_THRESHOLD = 0.5  # also of a class without clips
 
 
 def write_thresholds(eval_dir: str, thresholds: Mapping[str, float]) -> None:
-    """Writes THRESHOLDS_FILE with all digits, atomically.
+    """Writes THRESHOLDS_FILE, with the digits that restore the values, atomically.
 
     Raises:
       UserError: it cannot be written; the message names the file.
     """
-    rows = [(n, np.format_float_positional(t)) for n, t in thresholds.items()]
     path = pathlib.Path(eval_dir) / THRESHOLDS_FILE
-    write_csv(path, [THRESHOLDS_HEADER, *rows])
+    write_csv(path, [THRESHOLDS_HEADER, *thresholds.items()])
 
 
 def read_thresholds(path: str, flag: str) -> dict[str, float]:
