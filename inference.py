@@ -180,7 +180,7 @@ def _write_predictions(
     scores: Sequence[np.ndarray],
     fingerprint: str | None,
 ) -> None:
-    """Writes N rows of C scores, with enough digits to restore their exact values.
+    """Writes N rows of C scores, with just enough digits to restore their values.
 
     A part also has a column with its fingerprint: only parts with equal fingerprints
     have scores from the same checkpoints for the same clips and classes. After a "-",
@@ -188,8 +188,7 @@ def _write_predictions(
     """
     last = [] if fingerprint is None else [fingerprint]
     rows = (
-        [name, *(np.format_float_positional(score, trim="0") for score in row), *last]
-        for name, row in zip(names, scores, strict=True)
+        [name, *row.tolist(), *last] for name, row in zip(names, scores, strict=True)
     )
     header = ["fname", *class_names, *([FINGERPRINT_COLUMN] if last else [])]
     write_csv(path, [header, *rows])

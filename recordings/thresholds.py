@@ -18,14 +18,13 @@ DEFAULT_THRESHOLD = 0.5  # also of a class without clips
 
 
 def write_thresholds(eval_dir: str, thresholds: Mapping[str, float]) -> None:
-    """Writes THRESHOLDS_FILE with all digits, atomically.
+    """Writes THRESHOLDS_FILE, with the digits that restore the values, atomically.
 
     Raises:
       UserError: it cannot be written; the message names the file.
     """
-    rows = [(n, np.format_float_positional(t)) for n, t in thresholds.items()]
     path = pathlib.Path(eval_dir) / THRESHOLDS_FILE
-    write_csv(path, [THRESHOLDS_HEADER, *rows])
+    write_csv(path, [THRESHOLDS_HEADER, *thresholds.items()])
 
 
 def read_thresholds(path: str, flag: str) -> dict[str, float]:
@@ -81,7 +80,8 @@ def order_thresholds(
     if missing:
         number = counted(len(missing), "class")
         raise UserError(f"{flag}: no threshold for {number}, such as {missing[0]}")
-    unknown = [name for name in thresholds if name not in class_names]
+    known = set(class_names)
+    unknown = [name for name in thresholds if name not in known]
     if unknown:
         number = counted(len(unknown), "class")
         raise UserError(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 
 import numpy as np
 import pytest
@@ -127,6 +128,7 @@ def test_names_with_spaces_and_any_letters(tmp_path):
         ("fname,labels,fname\na.wav,X,b.wav\n", "clips.csv:1: the column fname"),
         ("fname,labels\n/etc/a.wav,X\n", "but got '/etc/a.wav'"),
         ("fname,labels\nx/../../a.wav,X\n", "but got 'x/../../a.wav'"),
+        ('fname,labels\na.wav,"Bark,Me\now"\n', "csv:2: .* control .*'Me.now'$"),
         ('fname,"the\nlabels"\na.wav,X\n', "but got fname,the labels"),
         (b"fname,labels\na.wav,X\n\xff.wav,X\n", "clips.csv:3: not in UTF-8"),
         ('fname,labels\na.wav,"X\nb.wav,X\n', "clips.csv:2: not a CSV"),
@@ -144,6 +146,28 @@ def test_the_class_map_of_the_data_set():
     assert names == sorted(names)
     assert names[0] == "Accelerating_and_revving_and_vroom"
     assert names[-1] == "Zipper_(clothing)"
+
+
+def test_many_classes_are_read_quickly(tmp_path):
+    names = [f"Class_{index}" for index in range(20000)]
+    (tmp_path / "map.csv").write_text(
+        "".join(f"{index},{name}\n" for index, name in enumerate(names))
+    )
+    write_wav(tmp_path / "0.wav", np.zeros(9))
+    for number in range(1, 500):
+        os.link(tmp_path / "0.wav", tmp_path / f"{number}.wav")
+    rows = [f'{number}.wav,"{names[number]},{names[-1]}"\n' for number in range(500)]
+    (tmp_path / "clips.csv").write_text("".join(["fname,labels\n", *rows]))
+    started = time.process_time()
+    found, table = read_clips(
+        csv_path=tmp_path / "clips.csv",
+        clip_dir=tmp_path,
+        class_map_path=tmp_path / "map.csv",
+    )
+    assert time.process_time() - started < 1
+    assert found == names
+    expected = [index for number in range(500) for index in (number, 19999)]
+    np.testing.assert_array_equal(np.nonzero(table.labels)[1], expected)
 
 
 def test_quoted_class_names(tmp_path):
@@ -170,6 +194,8 @@ def test_accents_are_composed(tmp_path):
         ("0,Bark\n2,Meow\n", "map.csv:2: expected index 1, but got '2'"),
         ("0,Bark\n1,Bark\n", "map.csv:2: class Bark appears twice"),
         ("0,Bark\n1\n", "map.csv:2: expected 1,name but got 1"),
+        ('0,"Bark\n"\n1,"Me\now"\n', "map.csv:3: .* control .*'Me.now'$"),
+        ("0,\x1b[2JBark\n", "map.csv:1: expected the name .* without control"),
     ],
 )
 def test_bad_class_maps_name_the_line(tmp_path, contents, message):

@@ -29,13 +29,22 @@ def test_every_clip_has_a_row_of_mean_scores(dataset, trained, tmp_path):
     assert header == ["fname", "Noise", "Tone"]
     assert names == [f"{index:02d}.wav" for index in range(12)]
     assert ((scores >= 0) & (scores <= 1)).all()
-    assert "e" not in out.read_text().splitlines()[1].split(",", 1)[1]
     network, hparams = model.load_network(str(trained / "model.ckpt-5"), header[1:])
     for name, row in zip(names, scores, strict=True):
         path = str(dataset.clip_dir / name)
         examples = inputs.wav_to_examples(path, hparams)
         expected = tf.reduce_mean(tf.sigmoid(network(examples)), axis=0)
         np.testing.assert_allclose(row, expected, atol=1e-6)
+
+
+def test_scores_are_written_shortly_and_keep_their_order(tmp_path):
+    near = np.nextafter(0.1, 1)
+    rows = [np.array(row) for row in ([0, 1e-320, 2.5e-12], [0.1, near, 1])]
+    out = tmp_path / "out.csv"
+    inference._write_predictions(out, ["a", "b"], "XYZ", rows, None)
+    np.testing.assert_array_equal(read(out)[2], rows)
+    assert out.read_text().splitlines()[1] == "a,0.0,1e-320,2.5e-12"
+    assert max(map(len, out.read_text().split(","))) < 25
 
 
 def test_several_checkpoints_are_averaged(dataset, trained, tmp_path):

@@ -9,6 +9,7 @@ import tomllib
 
 import pytest
 import tensorflow as tf
+import tqdm
 from helpers import ROOT, table_of_page
 
 from tagger.errors import UserError
@@ -76,6 +77,24 @@ def test_any_text_can_be_printed(monkeypatch, encoding):
         program.run(lambda argv: print("\u00fc \udcff", flush=True), ["program"])
     assert not exit.value.code
     assert contents.getvalue() == (b"? ?\n" if encoding else b"")
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_control_characters_of_names_are_escaped(monkeypatch, capfd, name):
+    monkeypatch.setattr(sys, name, getattr(sys, f"__{name}__"))
+
+    def main(argv):
+        stream = getattr(sys, name)
+        tqdm.tqdm.write("a\x1b[2J\x9b\u202e\rb\té\n\nc", file=stream)
+        bar = tqdm.tqdm(total=2, file=stream, mininterval=0, ascii=True)
+        bar.update()
+        bar.close()
+
+    with pytest.raises(SystemExit):
+        program.run(main, ["program"])
+    text, *bars = getattr(capfd.readouterr(), name[3:]).split("\r")
+    assert text == "a\\x1b[2J\\x9b\\u202e\\rb\té\n\nc\n"
+    assert [bar[:5] for bar in bars] == ["  0%|", " 50%|", " 50%|"]
 
 
 @pytest.mark.parametrize("lossy", [True, False])

@@ -1,5 +1,6 @@
 """CSVs of thresholds of the classes."""
 
+import numpy as np
 import pytest
 
 from recordings import thresholds
@@ -7,12 +8,13 @@ from tagger.errors import UserError
 
 
 def test_thresholds_are_read_as_they_were_written(tmp_path):
-    by_class = {'Bär, "x"': 0.1 + 0.2, "Rare": 1e-9, "<b>": 1.0}
+    by_class = {'Bär, "x"': np.float64(0.1) + 0.2, "Rare": 1e-300, "<b>": 1.0}
     thresholds.write_thresholds(str(tmp_path), by_class)
     path = str(tmp_path / thresholds.THRESHOLDS_FILE)
+    assert "\nRare,1e-300\n" in (tmp_path / thresholds.THRESHOLDS_FILE).read_text()
     assert thresholds.read_thresholds(path, "--thresholds") == by_class
     found = thresholds.order_thresholds(by_class, ["Rare", 'Bär, "x"', "<b>"], "")
-    assert found.tolist() == [1e-9, 0.1 + 0.2, 1.0]
+    assert found.tolist() == [1e-300, 0.1 + 0.2, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ from tagger.data import wav
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.terminal.files import write_whole
-from tagger.terminal.progress import counted
+from tagger.terminal.progress import counted, printable
 
 FILE_COLUMN = "fname"
 LABEL_COLUMNS = ("labels", "label")
+NO_CONTROLS = "expected the name of a class without control characters"
 FINGERPRINT_COLUMN = "fingerprint"  # of the parts that inference writes
 
 
@@ -103,20 +104,23 @@ def read_class_map(path: str) -> list[str]:
       UserError: the file does not exist, or is not a class map; the message lists all
         invalid lines.
     """
-    names, problems = [], []
+    names, known, problems = [], set(), []
     for line, fields in read_records(path, "--class_map_path"):
         where, got = f"{path}:{line}", ",".join(fields)
         index, name = fields[0].strip(), composed(fields[-1].strip())
         if index == FILE_COLUMN:
             raise UserError(*[f"{where}: got {got}; this is a CSV of clips"])
+        if name != printable(name):
+            problems.append(f"{where}: {NO_CONTROLS}, but got {name!r}")
         if len(fields) != 2 or not index.isdecimal() or not name:
             problems.append(f"{where}: expected {len(names)},name but got {got}")
             continue
         if index != str(len(names)):
             problems.append(f"{where}: expected index {len(names)}, but got '{index}'")
-        if name in names:
+        if name in known:
             problems.append(f"{where}: class {name} appears twice")
         names.append(name)
+        known.add(name)
     if not names and not problems:
         problems.append(f"{path}: empty; expected index,name lines")
     if problems:
@@ -184,6 +188,9 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
             problems.append(f"{where}: clip {fname} is also in line {first_line}")
         if not labels:
             problems.append(f"{where}: clip {fname} has no labels")
+        for label in labels:
+            if label != printable(label):
+                problems.append(f"{where}: {NO_CONTROLS}, but got {label!r}")
         rows.append(Row(line, fname, labels, tuple(fields)))
     if len(records) == 1:
         problems.append(f"{path}:1: no clips after the header")
@@ -295,8 +302,11 @@ def read_clips(
     ]
     if problems:
         raise UserError(*problems)
-    labels = [[name in row.labels for name in class_names] for row in rows]
-    return class_names, make_clips(paths, headers, np.array(labels, np.float32))
+    labels = np.zeros([len(rows), len(class_names)], np.float32)
+    indices = {name: index for index, name in enumerate(class_names)}
+    for row, values in zip(rows, labels):
+        values[[indices[label] for label in row.labels]] = 1
+    return class_names, make_clips(paths, headers, labels)
 
 
 def _check_folder(clip_dir: str, paths: Sequence[str], flag: str) -> None:
@@ -323,9 +333,9 @@ def _label_problems(
     rows: Sequence[Row], class_names: Sequence[str], csv_path: str, class_map_path: str
 ) -> list[str]:
     """Returns a problem for each label that is not in the class map."""
-    unknown = {}
+    known, unknown = set(class_names), {}
     for row in rows:
-        for label in set(row.labels).difference(class_names):
+        for label in set(row.labels) - known:
             unknown.setdefault(label, []).append(row)
     return [
         f"{csv_path}:{found[0].line}: label {label} of {found[0].fname} is not in the "

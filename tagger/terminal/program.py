@@ -24,6 +24,7 @@ from absl import app, flags, logging
 
 from tagger.errors import UserError
 from tagger.terminal import signals
+from tagger.terminal.progress import CONTROLS
 
 GPU_SECONDS = 10  # to wait for the driver's list of GPUs
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
@@ -41,6 +42,8 @@ ROUTINE_LINES = (
     r".*TF-TRT Warning: Could not find TensorRT",
     r".*computation placer already registered",
 )
+# A program ends its lines with a line feed. A bar returns to the start of its line.
+ESCAPED = re.compile(rf"(?!\n|\t|\A\r)[{CONTROLS}]")
 NO_GPU_LINE = r".*failed call to cuInit"  # routine on a machine without a GPU
 
 
@@ -148,8 +151,18 @@ class _Output(io.FileIO):
         return len(data) if written is None and self._lossy else written
 
 
+class _Text(io.TextIOWrapper):
+    """Text whose control characters, as in names of files, are escaped."""
+
+    def write(self, text: str) -> int:
+        super().write(ESCAPED.sub(lambda found: ascii(found[0])[1:-1], text))
+        return len(text)
+
+
 def open_output(*, lossy_stdout: bool) -> None:
     """Opens sys.stdout and sys.stderr anew, so that no message can end a program.
+
+    No name in a message can change the terminal: control characters are escaped.
 
     Streams that the caller has closed become /dev/null. Otherwise, the next file that
     is opened would get their descriptor, and TensorFlow's messages.
@@ -167,7 +180,7 @@ def open_output(*, lossy_stdout: bool) -> None:
         stream = getattr(sys, name)
         if stream is None or stream is getattr(sys, f"__{name}__"):
             output = io.BufferedWriter(_Output(descriptor, lossy=lossy))
-            stream = io.TextIOWrapper(
+            stream = _Text(
                 output,
                 stream and stream.encoding,
                 errors,

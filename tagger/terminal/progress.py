@@ -2,9 +2,9 @@
 
 import concurrent.futures
 import os
+import re
 import shutil
 import sys
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,8 +13,11 @@ import tqdm
 from tagger.errors import UserError
 
 DELAY_SECONDS = 1  # Work that takes less time shows no bar.
-# Controls, bytes that are not UTF-8, and separators of lines and paragraphs.
-UNPRINTABLE_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
+# What a terminal obeys: controls, separators of lines and paragraphs, and characters
+# that override the direction of text; for a character class of `re`.
+CONTROLS = "\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+SURROGATES = "\ud800-\udfff"  # stand for bytes that are not UTF-8
+UNPRINTABLE = re.compile(f"[{CONTROLS}{SURROGATES}]")
 
 
 def progress_bar(
@@ -87,10 +90,7 @@ def print_result(text: str) -> None:
 
 def printable(text: str) -> str:
     """The text on one line, in valid UTF-8: other characters become "?"."""
-    return "".join(
-        "?" if unicodedata.category(letter) in UNPRINTABLE_CATEGORIES else letter
-        for letter in text
-    )
+    return UNPRINTABLE.sub("?", text)
 
 
 def counted(number: int, noun: str) -> str:
