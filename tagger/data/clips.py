@@ -13,6 +13,7 @@ import pathlib
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from tagger.terminal.progress import counted
 
 FILE_COLUMN = "fname"
 LABEL_COLUMNS = ("labels", "label")
+BACKGROUND = "_background_"  # The label and folder of sounds of no class
 FINGERPRINT_COLUMN = "fingerprint"  # of the parts that inference writes
 
 
@@ -194,24 +196,30 @@ def _read_file(path: str, flag: str = "") -> bytes:
         raise UserError(f"{prefix}cannot read {path}: {error.strerror}") from None
 
 
-def read_records(path: str, flag: str = "") -> list[tuple[int, list[str]]]:
+def read_records(
+    path: str, flag: str = "", **dialect: Any
+) -> list[tuple[int, list[str]]]:
     """Reads the non-blank records of a CSV, as (number of first line, fields).
 
+    Args:
+      path: path of the CSV.
+      flag: name of the flag with the path, for messages; optional.
+      dialect: arguments of `csv.reader`, for a file that is not comma-separated.
+
     Raises:
-      UserError: the file cannot be read, or is not a CSV in UTF-8; the message names
-        the flag, if given.
+      UserError: the file cannot be read, or is not a CSV in UTF-8.
     """
-    return _records(_read_file(path, flag), path)
+    return _records(_read_file(path, flag), path, **dialect)
 
 
-def _records(contents: bytes, path: str) -> list[tuple[int, list[str]]]:
+def _records(contents: bytes, path: str, **dialect: Any) -> list[tuple[int, list[str]]]:
     """Parses the non-blank records of a CSV, as (number of first line, fields)."""
     try:
         text = contents.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + contents[: error.start].count(b"\n")
         raise UserError(*[f"{path}:{line}: not in UTF-8: {error.reason}"]) from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
     records, first_line = [], 1
     try:
         for fields in reader:
