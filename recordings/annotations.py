@@ -242,7 +242,7 @@ def _labels(text: str) -> tuple[str, ...]:
     if not labels:
         raise UserError("expected a label, but it is empty")
     if BACKGROUND in labels and len(labels) > 1:
-        raise UserError(f"{BACKGROUND} means no label, but got {text}")
+        raise UserError(f"expected {BACKGROUND} as the only label, but got {text}")
     return labels
 
 

@@ -25,7 +25,7 @@ from tagger.terminal.progress import counted
 
 FILE_COLUMN = "fname"
 LABEL_COLUMNS = ("labels", "label")
-BACKGROUND = "_background_"  # The label and folder of sounds of no class
+BACKGROUND = "_background_"  # the only label of a clip that has no class
 FINGERPRINT_COLUMN = "fingerprint"  # of the parts that inference writes
 
 
@@ -47,7 +47,8 @@ class Clips:
       paths: N paths of WAV files.
       data_offsets: int64 [N], offsets of the samples in the files, in bytes.
       num_samples: int64 [N], samples at 44.1 kHz.
-      labels: float32 [N, C], 1.0 for each label of the clip, else 0.0.
+      labels: float32 [N, C], 1.0 for each label of the clip, else 0.0. Clips with the
+        label BACKGROUND have only zeros.
     """
 
     paths: list[str]
@@ -102,6 +103,8 @@ def read_class_map(path: str) -> list[str]:
             problems.append(f"{where}: expected index {len(names)}, but got '{index}'")
         if name in names:
             problems.append(f"{where}: class {name} appears twice")
+        if name == BACKGROUND:
+            problems.append(f"{where}: {name} is the label of clips that have no class")
         names.append(name)
     if not names and not problems:
         problems.append(f"{path}: empty; expected index,name lines")
@@ -170,6 +173,11 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
             problems.append(f"{where}: clip {fname} is also in line {first_line}")
         if not labels:
             problems.append(f"{where}: clip {fname} has no labels")
+        if BACKGROUND in labels and len(set(labels)) > 1:
+            problems.append(
+                f"{where}: expected {BACKGROUND} as the only label of clip {fname}, "
+                f"but got {','.join(labels)}"
+            )
         rows.append(Row(line, fname, labels, tuple(fields)))
     if len(records) == 1:
         problems.append(f"{path}:1: no clips after the header")
@@ -179,6 +187,11 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
 def parse_labels(text: str) -> tuple[str, ...]:
     """Splits a text with comma-separated labels."""
     return tuple(filter(None, map(str.strip, composed(text).split(","))))
+
+
+def class_names_of(labels: Iterable[Iterable[str]]) -> list[str]:
+    """Returns the sorted class names in the labels of clips, without BACKGROUND."""
+    return sorted({name for names in labels for name in names} - {BACKGROUND})
 
 
 def composed(name: str) -> str:
@@ -317,7 +330,7 @@ def _label_problems(
     """Returns a problem for each label that is not in the class map."""
     unknown = {}
     for row in rows:
-        for label in set(row.labels).difference(class_names):
+        for label in set(row.labels).difference(class_names, [BACKGROUND]):
             unknown.setdefault(label, []).append(row)
     return [
         f"{csv_path}:{found[0].line}: label {label} of {found[0].fname} is not in the "
