@@ -5,8 +5,8 @@
 
 The CSV has the columns `fname,labels`, with several labels comma-separated inside
 quotes, or the older `fname,aso_ids,label`. The class map has one line index,name per
-label. The file class_map.csv is the class map of FSDKaggle2019, in the order of
-Kaggle's columns.
+label, except `_background_`, the label of clips that have no class. The file
+class_map.csv is the class map of FSDKaggle2019, in the order of Kaggle's columns.
 """
 
 import csv
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     if argv[1:] or sys.stdin is None or sys.stdin.isatty():
         raise UserError("expected a CSV on stdin, and no arguments; see --help")
     _, rows = clips.read_rows("stdin", contents=sys.stdin.buffer.read())
-    names = sorted({label for row in rows for label in row.labels})
+    names = clips.class_names_of(row.labels for row in rows)
     csv.writer(sys.stdout, lineterminator="\n").writerows(enumerate(names))
     return 0
 

@@ -7,6 +7,7 @@ three modes read only WAV files; see `wav.py`. Letter for shapes: S samples.
 import contextlib
 import glob
 import io
+import math
 import os
 import pathlib
 import re
@@ -77,7 +78,7 @@ class _SizedWav(io.FileIO):
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[soundfile.SoundFile]:
+def _found_samples(path: str) -> Iterator[soundfile.SoundFile]:
     """Opens a file. libsndfile finds no samples in a WAV file of a killed recorder."""
     with _ForwardFile(os.fsencode(path)) as file:
         offset, size = 0, 0
@@ -174,15 +175,34 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
       UserError: the file cannot be read, is cut off (which is not known of MP3, Ogg and
         Opus files), or has samples that are not finite; the message names it.
     """
+    with _opened(path) as file:
+        blocks = _mono_blocks(file, path)
+        if file.samplerate != SAMPLE_RATE:
+            blocks = _resampled(blocks, file.samplerate)
+        yield from blocks
+
+
+def read_duration(path: str) -> float:
+    """Reads the duration of a file from its header, in seconds.
+
+    Headers of compressed files may be wrong, and of a stream without end: infinity.
+
+    Raises:
+      UserError: the file cannot be read; the message names it.
+    """
+    with _opened(path) as file:
+        return file.frames / file.samplerate if file.frames < MAX_FRAMES else math.inf
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[soundfile.SoundFile]:
+    """Opens a file, checked; libsndfile's errors in the block become UserErrors."""
     check_file(path)
     try:
-        with _opened(path) as file:
+        with _found_samples(path) as file:
             if file.samplerate not in RATES:
                 raise UserError(f"{path}: has a sample rate of {file.samplerate} Hz")
-            blocks = _mono_blocks(file, path)
-            if file.samplerate != SAMPLE_RATE:
-                blocks = _resampled(blocks, file.samplerate)
-            yield from blocks
+            yield file
     except soundfile.SoundFileError as error:
         reason = getattr(error, "error_string", str(error))
         if "does not exist" in reason:  # said of MP3 files without a valid frame

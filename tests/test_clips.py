@@ -124,6 +124,10 @@ def test_names_with_spaces_and_any_letters(tmp_path):
             "clips.csv:3: clip a.wav is also in line 2",
         ),
         ("fname,labels\na.wav,X\n./a.wav,Y\n", "clips.csv:3: .* also in line 2"),
+        (
+            'fname,labels\na.wav,"X,_background_"\n',
+            "clips.csv:2: expected _background_ as the only .* but got X,_background_",
+        ),
         ("fname,labels,labels\na.wav,X,Y\n", "clips.csv:1: the column labels"),
         ("fname,labels,fname\na.wav,X,b.wav\n", "clips.csv:1: the column fname"),
         ("fname,labels\n/etc/a.wav,X\n", "but got '/etc/a.wav'"),
@@ -196,6 +200,7 @@ def test_accents_are_composed(tmp_path):
         ("0,Bark\n1\n", "map.csv:2: expected 1,name but got 1"),
         ('0,"Bark\n"\n1,"Me\now"\n', "map.csv:3: .* control .*'Me.now'$"),
         ("0,\x1b[2JBark\n", "map.csv:1: expected the name .* without control"),
+        ("0,Bark\n1,_background_\n", "map.csv:2: _background_ is the label"),
     ],
 )
 def test_bad_class_maps_name_the_line(tmp_path, contents, message):
@@ -267,6 +272,15 @@ def test_an_unknown_label_is_reported_once(tmp_path, dataset):
     )
     assert problem.startswith(f"{path}:2: label tone of 00.wav ")
     assert "2 clips" in problem
+
+
+def test_background_clips_have_no_class(tmp_path, dataset):
+    path = tmp_path / "clips.csv"
+    path.write_text("fname,labels\n00.wav,_background_\n01.wav,Noise\n")
+    _, table = read_clips(
+        csv_path=path, clip_dir=dataset.clip_dir, class_map_path=dataset.class_map_path
+    )
+    np.testing.assert_array_equal(table.labels, [[0, 0], [1, 0]])
 
 
 def test_a_folder_without_the_clips_is_reported_once(tmp_path, dataset):

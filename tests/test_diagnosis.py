@@ -28,6 +28,21 @@ def test_the_values_of_a_class(tmp_path):
     assert np.isnan(found[3].average_precision)
 
 
+def test_false_alarms_on_background(tmp_path):
+    labels = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]], np.float32)
+    scores = np.array([[0.6, 0.1, 0], [0.1, 0.5, 0], [0.7, 0.4, 1], [0.2, 0.5, 1]])
+    evaluation = diagnosis.Evaluation(0, ["A", "B", "C"], [], labels, scores, labels)
+    found = diagnosis.class_results(evaluation)
+    assert [row.threshold for row in found[:2]] == [0.6, 0.5]
+    assert [row.false_alarms for row in found[:2]] == [0.5, 0.5]
+    assert np.isnan(found[2].false_alarms)
+    assert diagnosis.macro_means(found)["false_alarms"] == 0.5
+    evaluation = diagnosis.Evaluation(
+        0, ["A", "B", "C"], [], labels[:2], scores[:2], labels[:2]
+    )
+    assert np.isnan(diagnosis.class_results(evaluation)[0].false_alarms)
+
+
 def test_macro_means(tmp_path):
     """The class without clips does not count."""
     labels, scores, lwlrap = write_evaluation(tmp_path / "eval", 1)

@@ -76,6 +76,17 @@ def test_every_checkpoint_has_a_marker_and_scalars(results):
     np.testing.assert_allclose(scalars, expected, atol=1e-6)
 
 
+def test_background_clips_do_not_change_the_lwlrap(dataset, trained, tmp_path):
+    header, background, *rows = dataset.csv_path.read_text().splitlines()
+    results = []
+    for first in ([], [background.split(",")[0] + ",_background_"]):
+        csv, eval_dir = tmp_path / "clips.csv", tmp_path / str(len(first))
+        csv.write_text("\n".join([header, *first, *rows]) + "\n")
+        assert run_eval(dataset, trained, eval_dir, eval_csv_path=csv) == 0
+        results.append((eval_dir / "eval-5.txt").read_text())
+    assert results[0] == results[1]
+
+
 def test_the_scores_of_the_best_step_are_kept(dataset, trained, results):
     arrays = np.load(results / "scores-best.npz")
     best, _ = EvalFolder(str(results)).best()

@@ -61,6 +61,26 @@ def test_the_page_escapes_names_and_needs_nothing_else(tmp_path, capsys):
     assert re.search(r"^warning: --clip_dir: 29 clips .*clips$", err, re.MULTILINE)
 
 
+def test_background_clips(tmp_path):
+    clips, eval_dir = tmp_path / "clips", tmp_path / "eval"
+    write_evaluation(eval_dir, 1)
+    clips.mkdir()
+    write_wav(clips / CLIP_NAME.format(7), 3000 * np.sin(np.arange(50000) / 9))
+    assert "background.</p>" not in page_of(eval_dir, clips)
+    assert "false alarms</button>" not in page_of(eval_dir, clips)
+    with np.load(eval_dir / eval_folder.SCORES_FILE) as file:
+        arrays = dict(file)
+    arrays["labels"][[7, 8]] = 0
+    arrays["scores"][[7, 8]] = [[0.1] * 4, [0.1, 0.99, 0.1, 0.1]]
+    np.savez(eval_dir / eval_folder.SCORES_FILE, **arrays)
+    page = page_of(eval_dir, clips)
+    assert "4 classes, 2 of them background." in page
+    assert "false alarms</button>" in page
+    first = page.split('<div class="clip">')[1]
+    assert html.escape(CLIP_NAME.format(8)) in first
+    assert "precision 0.010<br>labels: _background_<br>" in first
+
+
 def test_a_folder_without_the_clips_is_an_error(tmp_path):
     write_evaluation(tmp_path / "eval", 1)
     with pytest.raises(UserError, match="--clip_dir"):

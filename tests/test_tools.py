@@ -38,6 +38,7 @@ def class_map_of(text: str, monkeypatch) -> int:
             'a.wav,"Slam,Bark",Public,1,CC0\nb.wav,Bark,Private,2,CC Sampling+\n',
             "0,Bark\n1,Slam\n",
         ),
+        ("fname,labels\na,_background_\nb,_noise_\n", "0,_noise_\n"),
     ],
 )
 def test_a_class_map_has_the_labels_in_order(text, expected, capsys, monkeypatch):
@@ -121,6 +122,16 @@ def test_folds_have_each_clip_in_one_validation_part(multi_label_csv, tmp_path):
         check_split(multi_label_csv, train, validation, share=1 / 4)
         validations += validation[1:]
     assert sorted(validations) == sorted(rows_of(multi_label_csv)[1:])
+
+
+def test_background_clips_are_stratified(tmp_path, capsys):
+    labels = ["Bark", "_background_"] * 20
+    split(small_csv(tmp_path / "a.csv", *labels), tmp_path / "out", fraction=0.25)
+    _, *rows = rows_of(tmp_path / "out" / "a_validation.csv")
+    assert collections.Counter(label for _, label in rows) == {
+        "Bark": 5,
+        "_background_": 5,
+    }
 
 
 def test_groups_are_not_divided(tmp_path):

@@ -13,6 +13,7 @@ import pathlib
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from tagger.terminal.progress import counted, printable
 FILE_COLUMN = "fname"
 LABEL_COLUMNS = ("labels", "label")
 NO_CONTROLS = "expected the name of a class without control characters"
+BACKGROUND = "_background_"  # the only label of a clip that has no class
 FINGERPRINT_COLUMN = "fingerprint"  # of the parts that inference writes
 
 
@@ -47,7 +49,8 @@ class Clips:
       data_offsets: int64 [N], offsets of the samples in the files, in bytes.
       num_samples: int64 [N], samples at 44.1 kHz.
       probes: int64 [N], checksums of some of the samples; see `wav.probe`.
-      labels: float32 [N, C], 1.0 for each label of the clip, else 0.0.
+      labels: float32 [N, C], 1.0 for each label of the clip, else 0.0. Clips with the
+        label BACKGROUND have only zeros.
     """
 
     paths: list[str]
@@ -119,6 +122,8 @@ def read_class_map(path: str) -> list[str]:
             problems.append(f"{where}: expected index {len(names)}, but got '{index}'")
         if name in known:
             problems.append(f"{where}: class {name} appears twice")
+        if name == BACKGROUND:
+            problems.append(f"{where}: {name} is the label of clips that have no class")
         names.append(name)
         known.add(name)
     if not names and not problems:
@@ -191,6 +196,11 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
         for label in labels:
             if label != printable(label):
                 problems.append(f"{where}: {NO_CONTROLS}, but got {label!r}")
+        if BACKGROUND in labels and len(set(labels)) > 1:
+            problems.append(
+                f"{where}: expected {BACKGROUND} as the only label of clip {fname}, "
+                f"but got {','.join(labels)}"
+            )
         rows.append(Row(line, fname, labels, tuple(fields)))
     if len(records) == 1:
         problems.append(f"{path}:1: no clips after the header")
@@ -200,6 +210,11 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
 def parse_labels(text: str) -> tuple[str, ...]:
     """Splits a text with comma-separated labels."""
     return tuple(filter(None, map(str.strip, composed(text).split(","))))
+
+
+def class_names_of(labels: Iterable[Iterable[str]]) -> list[str]:
+    """Returns the sorted class names in the labels of clips, without BACKGROUND."""
+    return sorted({name for names in labels for name in names} - {BACKGROUND})
 
 
 def composed(name: str) -> str:
@@ -217,24 +232,30 @@ def _read_file(path: str, flag: str = "") -> bytes:
         raise UserError(f"{prefix}cannot read {path}: {error.strerror}") from None
 
 
-def read_records(path: str, flag: str = "") -> list[tuple[int, list[str]]]:
+def read_records(
+    path: str, flag: str = "", **dialect: Any
+) -> list[tuple[int, list[str]]]:
     """Reads the non-blank records of a CSV, as (number of first line, fields).
 
+    Args:
+      path: path of the CSV.
+      flag: name of the flag with the path, for messages; optional.
+      dialect: arguments of `csv.reader`, for a file that is not comma-separated.
+
     Raises:
-      UserError: the file cannot be read, or is not a CSV in UTF-8; the message names
-        the flag, if given.
+      UserError: the file cannot be read, or is not a CSV in UTF-8.
     """
-    return _records(_read_file(path, flag), path)
+    return _records(_read_file(path, flag), path, **dialect)
 
 
-def _records(contents: bytes, path: str) -> list[tuple[int, list[str]]]:
+def _records(contents: bytes, path: str, **dialect: Any) -> list[tuple[int, list[str]]]:
     """Parses the non-blank records of a CSV, as (number of first line, fields)."""
     try:
         text = contents.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + contents[: error.start].count(b"\n")
         raise UserError(*[f"{path}:{line}: not in UTF-8: {error.reason}"]) from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
     records, first_line = [], 1
     try:
         for fields in reader:
@@ -305,7 +326,7 @@ def read_clips(
     labels = np.zeros([len(rows), len(class_names)], np.float32)
     indices = {name: index for index, name in enumerate(class_names)}
     for row, values in zip(rows, labels):
-        values[[indices[label] for label in row.labels]] = 1
+        values[[indices[label] for label in row.labels if label in indices]] = 1
     return class_names, make_clips(paths, headers, labels)
 
 
@@ -335,7 +356,7 @@ def _label_problems(
     """Returns a problem for each label that is not in the class map."""
     known, unknown = set(class_names), {}
     for row in rows:
-        for label in set(row.labels) - known:
+        for label in set(row.labels) - known - {BACKGROUND}:
             unknown.setdefault(label, []).append(row)
     return [
         f"{csv_path}:{found[0].line}: label {label} of {found[0].fname} is not in the "

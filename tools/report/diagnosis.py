@@ -47,11 +47,18 @@ class Evaluation(NamedTuple):
     scores: np.ndarray
     precisions: np.ndarray
 
+    @property
+    def background(self) -> np.ndarray:
+        """The positions of the clips without labels, int [clips]."""
+        return np.flatnonzero(~self.labels.any(axis=1))
+
 
 class ClassResult(NamedTuple):
     """The results of a class.
 
     All values are from 0 to 1. They are NaN if there are no clips of the class.
+    `false_alarms` is the share of the background clips, which have no labels, that
+    reach the threshold; NaN if there are none.
     """
 
     name: str
@@ -62,6 +69,7 @@ class ClassResult(NamedTuple):
     precision: float
     recall: float
     f1: float
+    false_alarms: float
 
 
 class Difference(NamedTuple):
@@ -111,12 +119,12 @@ def read_evaluation(eval_dir: str) -> Evaluation:
 
 def class_results(evaluation: Evaluation) -> list[ClassResult]:
     """The results of each class, in the order of the class map."""
-    found = []
+    found, background = [], evaluation.background
     for index, name in enumerate(evaluation.class_names):
         labels, scores = evaluation.labels[:, index], evaluation.scores[:, index]
         count = int(labels.sum())
         if not count:
-            found.append(ClassResult(name, 0, *[np.nan] * 6))
+            found.append(ClassResult(name, 0, *[np.nan] * 7))
             continue
         precision, recall, thresholds, f1 = threshold_curve(labels, scores)
         best = f1.argmax()
@@ -130,6 +138,9 @@ def class_results(evaluation: Evaluation) -> list[ClassResult]:
                 precision[best],
                 recall[best],
                 f1[best],
+                np.mean(scores[background] >= thresholds[best])
+                if background.size
+                else np.nan,
             )
         )
     return found
@@ -139,7 +150,8 @@ def macro_means(found: Sequence[ClassResult]) -> dict[str, float]:
     """The mean of each metric over the classes with clips, by name."""
     return {
         name: float(np.mean([getattr(row, name) for row in found if row.num_clips]))
-        for name in ("lwlrap", "average_precision", "precision", "recall", "f1")
+        for name in ClassResult._fields[2:]
+        if name != "threshold"
     }
 
 

@@ -16,6 +16,7 @@ from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
 
+from tagger.data.clips import BACKGROUND
 from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.runs import run_record
@@ -177,6 +178,8 @@ def worst_clips(
 ) -> str:
     """HTML of the clips whose labels have the lowest mean precision.
 
+    A background clip counts as one minus its highest score.
+
     Args:
       evaluation: the evaluation.
       clip_dir: folder of the clips.
@@ -188,9 +191,10 @@ def worst_clips(
     """
     counts = evaluation.labels.sum(axis=1)
     mean = evaluation.precisions.sum(axis=1) / np.maximum(counts, 1)
-    rows = np.argsort(np.where(counts > 0, mean, np.inf), kind="stable")
+    mean[counts == 0] = 1 - evaluation.scores[counts == 0].max(axis=1)
+    rows = np.argsort(mean, kind="stable")
     cards = []
-    for row in rows[: min(WORST_CLIPS, np.count_nonzero(counts))]:
+    for row in rows[:WORST_CLIPS]:
         path = os.path.join(clip_dir, evaluation.clips[row])
         labels = np.flatnonzero(evaluation.labels[row])
         top = np.argsort(-evaluation.scores[row], kind="stable")[:TOP_CLASSES]
@@ -200,7 +204,7 @@ def worst_clips(
         cards.append(
             f'<div class="clip"><strong>{html.escape(evaluation.clips[row])}</strong> '
             f"precision {mean[row]:.3f}<br>"
-            f"labels: {class_scores(evaluation, row, labels)}<br>"
+            f"labels: {class_scores(evaluation, row, labels) or BACKGROUND}<br>"
             f"highest scores: {class_scores(evaluation, row, top)}{picture}"
             f'<audio controls preload="none" src="{html.escape(address)}"></audio>'
             f"</div>"
@@ -250,19 +254,22 @@ def make_page(
     means = diagnosis.macro_means(found) | {"name": "mean"}
     headings = (
         *("class", "clips", "lwlrap", "average precision", "threshold", "precision"),
-        *("recall", "F1"),
+        *("recall", "F1", "false alarms"),
     )
+    num_background = len(evaluation.background)
+    shown = slice(None if num_background else -1)  # The last column is about these.
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(f"Evaluation {eval_dir}"),
         summary=(
             f"Best step: {evaluation.step}. Overall lwlrap {overall:.6f} on "
-            f"{len(evaluation.clips)} clips with {len(evaluation.class_names)} classes."
+            f"{len(evaluation.clips)} clips with {len(evaluation.class_names)} classes"
+            f"{f', {num_background} of them background' if num_background else ''}."
         ),
         classes=table(
-            headings,
-            found,
+            headings[shown],
+            [result[shown] for result in found],
             few=few,
-            foot=table_row([means.get(name, "") for name in found[0]._fields]),
+            foot=table_row([means.get(name, "") for name in found[0]._fields[shown]]),
         ),
         # "<" would end the script if a class is named "</script>".
         data=json.dumps(data).replace("<", "\\u003c"),
