@@ -266,7 +266,8 @@ def read_clips(
         _, rows, row_problems = _parse_rows(contents, csv_path)
         problems += row_problems
     if class_names:
-        problems += _label_problems(rows, class_names, csv_path, class_map_path)
+        class_map = f"class map {class_map_path}"
+        problems += label_problems(rows, class_names, csv_path, class_map)
     paths = [os.path.join(clip_dir, row.fname) for row in rows]
     headers = []
     with _collected(problems):
@@ -279,8 +280,7 @@ def read_clips(
     ]
     if problems:
         raise UserError(*problems)
-    labels = [[name in row.labels for name in class_names] for row in rows]
-    return class_names, make_clips(paths, headers, np.array(labels, np.float32))
+    return class_names, make_clips(paths, headers, label_matrix(rows, class_names))
 
 
 def _check_folder(clip_dir: str, paths: Sequence[str], flag: str) -> None:
@@ -303,17 +303,23 @@ def _collected(problems: list[str]) -> Iterator[None]:
         problems += error.problems
 
 
-def _label_problems(
-    rows: Sequence[Row], class_names: Sequence[str], csv_path: str, class_map_path: str
+def label_matrix(rows: Sequence[Row], class_names: Sequence[str]) -> np.ndarray:
+    """Returns float32 [N, C], 1.0 for each label of each of N rows, else 0.0."""
+    labels = [[name in row.labels for name in class_names] for row in rows]
+    return np.array(labels, np.float32)
+
+
+def label_problems(
+    rows: Sequence[Row], class_names: Sequence[str], csv_path: str, source: str
 ) -> list[str]:
-    """Returns a problem for each label that is not in the class map."""
+    """Returns a problem for each label that is not a class; `source` names these."""
     unknown = {}
     for row in rows:
         for label in set(row.labels).difference(class_names):
             unknown.setdefault(label, []).append(row)
     return [
         f"{csv_path}:{found[0].line}: label {label} of {found[0].fname} is not in the "
-        f"class map {class_map_path} ({counted(len(found), 'clip')} in all)"
+        f"{source} ({counted(len(found), 'clip')} in all)"
         for label, found in unknown.items()
     ]
 
