@@ -13,7 +13,7 @@ import inputs
 import model
 from tagger.data.clips import Clips, read_clips
 from tagger.errors import UserError
-from tagger.metrics.lwlrap import Lwlrap
+from tagger.metrics.lwlrap import Lwlrap, report_empty_classes
 from tagger.options import EvalOptions
 from tagger.runs import checkpoint_files, checkpoints
 from tagger.runs.eval_folder import EvalFolder
@@ -52,7 +52,7 @@ def evaluate(options: EvalOptions) -> None:
     device = machine.describe_platform(mixed_precision=options.mixed_precision)
     print(device, clips, sep="\n", file=sys.stderr)
     clips = clips.take(np.random.default_rng(SHUFFLE_SEED).permutation(len(clips)))
-    _report_empty_classes(clips, class_names)
+    report_empty_classes(clips.labels, class_names)
     if not os.path.isdir(options.train_dir):
         message = f"--train_dir: there is no folder {options.train_dir}"
         if options.eval_timeout_secs == 0:
@@ -89,16 +89,6 @@ def evaluate(options: EvalOptions) -> None:
         raise UserError(
             f"--train_dir: there is no checkpoint in {options.train_dir} that can be "
             f"read"
-        )
-
-
-def _report_empty_classes(clips: Clips, class_names: Sequence[str]) -> None:
-    empty = [class_names[index] for index in np.flatnonzero(~clips.labels.any(axis=0))]
-    if empty:
-        print(
-            f"note: no clip has the label {', '.join(empty)}; the lwlrap of such a "
-            f"class is shown as 0 and does not affect the overall value",
-            file=sys.stderr,
         )
 
 

@@ -401,7 +401,7 @@ def test_a_run_that_starts_after_the_evaluator_is_known(dataset, run, tmp_path):
 def test_a_deleted_clip_is_named(dataset, trained, tmp_path, capsys, monkeypatch):
     clip_dir = shutil.copytree(dataset.clip_dir, tmp_path / "clips")
     monkeypatch.setattr(  # This is called after the headers were read.
-        evaluation, "_report_empty_classes", lambda *_: (clip_dir / "03.wav").unlink()
+        evaluation, "report_empty_classes", lambda *_: (clip_dir / "03.wav").unlink()
     )
     assert run_eval(dataset, trained, tmp_path, eval_clip_dir=clip_dir) == 1
     assert "03.wav" in capsys.readouterr().err.splitlines()[-1]

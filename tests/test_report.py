@@ -87,6 +87,14 @@ def test_a_folder_without_the_clips_is_an_error(tmp_path):
         page_of(tmp_path / "eval", tmp_path)
 
 
+def test_without_the_folder_of_the_clips_the_page_has_no_players(tmp_path, capsys):
+    write_evaluation(tmp_path / "eval", 1)
+    page = page_of(tmp_path / "eval", "")
+    assert page.count('<div class="clip">') == 30
+    assert not re.search("<img|<audio|cannot be read", page)
+    assert capsys.readouterr().err == ""
+
+
 def write_contents(eval_dir, train_dir) -> None:
     EvalFolder(eval_dir).check_contents(str(train_dir), 0, write=True)
 

@@ -310,7 +310,8 @@ def read_clips(
         _, rows, row_problems = _parse_rows(contents, csv_path)
         problems += row_problems
     if class_names:
-        problems += _label_problems(rows, class_names, csv_path, class_map_path)
+        class_map = f"class map {class_map_path}"
+        problems += label_problems(rows, class_names, csv_path, class_map)
     paths = [os.path.join(clip_dir, row.fname) for row in rows]
     headers = []
     with _collected(problems):
@@ -323,11 +324,7 @@ def read_clips(
     ]
     if problems:
         raise UserError(*problems)
-    labels = np.zeros([len(rows), len(class_names)], np.float32)
-    indices = {name: index for index, name in enumerate(class_names)}
-    for row, values in zip(rows, labels):
-        values[[indices[label] for label in row.labels if label in indices]] = 1
-    return class_names, make_clips(paths, headers, labels)
+    return class_names, make_clips(paths, headers, label_matrix(rows, class_names))
 
 
 def _check_folder(clip_dir: str, paths: Sequence[str], flag: str) -> None:
@@ -350,17 +347,26 @@ def _collected(problems: list[str]) -> Iterator[None]:
         problems += error.problems
 
 
-def _label_problems(
-    rows: Sequence[Row], class_names: Sequence[str], csv_path: str, class_map_path: str
+def label_matrix(rows: Sequence[Row], class_names: Sequence[str]) -> np.ndarray:
+    """Returns float32 [N, C], 1.0 for each label of each of N rows, else 0.0."""
+    indices = {name: index for index, name in enumerate(class_names)}
+    labels = np.zeros([len(rows), len(class_names)], np.float32)
+    for row, values in zip(rows, labels):
+        values[[indices[name] for name in row.labels if name in indices]] = 1
+    return labels
+
+
+def label_problems(
+    rows: Sequence[Row], class_names: Sequence[str], csv_path: str, source: str
 ) -> list[str]:
-    """Returns a problem for each label that is not in the class map."""
+    """Returns a problem for each label that is not a class; `source` names these."""
     known, unknown = set(class_names), {}
     for row in rows:
         for label in set(row.labels) - known - {BACKGROUND}:
             unknown.setdefault(label, []).append(row)
     return [
         f"{csv_path}:{found[0].line}: label {label} of {found[0].fname} is not in the "
-        f"class map {class_map_path} ({counted(len(found), 'clip')} in all)"
+        f"{source} ({counted(len(found), 'clip')} in all)"
         for label, found in unknown.items()
     ]
 

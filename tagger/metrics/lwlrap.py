@@ -13,6 +13,7 @@ Here, a stable ascending sort is reversed: among equal scores, the class with th
 index ranks first. Clips without labels are ignored.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -105,3 +106,19 @@ class Lwlrap:
             for value, name in sorted(named, reverse=True)
         ]
         return "\n".join([*lines, f"Overall lwlrap = {self.overall_lwlrap():.6f}"])
+
+
+def report_empty_classes(labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Prints a note to stderr that names the classes without labels, if any.
+
+    Args:
+      labels: bool or number [N, C], nonzero for the labels of each clip.
+      class_names: C names.
+    """
+    empty = [class_names[index] for index in np.flatnonzero(~labels.any(axis=0))]
+    if empty:
+        print(
+            f"note: no clip has the label {', '.join(empty)}; the lwlrap of such a "
+            f"class is shown as 0 and does not affect the overall value",
+            file=sys.stderr,
+        )

@@ -23,6 +23,7 @@ TOOLS = {  # Each with the page and the section that list its flags, if any.
     "tools.make_validation_split": ("docs/usage.md", "Validation split"),
     "tools.tag": ("docs/own-recordings.md", "Tagging"),
     "tools.report": ("docs/usage.md", "Error analysis by class and clip"),
+    "tools.score": ("docs/usage.md", "Scoring predictions"),
     "tools.import_yamnet": None,
     "tools.join_predictions": None,
     "tools.export_model": ("docs/export.md", "Exporting a model"),
@@ -94,7 +95,9 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         ("tools.make_dataset ./audio/Dog .", "SOUNDS"),
         ("tools.make_dataset . out --clip_seconds=nan", "--clip_seconds"),
         ("tools.report --clip_dir=.", "--eval_dir"),
-        ("tools.report none", "--clip_dir"),
+        ("tools.score scores.csv", "labels"),
+        ("tools.score none.csv labels.csv", "labels.csv"),
+        ("tools.report none", "none/scores-best.npz"),
         ("tools.report none --clip_dir=none", "none"),
         ("tools.report none --clip_dir=.", "none/scores-best.npz"),
         ("tools.import_yamnet a b", "OUT"),
@@ -159,6 +162,59 @@ def test_the_programs_run_as_they_stand(program, arguments, contents, expected):
         env=os.environ | {"PATH": folders},
     )
     assert done.stdout.startswith(expected), done.stderr
+
+
+def run_tagger(folder, *arguments: str, **environment: str):
+    """Runs bin/tagger in a folder, whose modules cannot be imported."""
+    for name in ("model", "tools", "tensorflow"):
+        (folder / f"{name}.py").write_text("raise ImportError('of the folder')\n")
+    link = folder / "tagger"
+    if not link.exists():
+        link.symlink_to(ROOT / "bin" / "tagger")
+    return subprocess.run(
+        [link, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHON": sys.executable} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_tagger_lists_all_programs_without_their_environment(tmp_path):
+    done = run_tagger(tmp_path, PYTHON="none")
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = re.findall(r"^  (\w+) +[A-Z].*[^.]$", done.stdout, re.MULTILINE)
+    tools = [tool.removeprefix("tools.").removesuffix(".py") for tool in TOOLS]
+    assert listed[:3] == ["train", "eval", "inference"]
+    assert listed[3:] == sorted([*tools, "pack_kernel"])
+
+
+def test_tagger_runs_programs_in_any_folder(tmp_path):
+    done = run_tagger(tmp_path, "make_demo_data", "data")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "data" / "train_curated.csv").exists()
+    done = run_tagger(tmp_path, "score", "a.csv", "data/train_curated.csv")
+    assert (done.returncode, done.stderr) == (1, "error: there is no file a.csv\n")
+    done = run_tagger(tmp_path, "eval", "--eval_dir=a")
+    assert "--mode eval needs" in done.stderr
+    done = run_tagger(tmp_path, "make_class_map", "--help")
+    assert "make_class_map.py <" in done.stdout
+
+
+def test_tagger_names_an_unknown_program_and_a_missing_environment(tmp_path):
+    done = run_tagger(tmp_path, "trian")
+    assert done.returncode == 1
+    assert re.fullmatch("error: .* trian; .*\n", done.stderr)
+    tagger = tmp_path / "repository" / "bin" / "tagger"
+    tagger.parent.mkdir(parents=True)
+    tagger.write_bytes((ROOT / "bin" / "tagger").read_bytes())
+    done = subprocess.run(
+        ["/usr/bin/env", "-u", "PYTHON", sys.executable, "-S", tagger, "train"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch("error: there is no .*venv.*README.md\n", done.stderr)
 
 
 def test_tools_do_their_work_if_their_output_is_not_read(tmp_path):

@@ -3,13 +3,13 @@
     python -m tools.report runs/first/eval --clip_dir train_curated
     python -m tools.report runs/first/eval --clip_dir clips --against runs/second/eval
 
-The argument is an --eval_dir of runner.py. This writes report.html and thresholds.csv
-to it. The page works offline. It has the lwlrap of all steps, and for the best step: a
-table and curves of the classes, the pairs of classes that are most often confused, and
-the clips with the lowest precision, each with a player. With --against, it compares the
-lwlrap of each class with that of another evaluation of the same clips. thresholds.csv
-has the threshold of the highest F1 of each class. Values from fewer than ten clips are
-marked.
+The argument is an --eval_dir of runner.py, or the --out of tools.score. This writes
+report.html and thresholds.csv to it. The page works offline. It has the lwlrap of all
+steps, and for the best step: a table and curves of the classes, the pairs of classes
+that are most often confused, and the clips with the lowest precision, each with a
+player. With --against, it compares the lwlrap of each class with that of another
+evaluation of the same clips. thresholds.csv has the threshold of the highest F1 of each
+class. Values from fewer than ten clips are marked.
 """
 
 import os
@@ -35,11 +35,12 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this program."""
-    flags.DEFINE_string("clip_dir", None, "Folder of the evaluated clips.")
+    flags.DEFINE_string(
+        "clip_dir", "", "Folder of the evaluated clips. Empty: the page has no players."
+    )
     flags.DEFINE_string(
         "against", "", "Another --eval_dir with results for the same clips, to compare."
     )
-    flags.mark_flag_as_required("clip_dir")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,10 +48,11 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 2:
         raise UserError("expected one argument, an --eval_dir; see --help")
     eval_dir, clip_dir = argv[1], FLAGS.clip_dir
-    if not os.path.isdir(clip_dir):
+    if clip_dir and not os.path.isdir(clip_dir):
         raise UserError(f"--clip_dir: there is no folder {clip_dir}")
     evaluation = read_evaluation(eval_dir)
-    program.start_tensorflow()
+    if clip_dir:
+        program.start_tensorflow()
     classes = class_results(evaluation)
     page = make_page(
         evaluation, classes, eval_dir=eval_dir, clip_dir=clip_dir, against=FLAGS.against

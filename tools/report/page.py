@@ -173,18 +173,15 @@ def class_scores(
     return escape(", ".join(scores))
 
 
-def worst_clips(
-    evaluation: diagnosis.Evaluation, clip_dir: str, page_dir: str, hparams: Hparams
-) -> str:
+def worst_clips(evaluation: diagnosis.Evaluation, clip_dir: str, page_dir: str) -> str:
     """HTML of the clips whose labels have the lowest mean precision.
 
     A background clip counts as one minus its highest score.
 
     Args:
       evaluation: the evaluation.
-      clip_dir: folder of the clips.
-      page_dir: folder of the page, which the addresses of the clips are relative to.
-      hparams: the hyperparameters of the spectrograms.
+      clip_dir: folder of the clips; empty: there are no pictures and players.
+      page_dir: the eval_dir, which the addresses of the clips are relative to.
 
     Raises:
       UserError: none of these clips can be read.
@@ -193,21 +190,23 @@ def worst_clips(
     mean = evaluation.precisions.sum(axis=1) / np.maximum(counts, 1)
     mean[counts == 0] = 1 - evaluation.scores[counts == 0].max(axis=1)
     rows = np.argsort(mean, kind="stable")
+    hparams = run_hparams(page_dir) if clip_dir else None
     cards = []
     for row in rows[:WORST_CLIPS]:
-        path = os.path.join(clip_dir, evaluation.clips[row])
         labels = np.flatnonzero(evaluation.labels[row])
         top = np.argsort(-evaluation.scores[row], kind="stable")[:TOP_CLASSES]
-        address = urllib.parse.quote(os.fsencode(os.path.relpath(path, page_dir)))
-        image = spectrogram(path, hparams)
-        picture = f'<img alt="spectrogram" src="{image}">' if image else UNREADABLE
+        media = ""
+        if clip_dir:
+            path = os.path.join(clip_dir, evaluation.clips[row])
+            address = urllib.parse.quote(os.fsencode(os.path.relpath(path, page_dir)))
+            image = spectrogram(path, hparams)
+            media = f'<img alt="spectrogram" src="{image}">' if image else UNREADABLE
+            media += f'<audio controls preload="none" src="{address}"></audio>'
         cards.append(
             f'<div class="clip"><strong>{html.escape(evaluation.clips[row])}</strong> '
             f"precision {mean[row]:.3f}<br>"
             f"labels: {class_scores(evaluation, row, labels) or BACKGROUND}<br>"
-            f"highest scores: {class_scores(evaluation, row, top)}{picture}"
-            f'<audio controls preload="none" src="{html.escape(address)}"></audio>'
-            f"</div>"
+            f"highest scores: {class_scores(evaluation, row, top)}{media}</div>"
         )
     if num_unreadable := sum(UNREADABLE in card for card in cards):
         if num_unreadable == len(cards):
@@ -279,5 +278,5 @@ def make_page(
             diagnosis.confused_pairs(evaluation),
             few=few,
         ),
-        clips=worst_clips(evaluation, clip_dir, eval_dir, run_hparams(eval_dir)),
+        clips=worst_clips(evaluation, clip_dir, eval_dir),
     )
