@@ -259,13 +259,6 @@ class Hparams:
         """Number of STFT frames between the starts of consecutive examples."""
         return round(1 / self.stft_hop_seconds * self.example_hop_seconds)
 
-    @property
-    def context_frames(self) -> int:
-        """Number of earlier frames that change a frame's features by more than 1e-8."""
-        if self.frontend == "log":
-            return 0
-        return math.ceil(20 * self.pcen_seconds / self.stft_hop_seconds)
-
     def __str__(self) -> str:
         """The values that differ from the defaults."""
         values = dataclasses.asdict(self).items()

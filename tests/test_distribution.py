@@ -251,7 +251,3 @@ def test_different_initial_weights_are_an_error(monkeypatch):
     monkeypatch.setattr(workers, "_mean_float", lambda value: value + 0.5)
     with pytest.raises(UserError, match="different weights"):
         workers.check_start(trainer.checksums)
-
-
-def test_two_devices_stop_at_the_end_of_a_stream(two_devices):
-    assert len(list(two_devices.batches(iter([tf.zeros([1])] * 3)))) == 1

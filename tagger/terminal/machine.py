@@ -8,8 +8,6 @@ import tensorflow as tf
 
 def num_cpu_cores() -> int:
     """The number of CPU cores that this process may use; on macOS, of all cores."""
-    if hasattr(os, "process_cpu_count"):  # since Python 3.13
-        return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -160,10 +160,10 @@ class Distribution:
             ["class_map_path", "train_clip_dir", "train_csv_path"], ""
         )
         options = dataclasses.replace(options, hparams={}, **paths)
-        facts = [options, hparams, class_names]
-        facts += [clips.num_samples.tobytes(), clips.labels.tobytes()]
+        values = [options, hparams, class_names]
+        values += [clips.num_samples.tobytes(), clips.labels.tobytes()]
         self.check_equal(
-            facts,
+            values,
             "the flags or clips of the workers differ; start all workers with the same "
             "flags and clips",
         )
@@ -201,15 +201,15 @@ class Distribution:
             # A variable starts with the chief's value on every worker.
             return int(tf.Variable(value, dtype=tf.float64).numpy())
 
-    def check_equal(self, facts: Any, message: str) -> None:
-        """Checks that the facts are equal on all workers; every worker must call it.
+    def check_equal(self, values: Any, message: str) -> None:
+        """Checks that the values are equal on all workers; every worker must call it.
 
         Raises:
           UserError: their text differs; every worker raises it, with the message.
         """
         if self.num_workers == 1:
             return
-        checksum = zlib.crc32(repr(facts).encode())
+        checksum = zlib.crc32(repr(values).encode())
         if self._mean_float(checksum) != checksum:
             raise UserError(message)
 
@@ -222,20 +222,16 @@ class Distribution:
         """Yields the input of each step: a batch of the stream for each local replica.
 
         Args:
-          stream: batches for one replica, features float32 [E, T, F] and labels float32
-            [E, C].
+          stream: batches for one replica, without end: features float32 [E, T, F] and
+            labels float32 [E, C].
         """
         if self.num_replicas == 1:
             yield from stream
             return
         while True:
-            try:
-                batch = self.strategy.experimental_distribute_values_from_function(
-                    lambda _: next(stream)
-                )
-            except StopIteration:
-                return
-            yield batch
+            yield self.strategy.experimental_distribute_values_from_function(
+                lambda _: next(stream)
+            )
 
     def _mean_float(self, value: float) -> float:
         # float64 is exact for checksums.
