@@ -17,8 +17,9 @@ from tagger.data.clips import Clips
 from tagger.data.wav import BYTES_PER_SAMPLE, read_wav_header
 from tagger.errors import UserError
 from tagger.hparams import Hparams
+from tagger.network import spectrogram
 from tagger.network.augmentation import augment_batches
-from tagger.network.spectrogram import mel_matrix, pcen, windowed_frames
+from tagger.network.spectrogram import EXACT_FFT, FAST_FFT
 from tagger.terminal import program
 from tagger.terminal.machine import num_cpu_cores
 
@@ -28,14 +29,9 @@ EXAMPLE_SHUFFLE_BUFFER = 20000
 PREFETCH_BATCHES = 4
 SCORING_BATCH = 64  # examples per batch in evaluation and inference
 READ_AHEAD_CLIPS = 16  # Files are read in parallel, because disks may be slow.
-# The largest share of the machine's memory that the shuffle buffer may take.
-MAX_MEMORY_SHARE = 0.8
+MAX_MEMORY_SHARE = 0.8  # of the machine, for the shuffle buffer
 # One clip per core. tf.data.AUTOTUNE would start with one clip and adapt slowly.
 PARALLEL_CLIPS = num_cpu_cores()
-# Types of the FFT. A float32 FFT has errors of 1e-7 of its largest bin. They can change
-# the log mel of a quiet band by 0.01 if the clip is a pure tone. Training uses float32
-# for speed. Scoring uses float64, so that the scores of all programs agree.
-FAST_FFT, EXACT_FFT = tf.float32, tf.float64
 ENDLESS = np.iinfo(np.int64).max  # length of the stream from a data service
 CUT_OFF = "clip was cut off after its header was read:"
 # What TensorFlow raises if a clip was deleted, replaced by a folder, or cut off.
@@ -103,19 +99,11 @@ def waveform_to_log_mel_spectrogram(
       float32 [T, F], natural logarithm of magnitude plus mel_log_offset; if frontend is
       pcen, `spectrogram.pcen` of the magnitude.
     """
-    missing = tf.maximum(hparams.stft_window_samples - tf.size(waveform), 0)
-    waveform = tf.pad(waveform, [[0, missing]])
-    # frames has shape [T, fft_length].
-    frames = windowed_frames(waveform, hparams)
-    spectrum = tf.cast(tf.signal.rfft(tf.cast(frames, fft_type)), tf.complex64)
-    # magnitude has shape [T, bins]. tf.abs is slower, because it avoids overflow.
-    magnitude = tf.sqrt(
-        tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
-    )
+    magnitude = spectrogram.stft_magnitude(waveform, hparams, fft_type)
     # mel has shape [T, F].
-    mel = tf.matmul(magnitude, mel_matrix(hparams))
+    mel = tf.matmul(magnitude, spectrogram.mel_matrix(hparams))
     if hparams.frontend == "pcen":
-        return pcen(mel, hparams)
+        return spectrogram.pcen(mel, hparams)
     return tf.math.log(mel + hparams.mel_log_offset)
 
 
@@ -203,14 +191,12 @@ def shuffle_buffer(clips: Clips, hparams: Hparams, num_shards: int = 1) -> int:
     """Returns the size of the shuffle buffer: at most the mean examples per shard.
 
     A larger buffer would only take longer to allocate.
+
+    Raises:
+      UserError: it does not fit into the memory.
     """
     num_examples = int(hparams.num_examples(clips.num_samples).sum())
-    return max(1, min(EXAMPLE_SHUFFLE_BUFFER, num_examples // num_shards))
-
-
-def check_memory(clips: Clips, hparams: Hparams, num_shards: int = 1) -> None:
-    """Raises a UserError if the shuffle buffer does not fit into the memory."""
-    buffered = shuffle_buffer(clips, hparams, num_shards)
+    buffered = max(1, min(EXAMPLE_SHUFFLE_BUFFER, num_examples // num_shards))
     needed = 4 * buffered * hparams.example_window_frames * hparams.mel_bands  # float32
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > MAX_MEMORY_SHARE * memory:
@@ -218,6 +204,7 @@ def check_memory(clips: Clips, hparams: Hparams, num_shards: int = 1) -> None:
             f"the shuffle buffer would take {needed / 1e9:.0f} GB, but this machine "
             f"has {memory / 1e9:.0f} GB; a smaller example_window_seconds reduces it"
         )
+    return buffered
 
 
 def train_input(
@@ -297,12 +284,9 @@ def _served_examples(
     positions = tf.data.Dataset.range(ENDLESS).map(
         without_autograph(lambda number: order[number % len(clips)])
     )
+    # AUTOTUNE, because the service has other cores than this machine.
     dataset = clip_examples(
-        positions,
-        clips,
-        hparams,
-        deterministic=False,
-        parallel_clips=tf.data.AUTOTUNE,  # The service has other cores.
+        positions, clips, hparams, deterministic=False, parallel_clips=tf.data.AUTOTUNE
     )
     return dataset.apply(
         tf.data.experimental.service.distribute(

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tagger.errors import UserError
-from tagger.hparams import Hparams, check_model_name
+from tagger.hparams import MODEL_NAMES, Hparams
 from tagger.network.layers import LAST_LAYER, Convolution, FullyConnected
 from tagger.runs import checkpoints
 from tagger.runs.run import Run
@@ -69,7 +69,6 @@ def define_model(
     Raises:
       UserError: there is no such model.
     """
-    check_model_name(model_name)
     convolution = functools.partial(
         Convolution,
         batch_norm=bool(hparams.bn),
@@ -103,7 +102,16 @@ def define_model(
 
 
 def table_of(model_name: str) -> Sequence[tuple[str, int, int]]:
-    """The rows of a model's table; see MOBILENET_V1."""
+    """The rows of a model's table; see MOBILENET_V1.
+
+    Raises:
+      UserError: there is no such model.
+    """
+    if model_name not in MODEL_NAMES:
+        raise UserError(
+            f"model_name must be one of {', '.join(MODEL_NAMES)}, but got "
+            f"'{model_name}'"
+        )
     if model_name == "yamnet":
         return (YAMNET_FIRST_ROW, *MOBILENET_V1[1:])
     return MOBILENET_V1

@@ -63,7 +63,8 @@ def train(options: TrainOptions) -> int:
         )
         workers.check_inputs(options, hparams, class_names, clips)
         options = _count_steps(options, model_name, hparams, clips)
-        inputs.check_memory(clips, hparams, workers.num_workers)
+        # Fails here if it does not fit into the memory.
+        inputs.shuffle_buffer(clips, hparams, workers.num_workers)
         trainer = define_trainer(
             model_name=model_name,
             num_classes=len(class_names),

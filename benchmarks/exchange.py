@@ -76,10 +76,12 @@ def main(argv: Sequence[str]) -> int:
     program.check_no_arguments(argv)
     program.start_tensorflow()
     import model
-    from tagger.hparams import parse_hparams
+    from tagger.hparams import Hparams, parse_overrides
 
     network = model.define_model(
-        "mobilenet-v1", num_classes=measure.CLASSES, hparams=parse_hparams(HPARAMS)
+        "mobilenet-v1",
+        num_classes=measure.CLASSES,
+        hparams=Hparams(**parse_overrides(HPARAMS)),
     )
     values = sum(math.prod(v.shape) for v in network.trainable_weights)
     size = values * FLOAT32_BYTES

@@ -20,7 +20,7 @@ program.start_tensorflow()
 
 import inputs  # noqa: E402
 import train  # noqa: E402
-from tagger.hparams import parse_hparams  # noqa: E402
+from tagger.hparams import Hparams, parse_overrides  # noqa: E402
 
 CLIPS, SECONDS = 128, 5  # 20 batches of 64 examples
 STEPS = 10  # per measurement; a few batches of them are prefetched
@@ -36,7 +36,7 @@ def define_flags() -> None:
 
 def steps(root: pathlib.Path, options: str):
     """A function that trains STEPS steps."""
-    hparams = parse_hparams(options)
+    hparams = Hparams(**parse_overrides(options))
     table = measure.read_table(root)
     trainer = train.define_trainer(
         num_classes=measure.CLASSES,

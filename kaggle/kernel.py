@@ -31,14 +31,15 @@ def find_folders(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     """The folders, at any depth, with files that match a pattern; follows links.
 
     Raises:
-      FileNotFoundError: there are no such files.
+      SystemExit: there are no such files.
     """
     paths = glob.glob(f"{glob.escape(str(root))}/**/{pattern}", recursive=True)
     folders = sorted({pathlib.Path(path).parent.resolve() for path in paths})
     if not folders:
-        raise FileNotFoundError(
-            f"there is no {pattern} below {root}; attach the competition and the data "
-            f"set of pack.py (or set {INPUT_DIR_VARIABLE} to another folder)"
+        raise SystemExit(
+            f"error: there is no {pattern} below {root}; attach the competition and "
+            f"the data set of tools.pack_kernel (or set {INPUT_DIR_VARIABLE} to "
+            f"another folder)"
         )
     print(f"{pattern}:", *folders, flush=True)
     return folders
@@ -56,14 +57,14 @@ def read_sample(
     """The classes and the clips in the order of the sample submission.
 
     Raises:
-      ValueError: the classes of the sample and of the class map differ.
+      SystemExit: the classes of the sample and of the class map differ.
     """
     classes = [row[1] for row in read_csv(class_map)]
-    (_, *columns), *rows = read_csv(sample)
+    (_, *columns), *rows = read_csv(sample) or [[""]]
     if sorted(columns) != sorted(classes):
         differing = sorted(set(columns) ^ set(classes))
-        raise ValueError(
-            f"{sample} has other classes ({len(columns)}) than the checkpoints "
+        raise SystemExit(
+            f"error: {sample} has other classes ({len(columns)}) than the checkpoints "
             f"({len(classes)}); they differ in {', '.join(differing[:5])}"
         )
     return columns, [row[0] for row in rows]
@@ -76,7 +77,7 @@ def score(command: Sequence[str], predictions: pathlib.Path) -> None:
     If it writes no file on a machine with a GPU, it runs again on the CPU.
 
     Raises:
-      ValueError: there is no file; the output of runner.py has the reason.
+      SystemExit: there is no file; the output of runner.py has the reason.
     """
     attempts = {"all devices": {}}
     if shutil.which("nvidia-smi"):
@@ -95,7 +96,9 @@ def score(command: Sequence[str], predictions: pathlib.Path) -> None:
                 print(line, end="", flush=True)
         if predictions.exists():
             return
-    raise ValueError(f"runner.py scored nothing (exit status {process.returncode})")
+    raise SystemExit(
+        f"error: runner.py scored nothing (exit status {process.returncode})"
+    )
 
 
 def write_submission(
@@ -131,27 +134,24 @@ def main() -> None:
       SystemExit: it cannot be made; the message has the reason in one line.
     """
     root = pathlib.Path(os.environ.get(INPUT_DIR_VARIABLE, "/kaggle/input"))
-    try:
-        code = find_folders(root, "runner.py")[0]
-        checkpoints = find_folders(root, "model.ckpt-*.index")
-        competition = find_folders(root, SAMPLE)[0]
-        class_map = code / "class_map.csv"
-        columns, sample_clips = read_sample(competition / SAMPLE, class_map)
-        with tempfile.TemporaryDirectory() as folder:
-            predictions = pathlib.Path(folder) / "predictions.csv"
-            command = [
-                sys.executable,
-                str(code / "runner.py"),
-                "--mode=inference",
-                f"--class_map_path={class_map}",
-                f"--inference_clip_dir={competition / 'test'}",
-                f"--inference_checkpoint={','.join(map(str, checkpoints))}",
-                f"--predictions_csv_path={predictions}",
-            ]
-            score(command, predictions)
-            write_submission(predictions, columns, sample_clips)
-    except (OSError, ValueError, csv.Error) as error:
-        raise SystemExit(f"error: {error}") from None
+    code = find_folders(root, "runner.py")[0]
+    checkpoints = find_folders(root, "model.ckpt-*.index")
+    competition = find_folders(root, SAMPLE)[0]
+    class_map = code / "class_map.csv"
+    columns, sample_clips = read_sample(competition / SAMPLE, class_map)
+    with tempfile.TemporaryDirectory() as folder:
+        predictions = pathlib.Path(folder) / "predictions.csv"
+        command = [
+            sys.executable,
+            str(code / "runner.py"),
+            "--mode=inference",
+            f"--class_map_path={class_map}",
+            f"--inference_clip_dir={competition / 'test'}",
+            f"--inference_checkpoint={','.join(map(str, checkpoints))}",
+            f"--predictions_csv_path={predictions}",
+        ]
+        score(command, predictions)
+        write_submission(predictions, columns, sample_clips)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from tagger.errors import UserError
 
 SAMPLE_RATE = 44100  # Hz, of every clip
 MAX_SEED = 2**31  # Seeds are smaller, because TensorFlow takes an int32.
+MODEL_NAMES = ("mobilenet-v1", "yamnet")
 # The values of a model that differ from the defaults of `Hparams`.
 MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
-    "mobilenet-v1": {},
     # As YAMNet was trained, but for 44.1 kHz instead of 16 kHz; see mel_gain.
     "yamnet": {
         "mel_bands": 64,
@@ -30,7 +30,6 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
         "bneps": 1e-4,
     },
 }
-MODEL_NAMES = tuple(MODEL_DEFAULTS)
 # On a CPU, TensorFlow's convolutions crash if a layer has 2**31 values or more. With
 # examples of the default size, that happens above 3,495 examples.
 MAX_BATCH_SIZE = 3000
@@ -49,10 +48,6 @@ def _up_to(high: float) -> Allowed:
 
 def _from_0_to(high: float) -> Allowed:
     return f"from 0 to {high:g}", lambda value: 0 <= value <= high
-
-
-def _at_least(low: float) -> Allowed:
-    return f"{low:g} or more", lambda value: value >= low
 
 
 def _one_of(*names: str) -> Allowed:
@@ -145,10 +140,7 @@ class Hparams:
         "Factor applied to the learning rate every decay_epochs; 0: constant",
     )
     decay_epochs: float = _hparam(
-        2.5,
-        "epochs",
-        _up_to(100000),
-        "Epochs between decays of the learning rate",
+        2.5, "epochs", _up_to(100000), "Epochs between decays of the learning rate"
     )
     bn_ramp: int = _hparam(
         0,
@@ -201,7 +193,7 @@ class Hparams:
     pcen_eps: float = _hparam(
         1e-6,
         "magnitude",
-        _at_least(1e-12),
+        ("1e-12 or more", lambda value: value >= 1e-12),
         "PCEN: offset added to the smoothed spectrogram",
     )
     pcen_seconds: float = _hparam(
@@ -211,10 +203,15 @@ class Hparams:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check_value(field, getattr(self, field.name))
+        for conflict in self._conflicts():  # Others may follow from the first.
+            raise UserError(f"hyperparameter {conflict}")
+
+    def _conflicts(self) -> Iterator[str]:
+        """Yields one message for each conflict between values."""
         if self.mel_min_hz >= self.mel_max_hz:
-            raise UserError(
-                f"hyperparameter mel_min_hz must be below mel_max_hz, but "
-                f"{self.mel_min_hz:g} Hz is not below {self.mel_max_hz:g} Hz"
+            yield (
+                f"mel_min_hz must be below mel_max_hz, but {self.mel_min_hz:g} Hz is "
+                f"not below {self.mel_max_hz:g} Hz"
             )
         for name in (
             "stft_window_samples",
@@ -224,15 +221,8 @@ class Hparams:
         ):
             if getattr(self, name) < 1:
                 seconds = name.rsplit("_", 1)[0] + "_seconds"
-                raise UserError(
-                    f"hyperparameter {seconds} must give {name} of at least 1, but got "
-                    f"{getattr(self, seconds):g}"
-                )
-        for message in self._contradictions():
-            raise UserError(f"hyperparameter {message}")
-
-    def _contradictions(self) -> Iterator[str]:
-        """Yields one message for each conflict between values."""
+                value = getattr(self, seconds)
+                yield f"{seconds} must give {name} of at least 1, but got {value:g}"
         if self.cosine and self.lrdecay:
             yield "cosine=1 and lrdecay are mutually exclusive; set only one of them"
         if self.frontend == "pcen" and self.gain_db:
@@ -269,25 +259,17 @@ class Hparams:
         """Number of STFT frames between the starts of consecutive examples."""
         return round(1 / self.stft_hop_seconds * self.example_hop_seconds)
 
-    @property
-    def context_frames(self) -> int:
-        """Number of earlier frames that change a frame's features by more than 1e-8."""
-        if self.frontend == "log":
-            return 0
-        return math.ceil(20 * self.pcen_seconds / self.stft_hop_seconds)
-
     def __str__(self) -> str:
         """The values that differ from the defaults."""
-        changed = [
-            f"{name}={getattr(self, name)}"
-            for name, field in FIELDS.items()
-            if getattr(self, name) != field.default
-        ]
+        values = dataclasses.asdict(self).items()
+        changed = [f"{n}={value}" for n, value in values if value != FIELDS[n].default]
         return ", ".join(changed) or "defaults"
 
     def features(self) -> tuple[Any, ...]:
         """The values that determine the features of a clip."""
-        return tuple(getattr(self, name) for name in FEATURE_HPARAMS)
+        of_network = ("global_pool", "bn", "bneps")
+        names = [name for name in MODEL_HPARAMS if name not in of_network]
+        return tuple(getattr(self, name) for name in names)
 
     def num_frames(self, num_samples: np.ndarray | int) -> np.ndarray | int:
         """STFT frames of a clip of num_samples samples, at least 1 (padded)."""
@@ -308,10 +290,6 @@ TRAINING_HPARAMS = (
     *("freq_masks", "freq_mask_bands", "time_masks", "time_mask_frames"),
 )
 MODEL_HPARAMS = tuple(name for name in FIELDS if name not in TRAINING_HPARAMS)
-# Of these, all but the ones of the network determine the features.
-FEATURE_HPARAMS = tuple(
-    n for n in MODEL_HPARAMS if n not in ("global_pool", "bn", "bneps")
-)
 
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:
@@ -357,25 +335,6 @@ def parse_overrides(text: str) -> dict[str, Any]:
     return overrides
 
 
-def check_model_name(model_name: str) -> None:
-    """Checks that a model name is known.
-
-    Raises:
-      UserError: there is no such model.
-    """
-    if model_name not in MODEL_NAMES:
-        raise UserError(
-            f"model_name must be one of {', '.join(MODEL_NAMES)}, but got "
-            f"'{model_name}'"
-        )
-
-
 def model_hparams(model_name: str, overrides: Mapping[str, Any]) -> Hparams:
     """Returns the defaults of a model, with the given values overriding them."""
-    check_model_name(model_name)
-    return Hparams(**MODEL_DEFAULTS[model_name] | overrides)
-
-
-def parse_hparams(text: str) -> Hparams:
-    """Returns the defaults, with the pairs of a --hparams flag overriding them."""
-    return Hparams(**parse_overrides(text))
+    return Hparams(**MODEL_DEFAULTS.get(model_name, {}) | overrides)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import runner
+from tagger.hparams import Hparams, parse_overrides
 from tagger.metrics.lwlrap import Lwlrap
 from tagger.runs import eval_folder
 from tagger.runs.eval_folder import EvalFolder
@@ -36,6 +37,11 @@ SMALL_HPARAMS = (
     "batch_size=4,mel_bands=16,example_window_seconds=0.2,example_hop_seconds=0.1,"
     "bndecay=0.9,lr=1e-3"
 )
+
+
+def parse_hparams(text: str) -> Hparams:
+    """The defaults, with the pairs of a --hparams flag overriding them."""
+    return Hparams(**parse_overrides(text))
 
 
 def write_wav(path: pathlib.Path, samples: np.ndarray) -> str:

@@ -4,10 +4,10 @@ import re
 
 import numpy as np
 import pytest
-from helpers import ROOT, section_of
+from helpers import ROOT, parse_hparams, section_of
 
 import model
-from tagger.hparams import Hparams, parse_hparams
+from tagger.hparams import Hparams
 from tagger.runs import checkpoints
 from tagger.runs.run import Run
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from helpers import ALT_HPARAMS
+from helpers import ALT_HPARAMS, parse_hparams
 
 import inputs
 import model
 from tagger.errors import UserError
-from tagger.hparams import Hparams, parse_hparams, parse_overrides
+from tagger.hparams import Hparams, parse_overrides
 from tools import export_model
 
 

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import section_of
+from helpers import parse_hparams, section_of
 
 from tagger import hparams
 from tagger.errors import UserError
@@ -76,7 +76,7 @@ def test_the_window_of_a_checkpoint_trained_under_python_2():
         r"`--hparams (stft_window_seconds=\S+)`",
         section_of("docs/model.md", "Features"),
     )
-    window = hparams.parse_hparams(text)
+    window = parse_hparams(text)
     assert (window.stft_window_samples, window.fft_length) == (1103, 2048)
 
 
@@ -142,7 +142,7 @@ def test_overrides_have_their_types():
 )
 def test_bad_hparams_are_named(text, message):
     with pytest.raises(UserError, match=message):
-        hparams.parse_hparams(text)
+        parse_hparams(text)
 
 
 def _read(directory, overrides, class_names=("Bark", "Meow"), **kwargs):

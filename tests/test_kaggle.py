@@ -8,10 +8,10 @@ import types
 
 import jupytext
 import pytest
-from helpers import ROOT
+from helpers import ROOT, parse_hparams
 
 from tagger.errors import UserError
-from tagger.hparams import Hparams, parse_hparams
+from tagger.hparams import Hparams
 from tools import pack_kernel as pack
 
 NOTEBOOKS = ("kaggle/kernel", "notebooks/colab", "notebooks/train_on_kaggle")

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import GOLDEN, seeded_weights
+from helpers import GOLDEN, parse_hparams, seeded_weights
 
 import model
 from tagger.errors import UserError
-from tagger.hparams import Hparams, model_hparams, parse_hparams
+from tagger.hparams import Hparams, model_hparams
 from tagger.network import layers
 from tagger.runs import checkpoints, run_record
 from tagger.runs.eval_folder import EvalFolder

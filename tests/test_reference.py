@@ -10,13 +10,13 @@ import wave
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import ALT_HPARAMS, run_main, seeded_weights
+from helpers import ALT_HPARAMS, parse_hparams, run_main, seeded_weights
 from test_export_model import litert_of
 
 import inputs
 import model
 from tagger.data import clips, wav
-from tagger.hparams import Hparams, parse_hparams
+from tagger.hparams import Hparams
 from tagger.runs import checkpoints
 
 ESC10_VARIABLE = "TAGGER_ESC10_DIR"

@@ -8,7 +8,7 @@ import re
 import pytest
 import tensorflow as tf
 import wav_corpus
-from helpers import ROOT, run_main, table_of_page
+from helpers import ROOT, parse_hparams, run_main, table_of_page
 
 import evaluation
 import inference
@@ -188,15 +188,13 @@ def test_flags_are_read_from_a_file(tmp_path, capsys):
     assert "--class_map_path: there is no file m" in capsys.readouterr().err
 
 
-def test_an_error_of_tensorflow_keeps_its_traceback(monkeypatch, capsys):
+def test_an_error_of_tensorflow_keeps_its_traceback(monkeypatch):
     def fail(options):
         raise tf.errors.InternalError(None, None, "it broke")
 
     monkeypatch.setattr(train, "train", fail)
-    assert run_main(TRAIN.split()) == 1
-    errors = capsys.readouterr().err
-    assert errors.startswith("Traceback")
-    assert "it broke" in errors
+    with pytest.raises(tf.errors.InternalError, match="it broke"):
+        run_main(TRAIN.split())
 
 
 def test_environment_variables_of_the_user_are_unchanged(monkeypatch):
@@ -212,7 +210,7 @@ def test_the_recipe_has_the_published_values():
     assert curated == "lr=3e-3,lrdecay=0.94,dropout=0.6,lsmooth=0.1,global_pool=max"
     assert "$curated_hparams,warmstart=1" in text
     for stage in (noisy, curated):
-        hparams.parse_hparams(stage)
+        parse_hparams(stage)
     # 10 epochs of 9,148 batches and 100 of 1,217, of 64 examples.
     for line in ("noisy_steps=91480", "curated_steps=121700", "batch_size=64"):
         assert f"\n{line}\n" in text

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 import tensorflow as tf
-from helpers import ALT_HPARAMS, SMALL_HPARAMS, run_main
+from helpers import ALT_HPARAMS, SMALL_HPARAMS, parse_hparams, run_main
 
 import inputs
 from recordings import decoding, plots, segments
 from tagger.errors import UserError
-from tagger.hparams import Hparams, parse_hparams
+from tagger.hparams import Hparams
 from tools.tag import results, scoring
 from tools.tag.results import Outputs
 

@@ -10,13 +10,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SMALL_HPARAMS, run_main, values_of
+from helpers import SMALL_HPARAMS, parse_hparams, run_main, values_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import model
 import train
 from tagger.data.clips import read_class_map
-from tagger.hparams import model_hparams, parse_hparams
+from tagger.hparams import model_hparams
 from tagger.runs import checkpoint_files, checkpoints, run_record
 from tagger.runs.run import Run
 from tagger.terminal import progress

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -57,7 +58,8 @@ def run(
     """Parses the flags, calls main, and exits.
 
     Each problem of a UserError that main raises is printed to stderr, after "error: ".
-    Any other exception keeps its traceback. The exit status is 1.
+    The exit status is 1. Any other exception passes, and the process ends with its
+    traceback and `report_bug`.
 
     Text that cannot be written to stderr is lost, and the program continues. The same
     holds for stdout if the program that reads it has ended, such as `head`.
@@ -71,8 +73,9 @@ def run(
       help_text: returns what --help prints; None: absl's list of the flags.
 
     Raises:
-      SystemExit: always.
+      SystemExit: main has returned, or raised a UserError.
     """
+    sys.excepthook = report_bug
     open_output(lossy_stdout=lossy_stdout)
     if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
         supported = "{}.{} to {}.{}".format(*OLDEST_PYTHON, *NEWEST_PYTHON)
@@ -81,18 +84,18 @@ def run(
             f"{platform.python_version()}",
             file=sys.stderr,
         )
-    try:
-        parser = functools.partial(_parse_flags, help_text)
-        app.run(functools.partial(_report_errors, main), argv and list(argv), parser)
-    except UnicodeDecodeError as error:
-        sys.exit(f"error: --flagfile: {error}")
+    parser = functools.partial(_parse_flags, help_text)
+    app.run(functools.partial(_report_errors, main), argv and list(argv), parser)
 
 
 def _parse_flags(help_text: Callable[[], str] | None, argv: list[str]) -> list[str]:
     if help_text and HELP_FLAGS & set(argv):
         print(help_text())
         sys.exit(1)  # as after absl's own help
-    return app.parse_flags_with_usage(argv)
+    try:
+        return app.parse_flags_with_usage(argv)
+    except UnicodeDecodeError as error:
+        sys.exit(f"error: --flagfile: {error}")
 
 
 def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
@@ -112,17 +115,21 @@ def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nstopped by SIGINT", file=sys.stderr)
         return signals.exit_status(signal.SIGINT)
-    except Exception as error:
-        if (full := os.strerror(errno.ENOSPC)) in str(error):  # whoever was writing
-            print(f"error: {full}: {tensorflow_reason(error)}", file=sys.stderr)
-            return 1
-        traceback.print_exc()
-        print(
-            "error: this is a bug, or an error of the machine; please report it, with "
-            "the lines above",
-            file=sys.stderr,
-        )
-        return 1
+
+
+def report_bug(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Prints an exception that ends the process; a full disk is one line."""
+    if (full := os.strerror(errno.ENOSPC)) in str(error):  # whoever was writing
+        print(f"error: {full}: {tensorflow_reason(error)}", file=sys.stderr)
+        return
+    traceback.print_exception(kind, error, trace)
+    print(
+        "error: this is a bug, or an error of the machine; please report it, with the "
+        "lines above",
+        file=sys.stderr,
+    )
 
 
 class _Output(io.FileIO):
@@ -192,7 +199,7 @@ def open_output(*, lossy_stdout: bool) -> None:
             stream.reconfigure(errors=errors)
 
 
-def tensorflow_reason(error: Exception) -> str:
+def tensorflow_reason(error: BaseException) -> str:
     """What went wrong, from the message of an error of TensorFlow or Python.
 
     TensorFlow puts names of operations, iterators and Python files around it.

@@ -97,15 +97,3 @@ def counted(number: int, noun: str) -> str:
     """The number with its noun, such as "1 clip", "2 clips" or "2 classes"."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
-
-
-def print_step(bar: tqdm.tqdm, step: int, loss: float, rate: float | None) -> None:
-    """Shows a training step in the bar, and prints it.
-
-    On a terminal, only the lines with a rate, in examples per second, are printed.
-    """
-    bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-    bar.update()
-    if rate is not None or not sys.stdout.isatty():
-        speed = "" if rate is None else f", {rate:.1f} examples/s"
-        print_result(f"step {step}: loss {loss:.6f}{speed}")

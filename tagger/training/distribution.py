@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import os
 import random
+import re
 import socket
 import sys
 import zlib
@@ -22,7 +23,7 @@ import tensorflow as tf
 from tagger.data.clips import Clips
 from tagger.errors import UserError
 from tagger.hparams import MAX_SEED, Hparams
-from tagger.terminal import program, signals
+from tagger.terminal import signals
 
 CLUSTER_VARIABLE = "TF_CONFIG"
 CLUSTER_EXAMPLE = (
@@ -34,47 +35,39 @@ CONNECT_SECONDS = 10  # to wait for a connection
 MAX_PORT = 65535  # of TCP
 
 
-def read_cluster() -> tuple[int, list[tuple[str, int]]]:
+def read_cluster() -> tuple[int, int]:
     """Reads TF_CONFIG.
 
     Returns:
-      The index of this worker, and the host and port of each worker; without TF_CONFIG,
-      0 and an empty list. The chief has index 0.
+      The index of this worker, and the number of workers; without TF_CONFIG, 0 and 1.
+      The chief has index 0.
 
     Raises:
       UserError: TF_CONFIG is invalid, or the task is neither chief nor worker.
     """
-    if not os.environ.get(CLUSTER_VARIABLE):
-        return 0, []
+    if not (text := os.environ.get(CLUSTER_VARIABLE)):
+        return 0, 1
+    invalid = UserError(
+        f"{CLUSTER_VARIABLE} must be like {CLUSTER_EXAMPLE}, with the jobs "
+        f"{' and '.join(CLUSTER_JOBS)}, different addresses, and ports up to "
+        f"{MAX_PORT}, but got {text}"
+    )
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     try:
-        cluster = resolver.cluster_spec().as_dict()
-        if not cluster:
-            return 0, []
+        if not (cluster := resolver.cluster_spec().as_dict()):
+            return 0, 1
         own_address = cluster[resolver.task_type][resolver.task_id]
-        addresses = [a for job in CLUSTER_JOBS for a in cluster.get(job, [])]
-        if len(set(addresses)) < len(addresses):
-            raise UserError("an address is listed twice")
-        return addresses.index(own_address), list(map(host_and_port, addresses))
-    except (UserError, ValueError, TypeError, AttributeError, LookupError) as error:
-        raise UserError(
-            f"{CLUSTER_VARIABLE} must be like {CLUSTER_EXAMPLE}, with the jobs "
-            f"{' and '.join(CLUSTER_JOBS)}, but reading it gave "
-            f"{type(error).__name__}: {error}"
-        ) from None
-
-
-def host_and_port(address: str) -> tuple[str, int]:
-    """Splits host:port.
-
-    Raises:
-      UserError: the port is not a number from 1 to 65535.
-    """
-    host, _, port = address.rpartition(":")
-    number = int(port)
-    if not 1 <= number <= MAX_PORT:
-        raise UserError(f"a port must be from 1 to {MAX_PORT}, but got {port}")
-    return host.strip("[]"), number  # An IPv6 address is in brackets.
+    except (ValueError, TypeError, AttributeError, LookupError):
+        raise invalid from None
+    addresses = [a for job in CLUSTER_JOBS for a in cluster.get(job, [])]
+    ports = [re.fullmatch(r".+:(\d{1,5})", address) for address in addresses]
+    if (
+        own_address not in addresses
+        or len(set(addresses)) < len(addresses)
+        or not all(port and 0 < int(port[1]) <= MAX_PORT for port in ports)
+    ):
+        raise invalid
+    return addresses.index(own_address), len(addresses)
 
 
 def check_reachable(address: str) -> None:
@@ -87,9 +80,12 @@ def check_reachable(address: str) -> None:
       UserError: the data service does not answer.
     """
     address = address.removeprefix("grpc://")
+    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection(host_and_port(address), CONNECT_SECONDS).close()
-    except (OSError, ValueError, UserError) as error:
+        # An IPv6 address is in brackets. A host that is no name is a ValueError.
+        place = host.strip("[]"), int(port)
+        socket.create_connection(place, CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
         raise UserError(
             f"--data_service: cannot reach {address} ({error}); is its dispatcher "
             f"running?"
@@ -113,8 +109,7 @@ class Distribution:
     """
 
     def __init__(self, devices: Sequence[str] = ()):
-        self.worker, addresses = read_cluster()
-        self.num_workers = max(1, len(addresses))
+        self.worker, self.num_workers = read_cluster()
         _set_visible(devices)
         if self.num_workers > 1:
             print(
@@ -122,15 +117,8 @@ class Distribution:
                 file=sys.stderr,
                 flush=True,
             )
-            try:
-                with signals.end_at_once():
-                    self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
-            except tf.errors.OpError as error:
-                reason = program.tensorflow_reason(error)
-                address = "{}:{}".format(*addresses[self.worker])
-                raise UserError(
-                    f"{CLUSTER_VARIABLE}: cannot listen on {address}: {reason}"
-                ) from None
+            with signals.end_at_once():
+                self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
         elif len(names := _gpu_names() or devices) > 1:
             self.strategy = _mirrored(tuple(names))
         else:
@@ -172,10 +160,10 @@ class Distribution:
             ["class_map_path", "train_clip_dir", "train_csv_path"], ""
         )
         options = dataclasses.replace(options, hparams={}, **paths)
-        facts = [options, hparams, class_names]
-        facts += [clips.num_samples.tobytes(), clips.labels.tobytes()]
+        values = [options, hparams, class_names]
+        values += [clips.num_samples.tobytes(), clips.labels.tobytes()]
         self.check_equal(
-            facts,
+            values,
             "the flags or clips of the workers differ; start all workers with the same "
             "flags and clips",
         )
@@ -213,15 +201,15 @@ class Distribution:
             # A variable starts with the chief's value on every worker.
             return int(tf.Variable(value, dtype=tf.float64).numpy())
 
-    def check_equal(self, facts: Any, message: str) -> None:
-        """Checks that the facts are equal on all workers; every worker must call it.
+    def check_equal(self, values: Any, message: str) -> None:
+        """Checks that the values are equal on all workers; every worker must call it.
 
         Raises:
           UserError: their text differs; every worker raises it, with the message.
         """
         if self.num_workers == 1:
             return
-        checksum = zlib.crc32(repr(facts).encode())
+        checksum = zlib.crc32(repr(values).encode())
         if self._mean_float(checksum) != checksum:
             raise UserError(message)
 
@@ -234,20 +222,16 @@ class Distribution:
         """Yields the input of each step: a batch of the stream for each local replica.
 
         Args:
-          stream: batches for one replica, features float32 [E, T, F] and labels float32
-            [E, C].
+          stream: batches for one replica, without end: features float32 [E, T, F] and
+            labels float32 [E, C].
         """
         if self.num_replicas == 1:
             yield from stream
             return
         while True:
-            try:
-                batch = self.strategy.experimental_distribute_values_from_function(
-                    lambda _: next(stream)
-                )
-            except StopIteration:
-                return
-            yield batch
+            yield self.strategy.experimental_distribute_values_from_function(
+                lambda _: next(stream)
+            )
 
     def _mean_float(self, value: float) -> float:
         # float64 is exact for checksums.

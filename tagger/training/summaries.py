@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 
 from tagger.hparams import Hparams
-from tagger.terminal.progress import print_step, progress_bar
+from tagger.terminal import progress
 from tagger.training.trainer import StepResult
 
 
@@ -18,7 +19,10 @@ from tagger.training.trainer import StepResult
 def reports(
     train_dir: str, hparams: Hparams, *, steps: range, summary_steps: int
 ) -> Iterator[Callable[[int, StepResult], None]]:
-    """Yields a function that prints the result of a step, and writes it now and then.
+    """Yields a function that reports the result of a step.
+
+    It writes values for TensorBoard now and then, and prints a line. On a terminal, it
+    prints only the lines with a speed.
 
     Args:
       train_dir: folder for TensorBoard's events; empty: none are written.
@@ -35,7 +39,7 @@ def reports(
     timed_at = time.monotonic()
 
     def report(step: int, result: StepResult) -> None:
-        """See above; the examples per second are those since the last summary."""
+        """See above; the speed is that since the last summary."""
         nonlocal timed_step, timed_at
         rate = None
         if step % summary_steps == 0:
@@ -45,9 +49,14 @@ def reports(
             tf.summary.scalar("loss", result.loss, step=step)
             tf.summary.scalar("learning_rate", result.learning_rate, step=step)
             tf.summary.scalar("examples_per_second", rate, step=step)
-        print_step(bar, step, float(result.loss), rate)
+        loss = float(result.loss)
+        bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        bar.update()
+        if rate is not None or not sys.stdout.isatty():
+            speed = "" if rate is None else f", {rate:.1f} examples/s"
+            progress.print_result(f"step {step}: loss {loss:.6f}{speed}")
 
-    bar = progress_bar(
+    bar = progress.progress_bar(
         done + len(steps), what="training", unit="step", done=done, keep=True
     )
     with writer.as_default(), bar:

@@ -9,13 +9,12 @@ import signal
 
 import numpy as np
 import pytest
-from helpers import SMALL_HPARAMS, free_ports, run_main
+from helpers import SMALL_HPARAMS, free_ports, parse_hparams, run_main
 from processes import SMALL_RUNNER, Process
 
 import inputs
 from tagger.data import clips, wav
 from tagger.errors import UserError
-from tagger.hparams import parse_hparams
 from tagger.runs.run import Run
 
 STEPS_FETCHED_AHEAD = 35  # at most: two epochs and a half

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 import wav_corpus
+from helpers import parse_hparams
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -129,7 +130,7 @@ def test_random_bytes_as_csvs(tmp_path_factory, contents, read):
 )
 def test_random_hyperparameters(text):
     try:
-        values = hparams.parse_hparams(text)
+        values = parse_hparams(text)
     except UserError as error:
         assert str(error).startswith(("--hparams", "hyperparameter"))
         return

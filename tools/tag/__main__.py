@@ -52,7 +52,11 @@ def define_flags() -> None:
     flags.DEFINE_string("embeddings", "", "NPZ file to write: a row per example.")
     flags.DEFINE_string("class_map_path", "", "Class map, if there is no hparams.json.")
     flags.DEFINE_string("hparams", "", "name=value,..., if there is no hparams.json.")
-    flags.DEFINE_bool("mixed_precision", False, "Compute convolutions in bfloat16.")
+    flags.DEFINE_bool(
+        "mixed_precision",
+        False,
+        "Compute convolutions in bfloat16, for hardware that supports it.",
+    )
     flags.register_validator(
         "threshold", lambda score: not math.isnan(score), message="must be a number"
     )
@@ -79,10 +83,6 @@ def main(argv: Sequence[str]) -> int:
     outputs = Outputs(*(FLAGS[name].value for name in Outputs._fields))
     check_outputs(outputs, found)
     program.start_tensorflow()
-    if FLAGS.mixed_precision:
-        from tagger.terminal import machine
-
-        print(machine.describe_bfloat16(), file=sys.stderr)
     tagger = load(
         argv[1],
         class_map_path=FLAGS.class_map_path,

@@ -95,12 +95,7 @@ def tag_files(
                     rows += [segment_row(sound.path, segment) for segment in segments]
                     if outputs.embeddings:
                         embedded.append((sound.path, tags.embeddings))
-                    if outputs.audacity:
-                        path = result_path(outputs.audacity, sound, ".txt")
-                        write_label_track(path, segments)
-                    if outputs.plot:
-                        path = result_path(outputs.plot, sound, ".png")
-                        write_picture(path, tags, tagger, thresholds)
+                    write_files(outputs, sound, tags, segments, tagger, thresholds)
                 except UserError as error:
                     bar.write(f"error: {printable(str(error))}", file=sys.stderr)
                     num_failed += 1
@@ -123,6 +118,22 @@ def tag_files(
 def result_path(folder: str, sound: Sound, suffix: str) -> pathlib.Path:
     """The path of a result of one file."""
     return pathlib.Path(folder) / (sound.name.replace("/", "__") + suffix)
+
+
+def write_files(
+    outputs: Outputs,
+    sound: Sound,
+    tags: Tags,
+    segments: Sequence[Segment],
+    tagger: Tagger,
+    thresholds: float | np.ndarray,
+) -> None:
+    """Writes the results that have a file for each recording."""
+    if outputs.audacity:
+        write_label_track(result_path(outputs.audacity, sound, ".txt"), segments)
+    if outputs.plot:
+        path = result_path(outputs.plot, sound, ".png")
+        write_picture(path, tags, tagger, thresholds)
 
 
 def write_picture(

@@ -4,6 +4,7 @@ Letters for shapes: E examples, T frames, F mel bands, C classes, S samples.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -100,6 +101,13 @@ def define_scorer(network: Any, hparams: Hparams) -> Scorer:
     return score
 
 
+def context_frames(hparams: Hparams) -> int:
+    """Number of earlier frames that change a frame's features by more than 1e-8."""
+    if hparams.frontend == "log":
+        return 0
+    return math.ceil(20 * hparams.pcen_seconds / hparams.stft_hop_seconds)
+
+
 def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[tuple[np.ndarray, int]]:
     """Reads a recording in overlapping blocks.
 
@@ -108,7 +116,7 @@ def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[tuple[np.ndarray
 
     Yields:
       float32 [S], the samples of a block, and the number of its frames of context: at
-      most hparams.context_frames, as many as there are.
+      most `context_frames`, as many as there are.
 
     Raises:
       UserError: see `decoding.read_blocks`, or there are no samples.
@@ -131,7 +139,7 @@ def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[tuple[np.ndarray
         if hparams.num_examples(block.size - start) <= BLOCK_EXAMPLES:
             return
         start += step
-        context = min(hparams.context_frames, start // hparams.stft_hop_samples)
+        context = min(context_frames(hparams), start // hparams.stft_hop_samples)
         block = block[start - context * hparams.stft_hop_samples :]
 
 
