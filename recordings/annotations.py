@@ -16,10 +16,12 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-from recordings.decoding import Sound, read_duration
+from recordings.decoding import Sound, read_duration, walk
 from tagger.data.clips import BACKGROUND, composed, parse_labels, read_records
 from tagger.errors import UserError
 
+EXTENSIONS = (".txt", ".csv")
+MIN_HEARD_SECONDS = 0.25  # of an event, or half of it
 ROUNDING_SECONDS = 0.1  # Programs round times, so a label may end later by this.
 # Names of columns in lower case: of CSVs, of `tools.tag --segments`, then of Raven.
 COLUMNS = {
@@ -40,6 +42,12 @@ class Event(NamedTuple):
     start: float
     end: float
     label: str
+
+
+def is_heard(event: Event, start: float, end: float) -> bool:
+    """Whether MIN_HEARD_SECONDS or half of an event is between two times."""
+    shared = min(event.end, end) - max(event.start, start)
+    return shared >= min(MIN_HEARD_SECONDS, (event.end - event.start) / 2)
 
 
 class _Row(NamedTuple):
@@ -106,17 +114,13 @@ def read_annotations(
     }
 
 
-def _find_files(source: str, flag: str) -> list[tuple[str, str]]:
+def _find_files(source: str, flag: str) -> list[Sound]:
     """The files that may have annotations, and their paths below the folder."""
     if os.path.isfile(source):
-        return [(source, os.path.basename(source))]
+        return [Sound(source, os.path.basename(source))]
     if not os.path.isdir(source):
         raise UserError(f"{flag}: there is no file or folder {source}")
-    return [
-        (str(path), path.relative_to(source).as_posix())
-        for path in sorted(pathlib.Path(source).rglob("[!.]*"))
-        if path.suffix.lower() in (".txt", ".csv") and path.is_file()
-    ]
+    return [file for file in walk(source) if file.name.lower().endswith(EXTENSIONS)]
 
 
 def _finder(sounds: Sequence[Sound]) -> Callable[[str], list[str]]:

@@ -7,13 +7,14 @@ three modes read only WAV files; see `wav.py`. Letter for shapes: S samples.
 import contextlib
 import glob
 import io
+import itertools
 import math
 import os
 import pathlib
 import re
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,12 +38,14 @@ MIN_COMPLETE = 0.99
 LOUDEST = 2.0  # A peak beyond this is not from compression or resampling.
 SILENCE = 0.5 / 2**15  # A peak up to this is rounded to zeros of 16 bits.
 MAX_FRAMES = 2**62  # libsndfile reports more if the header has no length.
+RANGE_SECONDS, RANGE_SAMPLES = 60, 1024  # of describe_range, and of its FFT
+MIN_SHARE_ABOVE = 0.5
 # libsndfile corrects sizes beyond the end of a WAV or AIFF file, and logs this.
 CORRECTED_SIZE = re.compile(r"(?:data|SSND)\s*: (\d+) \(should be (\d+)\)")
 
 
 class Sound(NamedTuple):
-    """A sound file: its path, and its path below the folder of a search."""
+    """A file: its path, and its path below the folder of a search."""
 
     path: str
     name: str
@@ -95,21 +98,19 @@ def _found_samples(path: str) -> Iterator[soundfile.SoundFile]:
         yield file
 
 
-def find_sounds(folder: str) -> list[Sound]:
-    """Finds the sound files in a folder and its sub-folders, by their extensions.
+def walk(folder: str) -> Iterator[Sound]:
+    """Yields the files in a folder and its sub-folders, in order.
 
-    Hidden files and folders are ignored. The number of other files is printed. Links
-    are followed, unless they lead to a folder that contains them.
-
-    Returns:
-      The files, sorted, with their paths below the folder as names.
+    Hidden files and folders are ignored. Links are followed, unless they lead to a
+    folder that contains them.
 
     Raises:
       UserError: a folder cannot be read; the message names it.
     """
-    sounds, num_others, above = [], 0, {folder: []}
-    walk = os.walk(folder, followlinks=True, onerror=_raise_named)
-    for parent, folders, names in walk:
+    above = {folder: []}
+    for parent, folders, names in os.walk(
+        folder, followlinks=True, onerror=_raise_named
+    ):
         real, containing = os.path.realpath(parent), above[parent]
         if real in containing:  # a loop of links
             folders.clear()
@@ -119,12 +120,32 @@ def find_sounds(folder: str) -> list[Sound]:
             above[os.path.join(parent, name)] = [*containing, real]
         for name in sorted(name for name in names if not name.startswith(".")):
             path = os.path.join(parent, name)
-            extension = os.path.splitext(name)[1].lower()
-            if extension in SOUND_EXTENSIONS:
-                below = pathlib.PurePath(os.path.relpath(path, folder))
-                sounds.append(Sound(path, below.as_posix()))
-            else:
-                num_others += 1
+            below = pathlib.PurePath(os.path.relpath(path, folder))
+            yield Sound(path, below.as_posix())
+
+
+def find_sounds(folder: str, others: Collection[str] = ()) -> list[Sound]:
+    """Finds the sound files in a folder and its sub-folders, by their extensions.
+
+    Args:
+      folder: see `walk`.
+      others: extensions of other files that are used. The number of the remaining files
+        is printed.
+
+    Returns:
+      The files in the order of their folders, with their paths below the folder as
+      names.
+
+    Raises:
+      UserError: see `walk`.
+    """
+    sounds, num_others = [], 0
+    for sound in walk(folder):
+        extension = os.path.splitext(sound.path)[1].lower()
+        if extension in SOUND_EXTENSIONS:
+            sounds.append(sound)
+        else:
+            num_others += extension not in others
     if num_others:
         print(f"{folder}: {counted(num_others, 'other file')} ignored", file=sys.stderr)
     return sounds
@@ -268,6 +289,34 @@ def describe_doubt(num_samples: int, peak: float, window_samples: int) -> str:
         number = counted(num_samples, "sample")
         return f"has {number} at 44.1 kHz, but an STFT window has {window_samples}"
     return ""
+
+
+def describe_range(path: str, max_hz: float) -> str:
+    """Says that most of a recording's energy is above a frequency, such as of bats.
+
+    Args:
+      path: the sound file; only its first RANGE_SECONDS count.
+      max_hz: the highest frequency of the features.
+
+    Returns:
+      What is above the frequency; empty if it is less than half of the energy.
+
+    Raises:
+      UserError: see `read_blocks`.
+    """
+    with _opened(path) as file:
+        if file.samplerate <= 2 * max_hz:
+            return ""
+        power = np.zeros(RANGE_SAMPLES // 2 + 1)
+        num_blocks = -(-RANGE_SECONDS * file.samplerate // BLOCK_SAMPLES)
+        for block in itertools.islice(_mono_blocks(file, path), num_blocks):
+            frames = np.resize(block, [len(block) // RANGE_SAMPLES, RANGE_SAMPLES])
+            power += np.square(np.abs(np.fft.rfft(frames))).sum(axis=0)
+        is_above = np.fft.rfftfreq(RANGE_SAMPLES, 1 / file.samplerate) > max_hz
+    share = power[is_above].sum() / max(power.sum(), np.finfo(float).tiny)
+    if share < MIN_SHARE_ABOVE:
+        return ""
+    return f"{share:.0%} of its energy is above {max_hz:g} Hz, and is not used"
 
 
 def read_chunks(path: str, sizes: Iterable[int]) -> Iterator[np.ndarray]:

@@ -203,6 +203,39 @@ def test_other_chunks_are_not_samples(tmp_path, name):
     assert not list(decoding.read_blocks(str(tmp_path / "a.wav")))
 
 
+@pytest.mark.parametrize(
+    ("hz", "rate", "max_hz", "expected"),
+    [
+        (30000, 96000, 22050, "100% of its energy is above 22050 Hz"),
+        (15000, 96000, 22050, ""),
+        (15000, 96000, 7500, "100% of its energy is above 7500 Hz"),
+        (15000, 15000, 7500, ""),
+        (0, 96000, 22050, ""),
+    ],
+)
+def test_energy_above_the_range(tmp_path, hz, rate, max_hz, expected):
+    samples = np.sin(2 * np.pi * hz * np.arange(rate // 4) / rate)
+    soundfile.write(tmp_path / "a.wav", samples / 2, rate)
+    described = decoding.describe_range(str(tmp_path / "a.wav"), max_hz)
+    assert described.startswith(expected)
+    assert bool(described) == bool(expected)
+
+
+def test_the_share_of_the_energy_above_the_range(tmp_path):
+    times = np.arange(96000) / 96000
+    for weight, expected in ((1, "80%"), (0.4, "")):
+        samples = np.sin(2e4 * np.pi * times) / 2 + weight * np.sin(6e4 * np.pi * times)
+        soundfile.write(tmp_path / "a.wav", samples / 2, 96000)
+        assert decoding.describe_range(str(tmp_path / "a.wav"), 22050)[:3] == expected
+
+
+def test_durations(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.zeros(8000), 16000)
+    assert decoding.read_duration(str(tmp_path / "a.flac")) == 0.5
+    with pytest.raises(UserError, match="b.flac: there is no such file"):
+        decoding.read_duration(str(tmp_path / "b.flac"))
+
+
 def test_an_mp3_file_with_a_wrong_length_is_read_to_its_end(tmp_path):
     contents = encoded("MP3")
     (tmp_path / "a.mp3").write_bytes(contents[: len(contents) // 2])

@@ -71,6 +71,7 @@ def test_blocks_of_any_length_have_the_same_examples(
         example_hop_seconds=hop,
     )
     monkeypatch.setattr(scoring, "BLOCK_EXAMPLES", 2)
+    monkeypatch.setattr(decoding, "describe_range", lambda path, max_hz: "")
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 30000).astype(np.float32)
 
     @tf.function(reduce_retracing=True)
@@ -97,6 +98,7 @@ def test_blocks_of_any_length_have_the_same_examples(
 def test_what_is_not_kept_is_freed(monkeypatch):
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 200 * 44100).astype(np.float32)
     monkeypatch.setattr(decoding, "read_blocks", lambda path: iter([noise]))
+    monkeypatch.setattr(decoding, "describe_range", lambda path, max_hz: "")
     references, num_alive = [], []
 
     def scorer(waveform, context):
@@ -194,6 +196,7 @@ def test_an_interrupted_run_keeps_its_results(tmp_path, monkeypatch, capsys):
         (np.full(1102, 0.1), ""),
         (np.full(44100, -1.5), ""),  # as in some MP3 files
         (np.full(44100, -20000.0), "20000|2e"),  # in the range of 16 bits
+        (np.sin(3 * np.arange(44100)) / 2, "100% .* above 20000 Hz"),
     ],
 )
 def test_a_silent_loud_or_tiny_file_is_noted(loaded, tmp_path, capsys, samples, noted):

@@ -138,10 +138,8 @@ def test_colab_with_a_folder(tmp_path):
     delete_training(notebook)
     notebook.cells += copy.deepcopy(notebook.cells)
     output = execute(notebook, notebooks)
-    assert "recordings: 10 added" in output
-    assert (
-        "0 added, 0 moved, 0 relabelled, 0 changed, 0 removed, 10 unchanged" in output
-    )
+    assert "recordings: 10 written" in output
+    assert "0 written, 10 unchanged, 0 removed" in output
     data = tmp_path / "runs" / "my_sounds" / "data"
     assert (data / "class_map.csv").read_text() == "0,Dog\n1,Rain\n"
     assert (data / "clips_validation.csv").exists()
@@ -174,7 +172,7 @@ def test_colab_with_uploads(tmp_path):
     notebook = read_notebook("colab", SOUNDS="upload")
     delete_training(notebook)
     output = execute(notebook, content, PYTHONPATH=str(colab.parent.parent))
-    assert "10 added, 0 moved" in output
+    assert "10 written, 0 unchanged" in output
     work = content / "tagger" / "tagger-main" / "runs" / "upload"
     assert (work / "data" / "class_map.csv").read_text() == "0,Dog\n1,Rain\n"
 

@@ -174,7 +174,7 @@ def test_unusable_recordings_are_reported_or_skipped(tmp_path):
             assert sum(part in line for line in lines) == 1, done.stderr
         assert len(lines) == 3
         assert (out / "clips.csv").exists() == skip
-    assert done.stdout.startswith("recordings: 4 added, 0 moved, ")
+    assert done.stdout.startswith("recordings: 4 written, 0 unchanged, ")
     assert done.stdout.endswith("has 4 clips of 2 classes\n")
 
 

@@ -80,6 +80,8 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         ("tools.make_dataset sounds", "OUT"),
         ("tools.make_dataset none out", "none"),
         ("tools.make_dataset . ../out --csv=none.csv", "none.csv"),
+        ("tools.make_dataset . ../out --csv=a.csv --annotations=b", "--annotations"),
+        ("tools.make_dataset . ../out --background=none", "none"),
         ("tools.make_dataset . out --clip_seconds=0", "--clip_seconds"),
         ("tools.tag runs/first", "file"),
         ("tools.tag runs/first none.wav", "none.wav"),

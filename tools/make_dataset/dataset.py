@@ -1,38 +1,27 @@
-"""The files of a data set: OUT/audio/*.wav, clips.csv, class_map.csv and MANIFEST.
+"""The files of a data set: OUT/audio/*.wav, its tables, and MANIFEST.
 
 MANIFEST has a line for each recording. At any time, each clip of it that exists is as
 its line says. So a run can be killed, and the next one completes the data set.
 """
 
-import collections
 import itertools
 import json
 import os
 import pathlib
 import sys
-import wave
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
-from recordings import decoding
-from tagger.data.clips import write_csv
+from recordings.decoding import describe_range
+from tagger.data.clips import class_names_of, write_csv
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
-from tagger.terminal.files import atomic, locked, make_folder, write_whole
+from tagger.terminal.files import locked, make_folder, write_whole
 from tagger.terminal.progress import counted, in_parallel, print_result
-from tools.make_dataset.sources import (
-    FULL_SCALE,
-    Recording,
-    check_recordings,
-    examine,
-)
+from tools.make_dataset.conversion import Conversion, examine, write_clips
+from tools.make_dataset.sources import Recording, is_annotated
 
 MANIFEST = ".recordings.jsonl"
-
-
-class SilentClip(Exception):
-    """A clip is silent, so its file must not appear."""
+CLIPS_CSV, EVENTS_CSV = "clips.csv", "events.csv"
 
 
 def make_dataset(
@@ -63,31 +52,65 @@ def make_dataset(
     make_folder(str(out), "OUT")
     error = UserError(f"OUT: another process writes to {out}; run this again later")
     with locked(out / ".lock", error):
-        by_name = {recording.name: recording for recording in read_manifest(out)}
-        by_checksum = {recording.checksum: recording for recording in by_name.values()}
-
-        def check(recording: Recording) -> Recording:
-            return examine(recording, by_name, by_checksum, clip_seconds)
-
+        known = {item.name: item for item in read_manifest(out)}
+        by_checksum = {item.checksum: item for item in known.values()}
         results = in_parallel(
-            check, found, what="checking recordings", unit="recording"
+            lambda item: examine(item.path, item.name, by_checksum, clip_seconds),
+            found,
+            what="checking recordings",
+            unit="recording",
         )
-        usable, problems = check_recordings(found, results)
+        usable, problems = check(found, results)
         if problems and not (skip and usable):
             raise UserError(*problems)
-        update(usable, by_name, out)
+        recordings = [recording for recording in found if recording.name in usable]
+        for path, name, *_ in recordings:
+            is_new = usable[name].checksum not in by_checksum
+            if is_new and (doubt := describe_range(path, SAMPLE_RATE / 2)):
+                print(f"note: {path}: {doubt}", file=sys.stderr)
+        update(recordings, usable, known, out)
     return problems
 
 
+def check(
+    found: Sequence[Recording], results: Sequence[Conversion | UserError]
+) -> tuple[dict[str, Conversion], list[str]]:
+    """Checks recordings and the results of `examine`.
+
+    Returns:
+      The recordings that can be used, by name, and the problems of the others.
+    """
+    usable, problems, owners = {}, [], {}
+    annotated = is_annotated(found)
+    for recording, result in zip(found, results, strict=True):
+        wrong = recording.problems(annotated=annotated)
+        if isinstance(result, UserError):
+            wrong.append(str(result))
+        elif others := [owners[name] for name in result.clips if name in owners]:
+            wrong.append(
+                f"{recording.path}: its clips would have the names of the clips of "
+                f"{min(others)}"
+            )
+        if not wrong:
+            owners.update(dict.fromkeys(result.clips, recording.path))
+            usable[recording.name] = result
+        problems += wrong
+    return usable, problems
+
+
 def update(
-    usable: Sequence[Recording], known: Mapping[str, Recording], out: pathlib.Path
+    recordings: Sequence[Recording],
+    usable: Mapping[str, Conversion],
+    known: Mapping[str, Conversion],
+    out: pathlib.Path,
 ) -> None:
     """Deletes clips that are not as they should be, then writes those that are missing.
 
-    There is no clips.csv meanwhile.
+    There are no tables of the clips meanwhile.
 
     Args:
-      usable: the recordings.
+      recordings: the recordings to convert.
+      usable: how to convert them, by name.
       known: the recordings in MANIFEST, by name.
       out: the folder of the data set.
 
@@ -95,100 +118,79 @@ def update(
       UserError: recordings can no longer be read, or files not be written; lists all.
     """
     audio = out / "audio"
-    (out / "clips.csv").unlink(missing_ok=True)
-    same = {item.name for item in usable if item.has_clips_of(known.get(item.name))}
-    for recording in itertools.chain(known.values(), usable):
-        if recording.name not in same:
-            for name in recording.clips:
+    for table in (CLIPS_CSV, EVENTS_CSV):
+        (out / table).unlink(missing_ok=True)
+    items = {
+        name: known[name] if item.has_clips_of(known.get(name)) else item
+        for name, item in usable.items()
+    }
+    for item in itertools.chain(known.values(), items.values()):
+        if known.get(item.name) is not items.get(item.name):
+            for name in item.clips:
                 (audio / name).unlink(missing_ok=True)
     for path in itertools.chain(out.glob(".*.tmp"), audio.glob(".*.tmp")):
         path.unlink(missing_ok=True)  # of a run that was killed
-    write_manifest(out, usable)
+    write_manifest(out, items.values())
     make_folder(str(audio), "OUT")
     existing = set(os.listdir(audio))
-    complete = {
-        item.name for item in usable if existing | {*item.silent} >= {*item.clips}
-    }
-
-    def write(item: Recording) -> Recording:
-        return item if item.name in complete else write_clips(item, audio)
-
-    results = in_parallel(write, usable, what="writing clips", unit="recording")
-    if problems := [str(error) for error in results if isinstance(error, UserError)]:
-        raise UserError(*problems)
-    write_manifest(out, results)
-    classes = sorted({label for recording in results for label in recording.labels})
-    rows = [
-        (name, ",".join(recording.labels), recording.name)
-        for recording in results
-        for name in recording.clips
-        if name not in recording.silent
+    missing = [
+        recording
+        for recording in recordings
+        if not items[recording.name].is_complete(existing)
     ]
-    write_csv(out / "class_map.csv", enumerate(classes))
-    write_csv(out / "clips.csv", [("fname", "labels", "recording"), *rows])
-    if silent := sum(len(recording.silent) for recording in results):
+    written = in_parallel(
+        lambda item: write_clips(item.path, items[item.name], audio),
+        missing,
+        what="writing clips",
+        unit="recording",
+    )
+    if problems := [str(error) for error in written if isinstance(error, UserError)]:
+        raise UserError(*problems)
+    items |= {item.name: item for item in written}
+    write_manifest(out, items.values())
+    num_clips, num_classes = write_tables(recordings, items, out)
+    if silent := sum(len(item.silent) for item in items.values()):
         print(f"{counted(silent, 'silent clip')} left out", file=sys.stderr)
     print_result(
-        f"recordings: {describe_changes(usable, known, complete)}; {out} has "
-        f"{counted(len(rows), 'clip')} of {counted(len(classes), 'class')}"
+        f"recordings: {len(missing)} written, {len(items) - len(missing)} unchanged, "
+        f"{len(known.keys() - items)} removed; {out} has {counted(num_clips, 'clip')} "
+        f"of {counted(num_classes, 'class')}"
     )
 
 
-def write_clips(recording: Recording, audio: pathlib.Path) -> Recording:
-    """Writes the clips of a recording; returns it with the names of the silent ones.
+def write_tables(
+    recordings: Sequence[Recording], items: Mapping[str, Conversion], out: pathlib.Path
+) -> tuple[int, int]:
+    """Writes the class map, CLIPS_CSV and, if there are annotations, EVENTS_CSV.
 
-    The whole recording is made quieter if it would exceed the range of 16 bits. Silent
-    clips of a longer recording are left out.
+    Returns:
+      The numbers of clips and of classes.
     """
-    names, silent = recording.clips, []
-    bounds = np.linspace(0, recording.num_samples, len(names) + 1).round().astype(int)
-    gain = FULL_SCALE / max(1, recording.peak)
-    block = decoding.BLOCK_SAMPLES
-    sizes = [
-        [min(block, length - start) for start in range(0, length, block)]
-        for length in np.diff(bounds).tolist()
-    ]
-    chunks = decoding.read_chunks(recording.path, itertools.chain.from_iterable(sizes))
-    for name, blocks in zip(names, sizes, strict=True):
-        audible = False
-        try:
-            with atomic(audio / name) as file, wave.open(file, "wb") as wav:
-                wav.setparams((1, 2, SAMPLE_RATE, sum(blocks), "NONE", ""))
-                for _ in blocks:
-                    samples = np.rint(next(chunks) * gain).astype(np.int16)
-                    audible = audible or samples.any()
-                    wav.writeframesraw(samples.tobytes())
-                if not audible:
-                    raise SilentClip
-        except SilentClip:
-            silent.append(name)
-    return recording._replace(silent=silent)
+    rows, events = [], []
+    for recording in recordings:
+        item = items[recording.name]
+        times = item.clip_times()
+        for clip, start, (labels, heard) in zip(
+            item.clips, times, recording.label_clips(times)
+        ):
+            if clip not in item.silent:
+                rows.append((clip, labels, recording.name, f"{start:.3f}"))
+                events += [
+                    (clip, f"{event.start:.3f}", f"{event.end:.3f}", event.label)
+                    for event in heard
+                ]
+    class_names = class_names_of(labels for _, labels, *_ in rows)
+    write_csv(out / "class_map.csv", enumerate(class_names))
+    header = ["fname", "labels", "recording"]
+    if is_annotated(recordings):
+        header.append("start")
+        write_csv(out / EVENTS_CSV, [("fname", "start", "end", "label"), *events])
+    rows = [(clip, ",".join(labels), *rest) for clip, labels, *rest in rows]
+    write_csv(out / CLIPS_CSV, [header, *(row[: len(header)] for row in rows)])
+    return len(rows), len(class_names)
 
 
-def describe_changes(
-    usable: Sequence[Recording], known: Mapping[str, Recording], complete: set[str]
-) -> str:
-    """How many recordings differ from the known ones, by name, as text.
-
-    `complete` has the names of those whose clips were not written again.
-    """
-    gone = known.keys() - {recording.name for recording in usable}
-    lost = collections.Counter(known[name].checksum for name in gone)
-    new = collections.Counter(
-        item.checksum for item in usable if item.name not in known
-    )
-    num_moved = (lost & new).total()
-    kept = [item for item in usable if item.name in known]
-    same = [item for item in kept if {*item.labels} == {*known[item.name].labels}]
-    num_changed = sum(item.name not in complete for item in same)
-    return (
-        f"{new.total() - num_moved} added, {num_moved} moved, "
-        f"{len(kept) - len(same)} relabelled, {num_changed} changed, "
-        f"{len(gone) - num_moved} removed, {len(same) - num_changed} unchanged"
-    )
-
-
-def read_manifest(out: pathlib.Path) -> list[Recording]:
+def read_manifest(out: pathlib.Path) -> list[Conversion]:
     """The recordings in MANIFEST; none if it does not exist.
 
     Raises:
@@ -197,12 +199,12 @@ def read_manifest(out: pathlib.Path) -> list[Recording]:
     path = out / MANIFEST
     try:
         lines = path.read_bytes().splitlines() if path.exists() else []
-        return [Recording(**json.loads(line)) for line in lines]
+        return [Conversion(**json.loads(line)) for line in lines]
     except (ValueError, TypeError):
         raise UserError(f"{path} is damaged; delete {out} to make it anew") from None
 
 
-def write_manifest(out: pathlib.Path, recordings: Iterable[Recording]) -> None:
+def write_manifest(out: pathlib.Path, items: Iterable[Conversion]) -> None:
     """Writes MANIFEST, atomically."""
-    lines = [f"{json.dumps(recording._asdict())}\n" for recording in recordings]
+    lines = [f"{json.dumps(item._asdict())}\n" for item in items]
     write_whole(out / MANIFEST, "".join(lines))

@@ -182,10 +182,11 @@ def tag(
         if keep_log_mel:
             log_mel.append(values[2][:step_frames])
         progress(new_samples / SAMPLE_RATE)
+    doubt = decoding.describe_doubt(num_samples, peak, hparams.stft_window_samples)
     return Tags(
         num_samples / SAMPLE_RATE,
         np.concatenate(scores),
         np.concatenate(embeddings) if keep_embeddings else None,
         np.concatenate(log_mel) if keep_log_mel else None,
-        decoding.describe_doubt(num_samples, peak, hparams.stft_window_samples),
+        doubt or decoding.describe_range(path, hparams.mel_max_hz),
     )
