@@ -21,14 +21,13 @@ import numpy as np
 from absl import flags
 
 from tagger.data.clips import read_rows, write_csv
-from tagger.data.splits import split
+from tagger.data.splits import RECORDING, groups_of, split
 from tagger.errors import UserError
 from tagger.terminal import program
 from tagger.terminal.files import make_folder
 from tagger.terminal.progress import print_result
 
 FLAGS = flags.FLAGS
-RECORDING = "recording"  # the column with the recording of a clip, of make_dataset
 
 
 def define_flags() -> None:
@@ -71,15 +70,8 @@ def write_split(
       UserError: the CSV cannot be used, or has too few clips.
     """
     header, rows = read_rows(source)
-    if group_by and group_by not in header:
-        raise UserError(
-            f"--group_by: {source} has the columns {', '.join(header)}, but not "
-            f"{group_by}"
-        )
-    column, groups = group_by or RECORDING, None
-    if column in header:
-        groups = [row.fields[header.index(column)] for row in rows]
-    if groups and not group_by:
+    groups = groups_of(source, header, rows, group_by)
+    if not group_by:
         if len(set(groups)) < len(groups):
             print(
                 f"note: {source} has several clips of some recordings. If they are in "

@@ -8,7 +8,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tagger.data.clips import FILE_COLUMN, Row
 from tagger.errors import UserError
+
+RECORDING = "recording"  # the column with the recording of a clip, of make_dataset
+
+
+def groups_of(
+    path: str, header: Sequence[str], rows: Sequence[Row], column: str = ""
+) -> list[str]:
+    """The groups of clips that belong together: their values in a column.
+
+    Args:
+      path: of the CSV, for messages.
+      header, rows: its contents, see `clips.read_rows`.
+      column: its name; empty: RECORDING, or without such a column, a group per clip.
+
+    Raises:
+      UserError: there is no such column.
+    """
+    if column and column not in header:
+        raise UserError(
+            f"--group_by: {path} has the columns {', '.join(header)}, but not {column}"
+        )
+    column = column or (RECORDING if RECORDING in header else FILE_COLUMN)
+    return [row.fields[list(header).index(column)] for row in rows]
 
 
 def split(
@@ -55,6 +79,11 @@ def split(
     names, group_of_clip = np.unique(
         range(len(labels)) if groups is None else groups, return_inverse=True
     )
+    too_few = UserError(
+        f"{len(labels)} clips in {len(names)} groups are too few: a part is empty"
+    )
+    if len(names) < (num_folds or 2):
+        raise too_few
     # A group has the labels of all its clips. The stratifiers do not accept a single
     # column, so a column of zeros is added.
     group_labels = np.zeros([len(names), labels.shape[1] + 1], int)
@@ -64,7 +93,5 @@ def split(
         for pair in splitter.split(names, group_labels)
     ]
     if not all(part.size for pair in parts for part in pair):
-        raise UserError(
-            f"{len(labels)} clips in {len(names)} groups are too few: a part is empty"
-        )
+        raise too_few
     return [tuple(map(random_state.permutation, pair)) for pair in parts]
