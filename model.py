@@ -203,6 +203,28 @@ def add_embeddings(network: keras.Model) -> keras.Model:
     return keras.Model(network.input, [network.output, embeddings])
 
 
+def embed_clips(
+    network: keras.Model, batches: Iterable[tuple[tf.Tensor, tf.Tensor]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the embeddings of batches of examples.
+
+    Args:
+      network: from `define_model`.
+      batches: (features float32 [E, T, F], int [E] positions of their clips).
+
+    Yields:
+      float32 [E, 1024], the inputs of the last layer, and the positions.
+    """
+    embedder = keras.Model(network.input, network.get_layer("embedding").output)
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def embed(features: tf.Tensor) -> tf.Tensor:
+        return embedder(features, training=False)
+
+    for features, positions in batches:
+        yield embed(features).numpy(), positions.numpy()
+
+
 def score_clips(
     score_functions: Sequence[tuple[str, Callable[[tf.Tensor], tf.Tensor]]],
     batches: Iterable[tuple[tf.Tensor, tf.Tensor]],

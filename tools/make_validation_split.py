@@ -9,8 +9,7 @@ shuffled. The header and further columns are unchanged. Each CSV is split separa
 With --group_by COLUMN, rows with the same value in that column stay together, such as
 the clips of one recording.
 
-The split is multi-label stratified (Sechidis et al. 2011, "On the Stratification of
-Multi-Label Data"), by the package iterative-stratification.
+The split is multi-label stratified; see tagger/data/splits.py.
 """
 
 import pathlib
@@ -22,13 +21,13 @@ import numpy as np
 from absl import flags
 
 from tagger.data.clips import read_rows, write_csv
+from tagger.data.splits import RECORDING, groups_of, split
 from tagger.errors import UserError
 from tagger.terminal import program
 from tagger.terminal.files import make_folder
 from tagger.terminal.progress import print_result
 
 FLAGS = flags.FLAGS
-RECORDING = "recording"  # the column with the recording of a clip, of make_dataset
 
 
 def define_flags() -> None:
@@ -54,65 +53,6 @@ def define_flags() -> None:
     )
 
 
-def split(
-    labels: np.ndarray,
-    groups: Sequence[str] | None = None,
-    *,
-    fraction: float,
-    num_folds: int | None,
-    seed: int,
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Splits N clips into training and validation.
-
-    Args:
-      labels: int [N, C], 1 for the labels of each clip.
-      groups: N names of groups, which are not divided; None: each clip is a group.
-      fraction: share of the clips, or groups, for validation, between 0 and 1.
-      num_folds: number of folds; each fold is the validation part once. None: a single
-        split.
-      seed: seed of the random choices and of the order of the positions.
-
-    Returns:
-      (training, validation) for each fold, or for the single split: int arrays of
-      shuffled positions.
-
-    Raises:
-      UserError: there are too few clips, or an argument is out of range.
-    """
-    # Imported here, because it imports scikit-learn, which takes a second: --help and
-    # the errors in arguments and CSVs come without it.
-    from iterstrat.ml_stratifiers import (
-        MultilabelStratifiedKFold,
-        MultilabelStratifiedShuffleSplit,
-    )
-
-    random_state = np.random.RandomState(seed)
-    if num_folds:
-        splitter = MultilabelStratifiedKFold(
-            n_splits=num_folds, shuffle=True, random_state=random_state
-        )
-    else:
-        splitter = MultilabelStratifiedShuffleSplit(
-            n_splits=1, test_size=fraction, random_state=random_state
-        )
-    names, group_of_clip = np.unique(
-        range(len(labels)) if groups is None else groups, return_inverse=True
-    )
-    # A group has the labels of all its clips. The stratifiers do not accept a single
-    # column, so a column of zeros is added.
-    group_labels = np.zeros([len(names), labels.shape[1] + 1], int)
-    np.maximum.at(group_labels, group_of_clip, np.pad(labels, [(0, 0), (0, 1)]))
-    parts = [
-        [np.flatnonzero(np.isin(group_of_clip, part)) for part in pair]
-        for pair in splitter.split(names, group_labels)
-    ]
-    if not all(part.size for pair in parts for part in pair):
-        raise UserError(
-            f"{len(labels)} clips in {len(names)} groups are too few: a part is empty"
-        )
-    return [tuple(map(random_state.permutation, pair)) for pair in parts]
-
-
 def write_split(
     source: str,
     *,
@@ -130,15 +70,8 @@ def write_split(
       UserError: the CSV cannot be used, or has too few clips.
     """
     header, rows = read_rows(source)
-    if group_by and group_by not in header:
-        raise UserError(
-            f"--group_by: {source} has the columns {', '.join(header)}, but not "
-            f"{group_by}"
-        )
-    column, groups = group_by or RECORDING, None
-    if column in header:
-        groups = [row.fields[header.index(column)] for row in rows]
-    if groups and not group_by:
+    groups = groups_of(source, header, rows, group_by)
+    if not group_by:
         if len(set(groups)) < len(groups):
             print(
                 f"note: {source} has several clips of some recordings. If they are in "

@@ -1,0 +1,256 @@
+"""Solves the last layer of a trained network for other classes, instead of training it.
+
+    python -m tools.fit_last_layer --checkpoint yamnet \\
+        --class_map_path my_class_map.csv \\
+        --train_clip_dir audio --train_csv_path train.csv \\
+        --train_dir runs/solved
+
+The network of the checkpoint computes the embeddings of all examples once. The last
+layer is then a logistic regression for each class, with the labels of its clip for each
+example. This takes seconds where training takes minutes or hours.
+
+Cross-validation selects the regularisation. It does not divide recordings. This prints
+the lwlrap of the cross-validation, and writes a new train_dir with model.ckpt-0 and
+hparams.json, which all other programs read. Training can resume from it.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from tagger.data.clips import Clips, read_clips, read_rows
+from tagger.data.splits import groups_of
+from tagger.errors import UserError
+from tagger.hparams import describe_hparams, parse_overrides
+from tagger.metrics.lwlrap import Lwlrap
+from tagger.options import CHECKPOINT_FORMS
+from tagger.terminal import program
+from tagger.terminal.files import make_folder
+from tagger.terminal.progress import counted, print_result, progress_bar
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_string(
+        "checkpoint", None, f"Checkpoint of the other layers: {CHECKPOINT_FORMS}."
+    )
+    flags.DEFINE_string(
+        "class_map_path", None, "CSV of index,name lines, one for each class."
+    )
+    flags.DEFINE_string("train_clip_dir", None, "Folder of the WAV clips.")
+    flags.DEFINE_string("train_csv_path", None, "CSV of the clips and their labels.")
+    flags.DEFINE_string("train_dir", None, "New folder to write to.")
+    flags.DEFINE_float(
+        "c",
+        None,
+        "C of scikit-learn's LogisticRegression; smaller values regularise more. "
+        "Default: selected by cross-validation.",
+    )
+    flags.DEFINE_integer(
+        "folds",
+        5,
+        "Folds of the cross-validation; 0: none, which needs --c.",
+        lower_bound=0,
+    )
+    flags.DEFINE_string(
+        "group_by",
+        "",
+        "Column; rows with the same value in it stay in one fold. Default: recording, "
+        "if there is such a column.",
+    )
+    flags.DEFINE_string("hparams", "", "name=value,..., if there is no hparams.json.")
+    flags.DEFINE_bool("mixed_precision", False, "Compute convolutions in bfloat16.")
+    flags.mark_flags_as_required(
+        ["checkpoint", "class_map_path", "train_clip_dir", "train_csv_path"]
+    )
+    flags.mark_flag_as_required("train_dir")
+    flags.register_validator(
+        "c",
+        lambda c: c is None or 0 < c < float("inf"),
+        message="must be a positive number",
+    )
+
+
+def load_layers(
+    checkpoint: str,
+    *,
+    num_classes: int,
+    hparam_overrides: Mapping[str, Any],
+    mixed_precision: bool,
+) -> tuple[Any, Any]:
+    """Builds a network for other classes from a checkpoint.
+
+    Returns:
+      `keras.Model` with the weights of the checkpoint, except for the last layer, and
+      its `Hparams`.
+
+    Raises:
+      UserError: there is no such checkpoint, or it cannot be read.
+    """
+    import model
+    from tagger.network.layers import LAST_LAYER
+    from tagger.runs import checkpoints
+    from tagger.runs.run import Run
+
+    run, prefix = Run.find(checkpoint, "--checkpoint")
+    model_name, hparams = run.settings(
+        model_name=None,
+        overrides=hparam_overrides,
+        class_names=run.record.class_names if run.record else [],
+    )
+    print(f"{prefix}: {describe_hparams(model_name, hparams)}", file=sys.stderr)
+    network = model.define_model(
+        model_name,
+        num_classes=num_classes,
+        hparams=hparams,
+        mixed_precision=mixed_precision,
+    )
+    variables = checkpoints.network_variables(network)
+    kept = {n: v for n, v in variables.items() if not n.startswith(f"{LAST_LAYER}/")}
+    checkpoints.restore(prefix, kept)
+    return network, hparams
+
+
+def embed(network: Any, clips: Clips, hparams: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The embeddings of all examples of N clips.
+
+    Returns:
+      float32 [E, 1024], and int [E], the positions of their clips.
+
+    Raises:
+      UserError: a clip can no longer be read, or its embeddings are not finite.
+    """
+    import inputs
+    import model
+
+    batches = inputs.read_batches(inputs.clip_input(clips, hparams))
+    total = int(hparams.num_examples(clips.num_samples).sum())
+    embeddings, positions = [], []
+    with progress_bar(total, what="embeddings", unit="example") as bar:
+        for values, indices in model.embed_clips(network, batches):
+            if not np.isfinite(values).all():
+                row = np.flatnonzero(~np.isfinite(values).all(axis=1))[0]
+                raise UserError(
+                    f"--checkpoint: the embeddings of {clips.paths[indices[row]]} are "
+                    f"not finite"
+                )
+            embeddings.append(values)
+            positions.append(indices)
+            bar.update(len(values))
+    return np.concatenate(embeddings), np.concatenate(positions)
+
+
+def fit_last_layer(
+    *,
+    checkpoint: str,
+    class_map_path: str,
+    clip_dir: str,
+    csv_path: str,
+    train_dir: str,
+    c: float | None,
+    num_folds: int,
+    group_by: str,
+    hparam_overrides: Mapping[str, Any],
+    mixed_precision: bool,
+) -> None:
+    """Solves the last layer, and writes the network to train_dir; see above.
+
+    Args:
+      checkpoint: see `Run.find`.
+      class_map_path: class map of the C classes.
+      clip_dir, csv_path: the N clips, with labels.
+      train_dir: folder without checkpoints.
+      c, num_folds: see `last_layer.fit`.
+      group_by: column of the groups; empty: see `splits.groups_of`.
+      hparam_overrides: hyperparameters for a checkpoint without hparams.json.
+      mixed_precision: see `model.define_model`.
+
+    Raises:
+      UserError: an input cannot be used; the message names it.
+    """
+    from tagger.network.layers import LAST_LAYER
+    from tagger.runs import checkpoints
+    from tagger.runs.run import Run
+    from tagger.training import last_layer
+
+    run = Run(train_dir)
+    if run.checkpoints():
+        raise UserError(
+            f"--train_dir: there are checkpoints in {train_dir}; choose a new folder"
+        )
+    class_names, clips = read_clips(
+        csv_path=csv_path,
+        clip_dir=clip_dir,
+        class_map_path=class_map_path,
+        flag_prefix="train",
+        check_class_map=lambda names: None,
+    )
+    groups = np.array(groups_of(csv_path, *read_rows(csv_path), group_by))
+    network, hparams = load_layers(
+        checkpoint,
+        num_classes=len(class_names),
+        hparam_overrides=hparam_overrides,
+        mixed_precision=mixed_precision,
+    )
+    make_folder(train_dir, "--train_dir")
+    with run.open_to_train():
+        embeddings, positions = embed(network, clips, hparams)
+        solved = last_layer.fit(
+            embeddings,
+            clips.labels[positions],
+            groups[positions],
+            c=c,
+            num_folds=num_folds,
+        )
+        if not solved.converged:
+            print("warning: the regression did not converge", file=sys.stderr)
+        network.get_layer(LAST_LAYER).set_weights([solved.weights, solved.biases])
+        run.write_record(
+            model_name=network.name, hparams=hparams, class_names=class_names
+        )
+        values = checkpoints.network_variables(network)
+        prefix = run.save(values | {checkpoints.GLOBAL_STEP: np.int64(0)}, step=0)
+    if solved.scores is not None:
+        scores = np.zeros(clips.labels.shape)
+        np.add.at(scores, positions, solved.scores)
+        lwlrap = Lwlrap(class_names)
+        lwlrap.accumulate(clips.labels, scores / np.bincount(positions)[:, np.newaxis])
+        print_result(f"{num_folds}-fold cross-validation:\n{lwlrap}")
+    print_result(
+        f"solved with C {solved.c:g} for {len(embeddings)} examples of "
+        f"{counted(len(clips), 'clip')}; checkpoint {prefix}"
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the program; returns the exit status."""
+    program.check_no_arguments(argv)
+    if FLAGS.folds == 1 or (FLAGS.folds == 0 and FLAGS.c is None):
+        raise UserError(
+            f"--folds must be at least 2, or 0 with --c, but got {FLAGS.folds}"
+        )
+    hparam_overrides = parse_overrides(FLAGS.hparams)
+    program.start_tensorflow()
+    fit_last_layer(
+        checkpoint=FLAGS.checkpoint,
+        class_map_path=FLAGS.class_map_path,
+        clip_dir=FLAGS.train_clip_dir,
+        csv_path=FLAGS.train_csv_path,
+        train_dir=FLAGS.train_dir,
+        c=FLAGS.c,
+        num_folds=FLAGS.folds,
+        group_by=FLAGS.group_by,
+        hparam_overrides=hparam_overrides,
+        mixed_precision=FLAGS.mixed_precision,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    program.run(main)
