@@ -1,5 +1,8 @@
 """What an evaluation says about its classes: values, pairs, comparison."""
 
+import pickle
+import zipfile
+
 import numpy as np
 import pytest
 from helpers import CLASS_NAMES, write_evaluation
@@ -52,6 +55,74 @@ def test_macro_means(tmp_path):
     expected = average_precision_score(labels[:, :3], scores[:, :3], average="macro")
     assert means["average_precision"] == pytest.approx(expected)
     assert "threshold" not in means
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"labels": None}, "read: 'labels"),
+        ({"labels": np.array([{}])}, "read: .*pickle"),
+        ({"labels": np.zeros(80)}, r"labels has type float64 and shape \[80\]"),
+        ({"labels": np.full([40, 4], 0.5)}, "labels has values"),
+        ({"labels": np.zeros([40, 4], complex)}, "labels has type complex"),
+        ({"scores": np.zeros([40, 5])}, r"scores has shape \[40, 5\].* 4 classes"),
+        ({"scores": np.full([40, 4], np.nan)}, "scores has values"),
+        ({"scores": np.full([40, 4], 1.5)}, "scores has values"),
+        ({"step": np.array([1, 2])}, r"step has type int64 and shape \[2\]"),
+        ({"step": np.array("x")}, "step has type <U1"),
+        ({"step": np.array(1e300)}, "step has type float64"),
+        ({"class_names": np.arange(4)}, "class_names has type int64"),
+        ({"class_names": np.array(list("abc"))}, "40 clips and 3 classes"),
+        ({"clips": np.array(["a.wav"] * 39)}, "39 clips and 4 classes"),
+        ({"clips": np.array(["../secret.wav"] * 40)}, "'../secret.wav' is not"),
+        ({"clips": np.array(["/etc/passwd"] * 40)}, "'/etc/passwd' is not"),
+    ],
+)
+def test_foreign_arrays_are_one_line(tmp_path, arrays, message):
+    write_evaluation(tmp_path / "eval", 1)
+    path = tmp_path / "eval" / eval_folder.SCORES_FILE
+    stored = dict(np.load(path)) | arrays
+    stored = {name: array for name, array in stored.items() if array is not None}
+    np.savez(path, **stored)
+    with pytest.raises(UserError, match=f"^{path} cannot be .*{message}"):
+        diagnosis.read_evaluation(str(tmp_path / "eval"))
+
+
+def npy(header: str) -> bytes:
+    """The contents of an NPY file without values."""
+    text = header.ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        b"",
+        b"no array",
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (10**30,)}"),
+        npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**13},)}}"),
+        npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**30},)}}"),
+        npy("[" * 100),
+    ],
+)
+def test_foreign_contents_are_one_line(tmp_path, member):
+    write_evaluation(tmp_path / "eval", 1)
+    path = tmp_path / "eval" / eval_folder.SCORES_FILE
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, contents in (members | {"labels.npy": member}).items():
+            file.writestr(name, contents)
+    with pytest.raises(UserError, match=f"^{path} cannot be "):
+        diagnosis.read_evaluation(str(tmp_path / "eval"))
+
+
+@pytest.mark.parametrize("contents", [b"", b"text", pickle.dumps([1]), npy("{}")])
+def test_foreign_files_are_one_line(tmp_path, contents):
+    path = tmp_path / eval_folder.SCORES_FILE
+    path.write_bytes(contents)
+    with pytest.raises(UserError, match=f"^{path} cannot be read: "):
+        diagnosis.read_evaluation(str(tmp_path))
 
 
 def test_curves_have_thresholds():

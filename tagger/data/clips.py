@@ -182,7 +182,7 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
         values = dict(zip(header, fields, strict=True))
         fname = values[FILE_COLUMN].strip()
         labels = parse_labels(values[label_column])
-        if not fname or os.path.isabs(fname) or ".." in fname.split("/"):
+        if not is_below(fname):
             problems.append(
                 f"{where}: expected the name of a clip in the folder of clips, but got "
                 f"{fname!r}"
@@ -205,6 +205,11 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
     if len(records) == 1:
         problems.append(f"{path}:1: no clips after the header")
     return header, rows, problems
+
+
+def is_below(name: str) -> bool:
+    """Whether the name of a clip is a relative path that does not leave its folder."""
+    return name != "" and not os.path.isabs(name) and ".." not in name.split("/")
 
 
 def parse_labels(text: str) -> tuple[str, ...]:

@@ -4,20 +4,34 @@ Letters for shapes: N clips, C classes.
 """
 
 import pathlib
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from tagger.data.clips import is_below
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import positive_class_precisions
 from tagger.runs.eval_folder import SCORES_FILE
 
 # What np.load raises for files that are cut off, damaged or of another format.
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
+    RuntimeError,  # other versions of ZIP
+    *(SyntaxError, tokenize.TokenError, MemoryError, OverflowError),  # bad shapes
+)
+# The kinds (`np.dtype.kind`) and the number of dimensions of the arrays.
+SCORE_ARRAYS = {
+    "step": ("iu", 0),
+    "class_names": ("U", 1),
+    "clips": ("U", 1),
+    "labels": ("f", 2),
+    "scores": ("f", 2),
+}
 ALL_CLASSES = "all classes"
 CONFUSED_PAIRS = 30  # of the page
 CURVE_POINTS = 100  # of a curve that is some hundred pixels wide
@@ -100,21 +114,54 @@ def read_evaluation(eval_dir: str) -> Evaluation:
     """
     path = pathlib.Path(eval_dir) / SCORES_FILE
     try:
-        with np.load(path) as arrays:
-            labels, scores = arrays["labels"], arrays["scores"]
-            step, names = int(arrays["step"]), arrays["class_names"].tolist()
-            clips = arrays["clips"].tolist()
+        with open(path, "rb") as file, np.lib.npyio.NpzFile(file) as stored:
+            arrays = {name: stored[name] for name in SCORE_ARRAYS}
     except FileNotFoundError:
         raise UserError(
             f"there is no {path}; runner.py --mode eval writes it"
         ) from None
     except UNREADABLE as error:
         raise UserError(f"{path} cannot be read: {error}") from None
+    for problem in _array_problems(arrays):
+        raise UserError(f"{path} cannot be used: {problem}")
+    labels, scores = arrays["labels"], arrays["scores"]
     classes, values = positive_class_precisions(scores, labels)
     rows = np.repeat(np.arange(len(labels)), np.count_nonzero(labels, axis=1))
     precisions = np.zeros(labels.shape)
     precisions[rows, classes] = values
-    return Evaluation(step, names, clips, labels, scores, precisions)
+    return Evaluation(
+        int(arrays["step"]),
+        arrays["class_names"].tolist(),
+        arrays["clips"].tolist(),
+        labels,
+        scores,
+        precisions,
+    )
+
+
+def _array_problems(arrays: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what is wrong with the SCORE_ARRAYS of a file; only the first is sure."""
+    for name, (kinds, num_dimensions) in SCORE_ARRAYS.items():
+        array = arrays[name]
+        if not isinstance(array, np.ndarray):
+            yield f"{name} is not an array"
+        elif array.dtype.kind not in kinds or array.ndim != num_dimensions:
+            yield f"{name} has type {array.dtype} and shape {list(array.shape)}"
+    clips, class_names = arrays["clips"], arrays["class_names"]
+    for name in ("labels", "scores"):
+        values = arrays[name]
+        if values.shape != (len(clips), len(class_names)) or not values.size:
+            yield (
+                f"{name} has shape {list(values.shape)}, but there are {len(clips)} "
+                f"clips and {len(class_names)} classes"
+            )
+        if not ((values >= 0) & (values <= 1)).all():
+            yield f"{name} has values that are not from 0 to 1"
+    if not np.isin(arrays["labels"], (0, 1)).all():
+        yield "labels has values other than 0 and 1"
+    for name in clips.tolist():
+        if not is_below(name):
+            yield f"{name!r} is not the name of a clip in the folder of clips"
 
 
 def class_results(evaluation: Evaluation) -> list[ClassResult]:
