@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,9 +12,11 @@ import inputs
 import model
 from tagger.data.clips import Clips, read_clips
 from tagger.errors import UserError
+from tagger.hparams import MODEL_HPARAMS
 from tagger.metrics.lwlrap import Lwlrap, report_empty_classes
 from tagger.options import EvalOptions
-from tagger.runs import checkpoint_files, checkpoints
+from tagger.runs import checkpoints
+from tagger.runs.checkpoint_files import UnreadableError, checkpoint_step, fingerprint
 from tagger.runs.eval_folder import EvalFolder
 from tagger.runs.run import Run
 from tagger.terminal import machine
@@ -34,14 +35,15 @@ def evaluate(options: EvalOptions) -> None:
     """Evaluates all checkpoints in train_dir, oldest first, then waits for new ones.
 
     Writes `eval-N.txt` for each checkpoint and TensorBoard's events to eval_dir. A
-    checkpoint that has an `eval-N.txt` is not evaluated again. A checkpoint that cannot
-    be read is reported and skipped.
+    checkpoint that has a result and has not changed since is not evaluated again. One
+    that cannot be read is reported and skipped.
 
     Raises:
       UserError: an input cannot be used, or a score is not finite; the message names
         it.
     """
-    run, evaluation = Run(options.train_dir), EvalFolder(options.eval_dir)
+    run = Run(options.train_dir)
+    evaluation = EvalFolder(options.eval_dir, options.train_dir)
     class_names, clips = read_clips(
         csv_path=options.eval_csv_path,
         clip_dir=options.eval_clip_dir,
@@ -59,25 +61,14 @@ def evaluate(options: EvalOptions) -> None:
             raise UserError(message)
         print(f"note: {message} yet", file=sys.stderr)
     make_folder(options.eval_dir, "--eval_dir")
-    crc32, prefix = (
-        zlib.crc32(repr((class_names, clips.identity(options.eval_clip_dir))).encode()),
-        None,
-    )
-
-    def check_contents() -> None:
-        # Before the first checkpoint, the run has no id yet.
-        started = bool(run.checkpoints())
-        evaluation.check_contents(options.train_dir, crc32, write=started)
-
-    check_contents()
     with evaluation.locked(options.eval_shard):
-        evaluator = _Evaluator(options, evaluation, clips, class_names)
+        evaluator, prefix = _Evaluator(options, evaluation, clips, class_names), None
+        evaluator.check()
         try:
             for prefix in _new_checkpoints(options, run, evaluation):
-                check_contents()
                 try:
                     evaluator.evaluate(prefix)
-                except checkpoint_files.UnreadableError as error:
+                except UnreadableError as error:
                     print(f"skipped: {error}", file=sys.stderr)
         finally:
             if best := evaluation.best():
@@ -97,21 +88,18 @@ def _new_checkpoints(
 ) -> Iterator[str]:
     """Yields the checkpoints of this evaluator without a result, and waits for more.
 
-    A checkpoint that could not be read has no result. It is not yielded again.
+    A checkpoint that could not be read has no result. It is not yielded again, unless
+    it has changed.
     """
     yielded = set()
     waiting_since = None
-
-    def is_new(prefix: str) -> bool:
-        marker = evaluation.marker(checkpoint_files.checkpoint_step(prefix))
-        return prefix not in yielded and not marker.exists()
-
     while True:
         own = _own_checkpoints(options, run, evaluation)
-        if prefix := next(filter(is_new, own), None):
-            yielded.add(prefix)
+        new = (item for item in evaluation.without_result(own) if item not in yielded)
+        if item := next(new, None):
+            yielded.add(item)
             waiting_since = None
-            yield prefix
+            yield item[0]
             continue
         now = time.monotonic()
         if waiting_since is None:
@@ -137,7 +125,7 @@ def _own_checkpoints(
     index, num_evaluators = options.eval_shard
     if options.eval_every_k == num_evaluators == 1:
         return prefixes
-    steps = [checkpoint_files.checkpoint_step(prefix) for prefix in prefixes]
+    steps = [checkpoint_step(prefix) for prefix in prefixes]
     seen = evaluation.steps_seen(steps)
     own = set(seen[:: options.eval_every_k][index::num_evaluators])
     return [prefix for step, prefix in zip(steps, prefixes) if step in own]
@@ -158,7 +146,35 @@ class _Evaluator:
         self._clips = clips
         self._class_names = class_names
         self._writer = tf.summary.create_file_writer(options.eval_dir)
+        self._contents = {
+            "clips": clips.identity(options.eval_clip_dir),
+            "class_names": list(class_names),
+            "mixed_precision": options.mixed_precision,
+        }
+        self._settings = None  # model and hyperparameters, known when the run has begun
         self._network = None  # built with the first checkpoint
+
+    def check(self) -> Run:
+        """Checks that the results are of this evaluation, as far as it is known yet.
+
+        Raises:
+          UserError: there are results for another one.
+        """
+        run = Run(self._options.train_dir)
+        if not run.checkpoints():
+            self._evaluation.check(self._contents, write=False)
+            return run
+        self._settings = self._settings or run.settings(
+            model_name=self._options.model,
+            overrides=self._options.hparams,
+            class_names=self._class_names,
+        )
+        model_name, hparams = self._settings
+        values = {name: getattr(hparams, name) for name in MODEL_HPARAMS}
+        started = {"run": run.id, "model": model_name, "hparams": values}
+        self._evaluation.check(self._contents | started, write=True)
+        self._evaluation.adopt_results()
+        return run
 
     def evaluate(self, prefix: str) -> None:
         """Scores all clips with a checkpoint, then prints and writes lwlrap.
@@ -167,7 +183,8 @@ class _Evaluator:
           UnreadableError: the checkpoint cannot be read.
           UserError: a score is not finite, or a result cannot be written.
         """
-        step = checkpoint_files.checkpoint_step(prefix)
+        self.check().report_misplacement(prefix)
+        step, crc32 = checkpoint_step(prefix), fingerprint(prefix)
         self._load(prefix)
         started = time.monotonic()
         scores = self._score_clips(step)
@@ -193,6 +210,7 @@ class _Evaluator:
         self._evaluation.write_result(
             step,
             f"{lwlrap}\n",
+            crc32=crc32,
             class_names=np.array(self._class_names),
             clips=np.array([os.path.relpath(p, clip_dir) for p in self._clips.paths]),
             labels=self._clips.labels,
@@ -201,21 +219,23 @@ class _Evaluator:
 
     def _load(self, prefix: str) -> None:
         """Restores a checkpoint. The first one also builds network and features."""
-        if self._network is not None:
-            variables = checkpoints.network_variables(self._network)
-            checkpoints.restore(prefix, variables)
-            return
-        self._network, hparams = model.load_network(
-            prefix,
-            self._class_names,
-            model_name=self._options.model,
-            hparam_overrides=self._options.hparams,
-            mixed_precision=self._options.mixed_precision,
-        )
-        self._score_function = model.score_function(self._network)
-        self._batches = inputs.clip_input(self._clips, hparams)
-        with self._writer.as_default():
-            summaries.write_hparams(hparams, self._options.train_dir)
+        model_name, hparams = self._settings
+        if self._network is None:
+            print(
+                f"{prefix}: {model_name}, hyperparameters: {hparams}", file=sys.stderr
+            )
+            self._network = model.define_model(
+                model_name,
+                num_classes=len(self._class_names),
+                hparams=hparams,
+                mixed_precision=self._options.mixed_precision,
+            )
+            self._score_function = model.score_function(self._network)
+            self._batches = inputs.clip_input(self._clips, hparams)
+            with self._writer.as_default():
+                summaries.write_hparams(hparams, self._options.train_dir)
+        variables = checkpoints.network_variables(self._network)
+        checkpoints.restore(prefix, variables)
 
     def _score_clips(self, step: int) -> np.ndarray:
         """The scores of all clips, float64 [N, C] in [0, 1]."""

@@ -21,7 +21,7 @@ from tagger.errors import UserError
 from tagger.hparams import MODEL_NAMES, Hparams
 from tagger.network.layers import LAST_LAYER, Convolution, FullyConnected
 from tagger.runs import checkpoints
-from tagger.runs.run import Run
+from tagger.runs.run import Checkpoint, Run
 
 # (kind, depth, stride): C is a 3x3 convolution, SC a 3x3 separable convolution.
 MOBILENET_V1 = (
@@ -133,7 +133,7 @@ def _convolutions(
 
 
 def load_network(
-    checkpoint: str,
+    checkpoint: str | Checkpoint,
     class_names: Sequence[str],
     *,
     model_name: str | None = None,
@@ -145,8 +145,8 @@ def load_network(
     Prints the model and its hyperparameters to stderr.
 
     Args:
-      checkpoint: `model.ckpt-N`, of this program or of the original; or a folder or
-        `best:EVAL_DIR`, see `Run.find`.
+      checkpoint: `model.ckpt-N`, of this program or of the original, a folder or
+        `best:EVAL_DIR`; see `Run.find`.
       class_names: the C class names that it was trained with.
       model_name: a name that --model allows; None: that of the `hparams.json` beside
         the checkpoint, or the default.

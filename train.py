@@ -10,6 +10,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -62,6 +63,7 @@ def train(options: TrainOptions) -> int:
             to_train=True,
         )
         workers.check_inputs(options, hparams, class_names, clips)
+        training = run.resumed_training(_describe(options, workers, clips))
         options = _count_steps(options, model_name, hparams, clips)
         # Fails here if it does not fit into the memory.
         inputs.shuffle_buffer(clips, hparams, workers.num_workers)
@@ -69,7 +71,7 @@ def train(options: TrainOptions) -> int:
             model_name=model_name,
             num_classes=len(class_names),
             hparams=hparams,
-            train_scopes=options.train_scopes,
+            train_scopes=training["train_scopes"],
             epoch_num_batches=options.epoch_num_batches,
             max_steps=options.max_steps,
             mixed_precision=options.mixed_precision,
@@ -82,9 +84,25 @@ def train(options: TrainOptions) -> int:
             return 0
         if workers.is_chief:
             run.write_record(
-                model_name=model_name, hparams=hparams, class_names=class_names
+                model_name=model_name,
+                hparams=hparams,
+                class_names=class_names,
+                training=training,
             )
         return _loop(run, trainer, clips, workers, options, hparams)
+
+
+def _describe(
+    options: TrainOptions, workers: Distribution, clips: Clips
+) -> dict[str, Any]:
+    """What a resumed run should not change unnoticed; see `RunRecord`."""
+    return {
+        "train_scopes": list(options.train_scopes),
+        "seed": options.seed,
+        "mixed_precision": options.mixed_precision,
+        "devices": workers.num_replicas,
+        "clips": clips.identity(options.train_clip_dir),
+    }
 
 
 def _count_steps(

@@ -4,47 +4,62 @@ Letter for shapes: C classes.
 """
 
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from tagger.data.clips import composed, read_records, write_csv
 from tagger.errors import UserError
+from tagger.runs.checkpoint_files import describe
 from tagger.terminal.progress import counted
 
 THRESHOLDS_FILE = "thresholds.csv"  # in the folder of an evaluation
 THRESHOLDS_HEADER = ("class", "threshold")
+CHECKPOINT_COLUMN = "checkpoint"  # whose scores the thresholds are for; may be missing
 DEFAULT_THRESHOLD = 0.5  # also of a class without clips
 
 
-def write_thresholds(eval_dir: str, thresholds: Mapping[str, float]) -> None:
+def write_thresholds(
+    eval_dir: str, thresholds: Mapping[str, float], checkpoint: str = ""
+) -> None:
     """Writes THRESHOLDS_FILE, with the digits that restore the values, atomically.
+
+    Args:
+      eval_dir: the folder.
+      thresholds: the thresholds, by class.
+      checkpoint: what they are for, see `checkpoint_files.describe`; empty: not known.
 
     Raises:
       UserError: it cannot be written; the message names the file.
     """
-    path = pathlib.Path(eval_dir) / THRESHOLDS_FILE
-    write_csv(path, [THRESHOLDS_HEADER, *thresholds.items()])
+    rows = [THRESHOLDS_HEADER, *thresholds.items()]
+    if checkpoint:
+        last_column = [CHECKPOINT_COLUMN, *[checkpoint] * len(thresholds)]
+        rows = [(*row, last) for row, last in zip(rows, last_column, strict=True)]
+    write_csv(pathlib.Path(eval_dir) / THRESHOLDS_FILE, rows)
 
 
 def read_thresholds(path: str, flag: str) -> dict[str, float]:
     """Reads a CSV of thresholds in [0, 1], by class.
 
     Args:
-      path: path of the CSV, with the header class,threshold.
+      path: path of the CSV, with the header class,threshold or
+        class,threshold,checkpoint.
       flag: name of the flag with the path, for messages.
 
     Raises:
       UserError: the file cannot be read, or is not such a CSV; lists all bad lines.
     """
     (_, header), *records = read_records(path, flag) or [(1, [])]
-    if tuple(name.strip() for name in header) != THRESHOLDS_HEADER:
+    names = [name.strip() for name in header]
+    if tuple(names) not in (THRESHOLDS_HEADER, (*THRESHOLDS_HEADER, CHECKPOINT_COLUMN)):
         expected, got = ",".join(THRESHOLDS_HEADER), ",".join(header)
         raise UserError(f"{path}:1: expected a header {expected} but got {got}")
     thresholds, problems = {}, []
     for line, fields in records:
-        name, text = composed(fields[0].strip()), fields[-1].strip()
-        if len(fields) != 2 or not is_score(text):
+        name = composed(fields[0].strip())
+        if len(fields) != len(names) or not is_score(fields[1]):
             got = ",".join(fields)
             problems.append(
                 f"{path}:{line}: expected a class and a number from 0 to 1, but got "
@@ -53,10 +68,30 @@ def read_thresholds(path: str, flag: str) -> dict[str, float]:
         elif name in thresholds:
             problems.append(f"{path}:{line}: class {name} appears twice")
         else:
-            thresholds[name] = float(text)
+            thresholds[name] = float(fields[1])
     if problems:
         raise UserError(*problems)
     return thresholds
+
+
+def report_other_checkpoint(path: str, prefix: str, flag: str) -> None:
+    """Warns if the thresholds of a CSV are for another checkpoint, as far as it says.
+
+    Args:
+      path: path of the CSV, as in `read_thresholds`.
+      prefix: the checkpoint in use.
+      flag: name of the flag with the path.
+    """
+    (_, header), *records = read_records(path, flag)
+    own = describe(prefix)
+    if len(header) > len(THRESHOLDS_HEADER):
+        for checkpoint in sorted({fields[-1] for _, fields in records}):
+            # Their names may differ, because checkpoints are copied and renamed.
+            if checkpoint.split()[-1:] != own.split()[-1:]:
+                print(
+                    f"warning: {flag}: {path} is for {checkpoint}, not for {own}",
+                    file=sys.stderr,
+                )
 
 
 def is_score(text: str) -> bool:

@@ -7,6 +7,7 @@ This module does not import TensorFlow.
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -281,6 +282,12 @@ class Hparams:
         return -(-self.num_frames(num_samples) // self.example_hop_frames)
 
 
+# The types of their values, with a description.
+KINDS = {
+    int: (int, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: (str, "a name"),
+}
 FIELDS = {field.name: field for field in dataclasses.fields(Hparams)}
 # These affect only training. The others determine what a network computes.
 TRAINING_HPARAMS = (
@@ -294,9 +301,10 @@ MODEL_HPARAMS = tuple(name for name in FIELDS if name not in TRAINING_HPARAMS)
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:
     text, is_allowed = field.metadata["allowed"]
-    if field.type is int and not isinstance(value, int):
+    kind, description = KINDS[field.type]
+    if not isinstance(value, kind):
         raise UserError(
-            f"hyperparameter {field.name} must be a whole number, but got {value}"
+            f"hyperparameter {field.name} must be {description}, but got {value}"
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"hyperparameter {field.name} must be finite, but got {value}")
@@ -327,9 +335,8 @@ def parse_overrides(text: str) -> dict[str, Any]:
         try:
             overrides[name] = field.type(value)
         except ValueError:
-            kind = {int: "a whole number", float: "a number"}[field.type]
             raise UserError(
-                f"--hparams: {name} must be {kind}, but got '{value}'"
+                f"--hparams: {name} must be {KINDS[field.type][1]}, but got '{value}'"
             ) from None
         _check_value(field, overrides[name])
     return overrides

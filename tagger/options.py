@@ -76,6 +76,12 @@ def _parse_devices(devices: Sequence[str]) -> tuple[str, ...]:
     return tuple(devices)
 
 
+def _parse_folder(path: str) -> str:
+    if path and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
+        raise UserError(f"must be a folder of this machine, but got {path}")
+    return path
+
+
 def _parse_service(address: str) -> str:
     if address and not re.fullmatch(r"grpc://[^/]+:\d{1,5}", address):
         raise UserError("must be grpc://host:port")
@@ -110,7 +116,7 @@ class TrainOptions(CommonOptions):
 
     train_clip_dir: str = _option("Folder of the WAV clips to train on.")
     train_csv_path: str = _option("CSV of the clips to train on and their labels.")
-    train_dir: str = _option(TRAIN_DIR)
+    train_dir: str = _option(TRAIN_DIR, parse=_parse_folder)
     epoch_num_batches: int = _option(
         "Batches per epoch, for lrdecay; 0: computed from the WAV headers.",
         0,
@@ -138,7 +144,8 @@ class TrainOptions(CommonOptions):
     )
     train_scopes: Sequence[str] = _option(
         "Variables to train, in the same form. All layers and batch norms without such "
-        "a variable are frozen. Empty: all are trained.",
+        "a variable are frozen. Empty: as before if the run resumes, else all are "
+        "trained. `.` trains all.",
         (),
         parse=_parse_parts,
     )
@@ -220,8 +227,10 @@ class EvalOptions(CommonOptions):
 
     eval_clip_dir: str = _option("Folder of the WAV clips to evaluate on.")
     eval_csv_path: str = _option("CSV of the clips to evaluate on and their labels.")
-    train_dir: str = _option(TRAIN_DIR)
-    eval_dir: str = _option("Folder for the results and TensorBoard events.")
+    train_dir: str = _option(TRAIN_DIR, parse=_parse_folder)
+    eval_dir: str = _option(
+        "Folder for the results and TensorBoard events.", parse=_parse_folder
+    )
     eval_every_k: int = _option("Evaluate every k-th checkpoint.", 1, low=1)
     eval_shard: tuple[int, int] = _option(
         "i/n: evaluate only part i of n, i from 0 to n-1: every n-th checkpoint.",

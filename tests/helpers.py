@@ -83,6 +83,12 @@ def write_evaluation(
     return labels, scores, lwlrap
 
 
+def store_contents(eval_dir: pathlib.Path, train_dir: pathlib.Path) -> None:
+    """Describes in an eval_dir that its results are of the run in train_dir."""
+    contents = {"run": Run(train_dir).id}
+    EvalFolder(eval_dir, train_dir).check(contents, write=True)
+
+
 def free_ports(number: int) -> list[int]:
     """Different ports that are not in use."""
     with contextlib.ExitStack() as stack:

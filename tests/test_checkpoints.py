@@ -3,18 +3,18 @@
 import errno
 import os
 import pathlib
+import re
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import values_of
+from helpers import store_contents, values_of
 
 import model
 from tagger.errors import UserError
 from tagger.hparams import Hparams
-from tagger.runs import checkpoint_files, checkpoints, eval_folder
-from tagger.runs import run as run_lib
+from tagger.runs import checkpoint_files, checkpoints, eval_folder, retention
 from tagger.runs.checkpoint_files import CheckpointError, UnreadableError
 from tagger.runs.eval_folder import EvalFolder
 from tagger.runs.run import Run
@@ -157,7 +157,7 @@ def steps_in(directory) -> list[int]:
 
 
 def test_one_old_checkpoint_per_15_minutes_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_lib, "MAX_TO_KEEP", 2)
+    monkeypatch.setattr(retention, "MAX_TO_KEEP", 2)
     for step in range(6):
         prefix = Run(tmp_path).save(variables_of(x=1.0), step)
         os.utime(prefix + ".index", (600 * step, 600 * step))
@@ -168,7 +168,8 @@ def test_one_old_checkpoint_per_15_minutes_is_kept(tmp_path, monkeypatch):
 def write_evaluation(eval_dir, train_dir, **overall: float) -> None:
     """Writes results as evaluation does; s2=0.5 is the lwlrap of step 2."""
     eval_dir.mkdir(parents=True)
-    EvalFolder(eval_dir).check_contents(str(train_dir), 7, write=True)
+    train_dir.mkdir(exist_ok=True)
+    store_contents(eval_dir, train_dir)
     for step, value in overall.items():
         path = EvalFolder(eval_dir).marker(int(step[1:]))
         path.write_text(f"Lwlrap(A) = 1.0\nOverall lwlrap = {value:.6f}\n")
@@ -185,7 +186,6 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
 def test_the_best_checkpoint_of_a_linked_evaluation_is_kept(tmp_path):
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     write_evaluation(elsewhere / "deep", run, s1=0.9, s2=0.8)
-    run.mkdir()
     (run / "eval").symlink_to(elsewhere)
     for name in ("loop", "again"):
         (run / name).symlink_to(run)
@@ -240,10 +240,17 @@ def test_the_best_checkpoint_of_an_evaluation(tmp_path, capsys):
     assert found == f"{moved}/model.ckpt-3"
     assert "step 3, overall lwlrap 0.750000" in capsys.readouterr().err
     (moved / "model.ckpt-3.index").unlink()
+    found = Run.find(f"best:{moved}/eval", "--checkpoint").prefix
+    assert found == f"{moved}/model.ckpt-2"
+    notes = capsys.readouterr().err.splitlines()[:2]
+    assert re.match("note: .*/model.ckpt-3, .* 0.750000, was deleted or", notes[0])
+    assert "step 2, overall lwlrap 0.750000" in notes[1]
+    for path in moved.glob("model.ckpt-*.index"):
+        path.unlink()
     with pytest.raises(CheckpointError, match="--checkpoint: .*-3, .* was deleted"):
         Run.find(f"best:{moved}/eval", "--checkpoint")
     (moved / "eval" / eval_folder.CONTENTS_FILE).write_text("{")
-    with pytest.raises(CheckpointError, match="evaluated.json cannot be used"):
+    with pytest.raises(CheckpointError, match="evaluated.json is damaged"):
         Run.find(f"best:{moved}/eval", "--checkpoint")
     with pytest.raises(CheckpointError, match="no results in none"):
         Run.find("best:none", "--checkpoint")

@@ -159,18 +159,15 @@ def test_the_later_of_equal_steps_is_best(dataset, trained, tmp_path, capsys):
 def test_a_checkpoint_that_is_deleted_before_the_network_is_built_is_skipped(
     dataset, run, tmp_path, capsys, monkeypatch
 ):
-    find = Run.find
-
-    def delete_and_find(path, flag):
+    def delete(*arguments):
         for deleted in run.glob("model.ckpt-0.*"):
             deleted.unlink()
-        return find(path, flag)
 
-    monkeypatch.setattr(Run, "find", delete_and_find)
+    monkeypatch.setattr(Run, "report_misplacement", delete)
     assert run_eval(dataset, run, tmp_path) == 0
     assert evaluated_steps(tmp_path) == STEPS[1:]
     errors = capsys.readouterr().err
-    assert "skipped: checkpoint: there is no checkpoint" in errors
+    assert f"skipped: cannot read {run}/model.ckpt-0.index: " in errors
     # The hyperparameters are printed once for all checkpoints.
     assert errors.count("mobilenet-v1, hyperparameters: mel_bands=16, ") == 1
 
@@ -368,9 +365,11 @@ def test_results_for_another_train_dir_are_an_error(dataset, run, eval_dir, caps
 
 
 def test_results_for_an_earlier_run_in_the_same_folder_are_an_error(
-    dataset, run, tmp_path, capsys
+    dataset, tmp_path, capsys
 ):
-    eval_dir = tmp_path / "eval"
+    run, eval_dir = tmp_path / "run", tmp_path / "eval"
+    flags = dict(hparams=SMALL_HPARAMS, max_steps=1)
+    assert run_main(dataset.train_flags(run, **flags)) == 0
     assert run_eval(dataset, run, eval_dir) == 0
     earlier = run.rename(tmp_path / "earlier")
     flags = dict(hparams=SMALL_HPARAMS, max_steps=2)
@@ -381,10 +380,10 @@ def test_results_for_an_earlier_run_in_the_same_folder_are_an_error(
         Run.find(f"best:{eval_dir}", "--checkpoint")
     shutil.rmtree(run)
     earlier.rename(run)
-    flags = dict(hparams=SMALL_HPARAMS, max_steps=6)
+    flags = dict(hparams=SMALL_HPARAMS, max_steps=3)
     assert run_main(dataset.train_flags(run, **flags)) == 0  # resumes
     assert run_eval(dataset, run, eval_dir) == 0
-    assert evaluated_steps(eval_dir) == [*STEPS, 6]
+    assert evaluated_steps(eval_dir) == [0, 1, 3]
 
 
 def test_a_run_that_starts_after_the_evaluator_is_known(dataset, run, tmp_path):

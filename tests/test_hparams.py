@@ -264,15 +264,15 @@ def test_values_that_are_not_in_the_file_are_those_of_the_model(tmp_path):
 
 
 def test_a_run_that_starts_anew_is_another_run(run_dir):
-    first = run_record.run_of(run_dir)
+    first = run_record.read_record(run_dir).run
     values = dict(model_name="yamnet", hparams=Hparams(), class_names=["A"])
     for suffix in (".index", ".data-00000-of-00001"):
         (run_dir / f"model.ckpt-1{suffix}").touch()
     Run(run_dir).write_record(**values)
-    assert run_record.run_of(run_dir) == first != ""
+    assert run_record.read_record(run_dir).run == first != ""
     (run_dir / "model.ckpt-1.index").unlink()
     Run(run_dir).write_record(**values)
-    assert run_record.run_of(run_dir) != first
+    assert run_record.read_record(run_dir).run != first
 
 
 def test_write_whole_replaces_the_file_that_a_link_points_to(tmp_path):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import GOLDEN, parse_hparams, seeded_weights
+from helpers import GOLDEN, parse_hparams, seeded_weights, store_contents
 
 import model
 from tagger.errors import UserError
@@ -431,7 +431,7 @@ def yamnet_run(tmp_path, monkeypatch):
         for variable in network.weights:
             variable.assign(tf.fill(variable.shape, float(step)))
         Run(run).save(checkpoints.network_variables(network), step)
-    EvalFolder(eval_dir).check_contents(str(run), 0, write=True)
+    store_contents(eval_dir, run)
     EvalFolder(str(eval_dir)).marker(7).write_text("Overall lwlrap = 0.900000\n")
     return run
 

@@ -13,7 +13,14 @@ import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
-from helpers import CLASS_NAMES, CLIP_NAME, run_main, write_evaluation, write_wav
+from helpers import (
+    CLASS_NAMES,
+    CLIP_NAME,
+    run_main,
+    store_contents,
+    write_evaluation,
+    write_wav,
+)
 
 import inputs
 from tagger.errors import UserError
@@ -95,10 +102,6 @@ def test_without_the_folder_of_the_clips_the_page_has_no_players(tmp_path, capsy
     assert capsys.readouterr().err == ""
 
 
-def write_contents(eval_dir, train_dir) -> None:
-    EvalFolder(eval_dir).check_contents(str(train_dir), 0, write=True)
-
-
 def write_run(tmp_path, model_name="mobilenet-v1", **hparams) -> Hparams:
     """Writes a run, an evaluation of it and a clip; returns the hyperparameters."""
     run, eval_dir = tmp_path / "run", tmp_path / "eval"
@@ -108,7 +111,7 @@ def write_run(tmp_path, model_name="mobilenet-v1", **hparams) -> Hparams:
         str(run), model_name=model_name, hparams=hparams, class_names=CLASS_NAMES
     )
     write_evaluation(eval_dir, 1)
-    write_contents(eval_dir, run)
+    store_contents(eval_dir, run)
     noise = np.random.default_rng(0).uniform(-9000, 9000, 44100)
     write_wav(tmp_path / CLIP_NAME.format(0), noise * np.linspace(0, 1, 44100))
     return hparams
@@ -155,7 +158,7 @@ def test_pictures_of_an_unknown_run_have_the_default_features(
         path.unlink()
     if missing == "run/hparams.json":  # as beside checkpoints of the original
         (tmp_path / "eval" / eval_folder.CONTENTS_FILE).unlink()
-        write_contents(tmp_path / "eval", tmp_path / "run")
+        store_contents(tmp_path / "eval", tmp_path / "run")
     page = page_of(tmp_path / "eval", tmp_path)
     err = capsys.readouterr().err
     (note,) = re.findall(r"^note: the spectrograms have .*default.*", err, re.MULTILINE)

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from helpers import SMALL_HPARAMS, run_main
+from helpers import SMALL_HPARAMS, run_main, store_contents
 from test_kaggle import run_pack
 
 from tagger.errors import UserError
@@ -16,7 +16,7 @@ def test_every_program_takes_the_best_checkpoint(dataset, trained, tmp_path, cap
     run = shutil.copytree(trained, tmp_path / "run")
     eval_dir = tmp_path / "eval"
     eval_dir.mkdir()
-    EvalFolder(eval_dir).check_contents(str(run), 7, write=True)
+    store_contents(eval_dir, run)
     for step, overall in ((2, 0.9), (4, 0.5)):
         marker = EvalFolder(str(eval_dir)).marker(step)
         marker.write_text(f"Overall lwlrap = {overall:.6f}\n")
@@ -50,6 +50,14 @@ def test_every_program_takes_the_best_checkpoint(dataset, trained, tmp_path, cap
         assert (out / name).exists()
     shutil.rmtree(out)
     for path in run.glob("model.ckpt-2.*"):
+        path.unlink()
+    for use in uses:
+        use()
+        error = capsys.readouterr().err
+        assert f"{run}/model.ckpt-2, with overall lwlrap 0.900000, was deleted" in error
+        assert "step 4, overall lwlrap 0.500000\n" in error
+    shutil.rmtree(out)
+    for path in run.glob("model.ckpt-4.*"):
         path.unlink()
     for use in uses[:2]:
         assert use() == 1

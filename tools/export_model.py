@@ -137,13 +137,13 @@ def export(
     from tagger.runs.run import Run
 
     class_names = read_class_map(class_map_path)
-    _, prefix = Run.find(checkpoint, "--checkpoint")
+    found = Run.find(checkpoint, "--checkpoint")
     target = pathlib.Path(export_dir).resolve()
     make_folder(str(target.parent), "--export_dir")
     if target.exists():
         raise UserError(f"--export_dir: {export_dir} already exists")
     network, hparams = model.load_network(
-        prefix, class_names, hparam_overrides=hparam_overrides
+        found, class_names, hparam_overrides=hparam_overrides
     )
     tagger = define_tagger(network, hparams, inputs.EXACT_FFT)
     try:
@@ -168,7 +168,7 @@ def export(
     except (tf.errors.OpError, OSError) as error:
         reason = program.tensorflow_reason(error)
         raise UserError(f"cannot write {export_dir}: {reason}") from None
-    print_result(f"{prefix} exported to {export_dir}")
+    print_result(f"{found.prefix} exported to {export_dir}")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -137,10 +137,10 @@ def pack_checkpoints(
 
     loaded = {}
     for path in paths:
-        _, prefix = Run.find(path, "--checkpoint")
+        found = Run.find(path, "--checkpoint")
         # The network is built only to check that the kernel can load it.
-        loaded[prefix] = model.load_network(
-            prefix, class_names, hparam_overrides=overrides
+        loaded[found.prefix] = model.load_network(
+            found, class_names, hparam_overrides=overrides
         )
     for number, (prefix, (network, values)) in enumerate(loaded.items(), start=1):
         folder = dataset / f"checkpoint_{number}"

@@ -4,6 +4,7 @@ This module needs no TensorFlow.
 """
 
 import contextlib
+import functools
 import os
 import pathlib
 import re
@@ -26,10 +27,17 @@ class UnreadableError(CheckpointError):
 
 def checkpoint_step(prefix: str) -> int:
     """The N of a path that ends in `model.ckpt-N`: the number of training steps."""
-    match = re.fullmatch(re.escape(NAME) + r"-(\d+)", os.path.basename(prefix))
+    match = re.fullmatch(
+        re.escape(NAME) + r"-(0|[1-9][0-9]*)", os.path.basename(prefix)
+    )
     if not match:
         raise CheckpointError(f"a checkpoint is named {NAME}-N, but got {prefix}")
     return int(match.group(1))
+
+
+def checkpoint_prefix(directory: str, step: int) -> str:
+    """The path of the checkpoint of a step, without the suffixes of its files."""
+    return os.path.join(directory, f"{NAME}-{step}")
 
 
 def list_checkpoints(directory: str) -> list[str]:
@@ -56,5 +64,28 @@ def fingerprint(prefix: str) -> int:
     """A number that is equal for equal checkpoints.
 
     It is the CRC-32 of the index, which contains a checksum of each variable.
+
+    Raises:
+      UnreadableError: there is no such checkpoint, or it cannot be read.
     """
-    return zlib.crc32(pathlib.Path(prefix + INDEX_SUFFIX).read_bytes())
+    path = prefix + INDEX_SUFFIX
+    try:
+        status = os.stat(path)
+        return _crc32(path, status.st_ino, status.st_mtime_ns, status.st_size)
+    except OSError as error:
+        raise UnreadableError(f"cannot read {path}: {error.strerror}") from None
+
+
+def describe(prefix: str) -> str:
+    """The name and the fingerprint of a checkpoint, such as "model.ckpt-7 0a1b2c3d".
+
+    Raises:
+      UnreadableError: see `fingerprint`.
+    """
+    return f"{os.path.basename(prefix)} {fingerprint(prefix):08x}"
+
+
+@functools.cache
+def _crc32(path: str, *status: int) -> int:
+    """The CRC-32 of a file. Its status shows when it has changed."""
+    return zlib.crc32(pathlib.Path(path).read_bytes())

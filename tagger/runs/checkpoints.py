@@ -12,7 +12,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -30,6 +30,8 @@ from tagger.terminal import program
 
 SAVING_PREFIX = ".saving-"  # of temporary folders
 GLOBAL_STEP = "global_step"
+# Not a variable: the id of the run. The original restores only the names that it knows.
+RUN_ID = "run_id"
 # Names of Adam's state in the original (a variable X has X/Adam and X/Adam_1) and in
 # Keras.
 ADAM_MOMENTS = {"Adam": "momentum", "Adam_1": "velocity"}
@@ -157,11 +159,29 @@ def is_readable(prefix: str) -> bool:
     return True
 
 
+class Origin(NamedTuple):
+    """The step and the id of the run in a checkpoint; None and "" if it has none."""
+
+    step: int | None
+    run: str
+
+
+def origin(prefix: str) -> Origin:
+    """Reads the step and the id of the run in a checkpoint."""
+    with open_reader(prefix) as reader:
+        step, run = None, ""
+        if reader.has_tensor(GLOBAL_STEP):
+            step = int(reader.get_tensor(GLOBAL_STEP))
+        if reader.has_tensor(RUN_ID):
+            run = reader.get_tensor(RUN_ID).decode()
+    return Origin(step, run)
+
+
 def shapes(prefix: str) -> dict[str, tuple[int, ...]]:
     """The shapes of the variables in a checkpoint, by name."""
     with open_reader(prefix) as reader:
         found = reader.get_variable_to_shape_map()
-        return {name: tuple(shape) for name, shape in found.items()}
+        return {name: tuple(found[name]) for name in found if name != RUN_ID}
 
 
 def restore(prefix: str, variables: Mapping[str, keras.Variable]) -> None:

@@ -1,8 +1,6 @@
 """The folder of a training run: its record, its checkpoints, and who writes to it."""
 
 import contextlib
-import dataclasses
-import itertools
 import os
 import pathlib
 import shutil
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 import keras
 
 from tagger.errors import UserError
-from tagger.hparams import FIELDS, MODEL_HPARAMS, MODEL_NAMES, Hparams, model_hparams
+from tagger.hparams import FIELDS, MODEL_NAMES, Hparams, model_hparams
 from tagger.runs import checkpoints, run_record
 from tagger.runs.checkpoint_files import (
     DATA_SUFFIX,
@@ -22,19 +20,18 @@ from tagger.runs.checkpoint_files import (
     CheckpointError,
     UnreadableError,
     checkpoint_step,
+    fingerprint,
     list_checkpoints,
 )
 from tagger.runs.checkpoints import SAVING_PREFIX
-from tagger.runs.eval_folder import CONTENTS_FILE, EvalFolder
+from tagger.runs.eval_folder import best_checkpoint
+from tagger.runs.retention import outdated
 from tagger.runs.run_record import HPARAMS_FILE
 from tagger.terminal import files
 
 BEST = "best:"  # before an eval_dir, instead of a checkpoint
 LOCK_FILE = ".lock"
 STATE_FILE = "checkpoint"  # the name that TensorFlow looks for
-# As in the original: the newest 10,000 are kept, and of the others one per 15 minutes.
-MAX_TO_KEEP = 10000
-KEEP_EVERY_SECONDS = 15 * 60
 
 
 class Run:
@@ -58,35 +55,41 @@ class Run:
         self._resumed_from = ""
 
     @staticmethod
-    def find(path: str | os.PathLike[str], name: str) -> "Checkpoint":
+    def find(path: "str | os.PathLike[str] | Checkpoint", name: str) -> "Checkpoint":
         """Finds a checkpoint.
 
         Args:
           path: `model.ckpt-N`, also with `.index`; a folder for its newest checkpoint;
-            or `best:EVAL_DIR` for the one with the highest overall lwlrap of an
-            evaluation.
+            `best:EVAL_DIR` for the one with the highest overall lwlrap of an
+            evaluation; or a checkpoint that was found before, which is returned.
           name: name of the flag or argument with the path, for messages.
 
         Raises:
           CheckpointError: there is no checkpoint; the message has the name.
         """
+        if isinstance(path, Checkpoint):
+            return path
         path = os.fspath(path)
         if path.startswith(BEST):
-            return _find_best(path.removeprefix(BEST), name)
-        if os.path.isdir(path):
+            prefix = best_checkpoint(path.removeprefix(BEST), name)
+            found = Checkpoint(Run(os.path.dirname(prefix)), prefix)
+        elif os.path.isdir(path):
             run = Run(path)
             if not (prefixes := run.checkpoints()):
                 raise CheckpointError(
                     f"{name}: there is no complete checkpoint in {path}"
                 )
-            return Checkpoint(run, prefixes[-1])
-        prefix = path.removesuffix(INDEX_SUFFIX)
-        if not os.path.isfile(prefix + INDEX_SUFFIX):
-            raise UnreadableError(
-                f"{name}: there is no checkpoint {prefix} (no file "
-                f"{prefix}{INDEX_SUFFIX})"
-            )
-        return Checkpoint(Run(os.path.dirname(prefix)), prefix)
+            found = Checkpoint(run, prefixes[-1])
+        else:
+            prefix = path.removesuffix(INDEX_SUFFIX)
+            if not os.path.isfile(prefix + INDEX_SUFFIX):
+                raise UnreadableError(
+                    f"{name}: there is no checkpoint {prefix} (no file "
+                    f"{prefix}{INDEX_SUFFIX})"
+                )
+            found = Checkpoint(Run(os.path.dirname(prefix)), prefix)
+        found.run.report_misplacement(found.prefix)
+        return found
 
     def checkpoints(self) -> list[str]:
         """The prefixes of the complete checkpoints, in the order of steps.
@@ -95,25 +98,57 @@ class Run:
         """
         return list_checkpoints(self.directory)
 
+    @property
+    def id(self) -> str:
+        """What distinguishes the run from others; "" before its first checkpoint.
+
+        Without hparams.json, it is the id in the newest checkpoint; in a checkpoint of
+        the original, there is none, and it is the fingerprint of the oldest one.
+        """
+        if not (prefixes := self.checkpoints()):
+            return ""
+        if self.record and self.record.run:
+            return self.record.run
+        with contextlib.suppress(UnreadableError):
+            if stored := checkpoints.origin(prefixes[-1]).run:
+                return stored
+        return f"{fingerprint(prefixes[0]):08x}"
+
+    def misplacement(self, prefix: str) -> str:
+        """Why a checkpoint in the folder is not one of this run; "" if it is.
+
+        Raises:
+          UnreadableError: it cannot be read.
+        """
+        step, run = checkpoints.origin(prefix)
+        name = os.path.basename(prefix)
+        if name.startswith(f"{NAME}-") and step not in (None, checkpoint_step(prefix)):
+            return (
+                f"checkpoint {prefix} is of step {step}; was it renamed? The number in "
+                f"its name must be its global_step"
+            )
+        known = [self.record.run, *self.record.copied_from] if self.record else []
+        if run and any(known) and run not in known:
+            return (
+                f"checkpoint {prefix} is of another run than {self._record_path} "
+                f"({run}, not {known[0]})"
+            )
+        return ""
+
+    def report_misplacement(self, prefix: str) -> None:
+        """Warns if a checkpoint is not one of this run."""
+        with contextlib.suppress(UnreadableError):  # Restoring it is an error.
+            if problem := self.misplacement(prefix):
+                print(f"warning: {problem}", file=sys.stderr)
+
     def check_class_map(self, class_names: Sequence[str]) -> None:
         """Checks the C classes against those of the checkpoints, if these are known.
 
         Raises:
           UserError: they differ.
         """
-        if self.record is None or self.record.class_names == list(class_names):
-            return
-        differences = [
-            f"class {index} is {given}, not {trained}"
-            for index, (trained, given) in enumerate(
-                zip(self.record.class_names, class_names)
-            )
-            if trained != given
-        ] or [f"it has {len(class_names)} classes, not {len(self.record.class_names)}"]
-        raise UserError(
-            f"class_names (--class_map_path): the class map differs from that of "
-            f"training, in {self._record_path}: {differences[0]}"
-        )
+        if self.record:
+            self.record.check_class_map(self._record_path, class_names)
 
     def settings(
         self,
@@ -147,53 +182,32 @@ class Run:
         if to_train and not self.checkpoints():
             return model, model_hparams(model, overrides)
         if self.record is None:
-            print(self._missing_record(overrides), file=sys.stderr)
+            run_record.report_missing(self._record_path, overrides)
             return model, model_hparams(model, overrides)
-        if model_name not in (None, self.record.model):
-            raise UserError(
-                f"model_name (--model): the model is {self.record.model} in "
-                f"{self._record_path}, not {model_name}"
-            )
-        self.check_class_map(class_names)
-        for name, value in overrides.items():
-            self._report_override(name, value, to_train)
-        return self.record.model, dataclasses.replace(self.record.hparams, **overrides)
+        return self.record.settings(
+            self._record_path,
+            model_name=model_name,
+            overrides=overrides,
+            class_names=class_names,
+            to_train=to_train,
+        )
+
+    def resumed_training(self, training: dict[str, Any]) -> dict[str, Any]:
+        """Reports on stderr how a resumed training differs from the last one.
+
+        Args:
+          training: see `RunRecord`.
+
+        Returns:
+          The same, but train_scopes that are empty are those of the last training.
+        """
+        if self.record is None or not self.checkpoints():
+            return training
+        return self.record.resumed_training(self._record_path, training)
 
     @property
     def _record_path(self) -> str:
         return os.path.join(self.directory, HPARAMS_FILE)
-
-    def _missing_record(self, overrides: Mapping[str, Any]) -> str:
-        if overrides:
-            return (
-                f"note: there is no {self._record_path}; values that are not given are "
-                f"the defaults"
-            )
-        return (
-            f"warning: there is no {self._record_path}; using the defaults. The "
-            f"original stored no hyperparameters, and wrong values give wrong scores: "
-            f"repeat those of the training in --hparams (hparam_overrides in Python)"
-        )
-
-    def _report_override(self, name: str, value: Any, to_train: bool) -> None:
-        trained = getattr(self.record.hparams, name)
-        if value == trained or name == "warmstart":
-            return
-        if to_train and name in MODEL_HPARAMS:
-            raise UserError(
-                f"--hparams: {name}={value} cannot replace the {trained} that the "
-                f"checkpoints in {self.directory} were trained with; use another "
-                f"--train_dir, with warmstart=1 to start from their weights"
-            )
-        if not to_train and name not in MODEL_HPARAMS:
-            print(f"note: {name} matters only in training", file=sys.stderr)
-            return
-        wrong = "" if to_train else "; scores will be wrong"
-        print(
-            f"warning: {name}={value} is used, not the {trained} of "
-            f"{self._record_path}{wrong}",
-            file=sys.stderr,
-        )
 
     @contextlib.contextmanager
     def open_to_train(self) -> Iterator[None]:
@@ -221,17 +235,19 @@ class Run:
     def resume(
         self, network: keras.Model, optimizer: keras.optimizers.Optimizer
     ) -> str:
-        """Restores the newest checkpoint that can be read; returns its prefix.
+        """Restores the newest checkpoint of this run; returns its prefix.
 
-        Newer checkpoints that are damaged are reported on stderr. If there are no
+        Newer ones that are damaged or misplaced are reported on stderr. If there are no
         checkpoints, nothing is restored, and the prefix is empty.
 
         Raises:
-          CheckpointError: none can be read, or one does not fit the network.
+          CheckpointError: there are only such ones, or one does not fit the network.
         """
         prefixes = self.checkpoints()
         for prefix in reversed(prefixes):
             try:
+                if problem := self.misplacement(prefix):
+                    raise UnreadableError(problem)
                 missing = checkpoints.restore_training(prefix, network, optimizer)
             except UnreadableError as error:
                 if prefix == prefixes[0]:
@@ -249,18 +265,39 @@ class Run:
         return ""
 
     def write_record(
-        self, *, model_name: str, hparams: Hparams, class_names: Sequence[str]
+        self,
+        *,
+        model_name: str,
+        hparams: Hparams,
+        class_names: Sequence[str],
+        training: Mapping[str, Any] | None = None,
     ) -> None:
-        """Writes hparams.json; a run that has checkpoints keeps its id."""
-        run = None
-        if self.checkpoints():
-            run = self.record.run if self.record else ""
+        """Writes hparams.json.
+
+        A run that has checkpoints keeps its id, also if its folder was moved. If the
+        folder is a copy of another one that still exists, it is a new run.
+
+        Args:
+          model_name, hparams, class_names, training: see `RunRecord`; None: the folder
+            is not for training.
+        """
+        run, earlier = self.id, self.record.copied_from if self.record else []
+        if run and self.record and self.record.is_copied_to(self.directory):
+            print(
+                f"note: {self.directory} is a copy of {self.record.folder}; from now "
+                f"on, it is another run",
+                file=sys.stderr,
+            )
+            run, earlier = "", [*earlier, run]
         self.record = run_record.write_record(
             self.directory,
             model_name=model_name,
             hparams=hparams,
             class_names=class_names,
-            run=run,
+            run=run or None,
+            copied_from=earlier if self.checkpoints() else [],
+            folder="" if training is None else os.path.realpath(self.directory),
+            training=dict(training or {}),
         )
 
     def save(self, values: Mapping[str, Any], step: int, *, keep: int = 0) -> str:
@@ -271,7 +308,7 @@ class Run:
           step: N.
           keep: how many of the newest readable checkpoints are kept, besides the one
             that training resumed from and the best ones of the evaluations in
-            sub-folders; 0: as in the original, see MAX_TO_KEEP.
+            sub-folders; 0: as in the original, see retention.py.
 
         Returns:
           The prefix of the checkpoint.
@@ -279,11 +316,15 @@ class Run:
         Raises:
           UserError: it cannot be written. Earlier checkpoints are unchanged.
         """
+        if self.record and self.record.training:
+            values = {**values, checkpoints.RUN_ID: self.record.run}
         prefix = checkpoints.write(self.directory, values, step)
         # Training resumes from the newest checkpoint that can be read, so later ones
         # are damaged. They are neither counted nor deleted.
         prefixes = [p for p in self.checkpoints() if checkpoint_step(p) <= step]
-        for old in list(self._outdated(prefixes, keep)):
+        for old in list(
+            outdated(self.directory, prefixes, keep, resumed_from=self._resumed_from)
+        ):
             # Without the index, the rest is not a checkpoint.
             for suffix in (INDEX_SUFFIX, DATA_SUFFIX):
                 pathlib.Path(old + suffix).unlink(missing_ok=True)
@@ -297,61 +338,9 @@ class Run:
         )
         return prefix
 
-    def _outdated(self, prefixes: Sequence[str], keep: int) -> Iterator[str]:
-        """Yields the checkpoints to delete; see `save`."""
-        older = prefixes[: -(keep or MAX_TO_KEEP)]
-        if keep and older:  # Reading MAX_TO_KEEP checkpoints would take too long.
-            readable = filter(checkpoints.is_readable, reversed(prefixes))
-            newest = list(itertools.islice(readable, keep))
-            older = prefixes[: prefixes.index(newest[-1])]
-        kept = {self._resumed_from, *self._best()} if older else ()
-        last_kept = float("-inf")
-        for prefix in filter(lambda prefix: prefix not in kept, older):
-            written = os.path.getmtime(prefix + INDEX_SUFFIX)
-            if not keep and written - last_kept >= KEEP_EVERY_SECONDS:
-                last_kept = written
-            else:
-                yield prefix
-
-    def _best(self) -> Iterator[str]:
-        """Yields the best checkpoint of each evaluation inside the folder.
-
-        A symbolic link may lead to the folder of an evaluation, or to the one above it.
-        It is not followed further, because it may lead to a large folder.
-        """
-        for folder, subfolders, _ in os.walk(self.directory):
-            paths = [os.path.join(folder, name) for name in subfolders]
-            links = map(pathlib.Path, filter(os.path.islink, paths))
-            found = [pathlib.Path(folder).glob(CONTENTS_FILE)]
-            for link in links:
-                found += [link.glob(CONTENTS_FILE), link.glob(f"*/{CONTENTS_FILE}")]
-            for path in itertools.chain(*found):
-                if best := EvalFolder(path.parent).best():
-                    yield os.path.join(self.directory, f"{NAME}-{best[0]}")
-
 
 class Checkpoint(NamedTuple):
     """A checkpoint, and the run that it is of."""
 
     run: Run
     prefix: str
-
-
-def _find_best(eval_dir: str, name: str) -> Checkpoint:
-    """The best checkpoint of an evaluation; prints its lwlrap."""
-    evaluation = EvalFolder(eval_dir)
-    best = evaluation.best()
-    if best is None:
-        raise CheckpointError(f"{name}: there are no results in {eval_dir}")
-    try:
-        run = Run(evaluation.train_dir())
-    except UserError as error:
-        raise CheckpointError(f"{name}: {error}") from None
-    prefix = os.path.join(run.directory, f"{NAME}-{best[0]}")
-    if not os.path.isfile(prefix + INDEX_SUFFIX):
-        raise CheckpointError(f"{name}: {prefix}, the best of {eval_dir}, was deleted")
-    print(
-        f"best of {eval_dir}: step {best[0]}, overall lwlrap {best[1]:.6f}",
-        file=sys.stderr,
-    )
-    return Checkpoint(run, prefix)

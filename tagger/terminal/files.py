@@ -1,14 +1,15 @@
-"""Atomic file writing, file locks, and making folders."""
+"""Atomic file writing, JSON files, file locks, and making folders."""
 
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import pathlib
 import sys
 import uuid
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 from tagger.errors import UserError
 
@@ -70,16 +71,50 @@ def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
+def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Writes an object to a JSON file, atomically.
+
+    Raises:
+      UserError: it cannot be written; the message names the file.
+    """
+    write_whole(path, json.dumps(values, indent=2) + "\n")
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any] | None:
+    """Reads an object from a JSON file; None if there is no such file.
+
+    Raises:
+      UserError: it cannot be read, or is not an object; the message names the file.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # not in UTF-8, or not JSON
+        raise UserError(f"{path} is damaged: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged: it must have an object")
+    return values
+
+
 @contextlib.contextmanager
 def locked(path: str | os.PathLike[str], error: Exception) -> Iterator[None]:
     """Locks a file until the end of the block or of the process.
 
-    Warns if the file system has no locks.
+    The contents of the file are unchanged: it may be a link to another one. Warns if
+    the file system has no locks.
 
     Raises:
       The given error: another process has locked it.
+      UserError: it cannot be opened.
     """
-    with open(path, "w") as file:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as problem:
+        raise UserError(f"cannot lock {path}: {problem.strerror}") from None
+    with open(descriptor, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

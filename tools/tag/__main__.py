@@ -23,6 +23,7 @@ from recordings.thresholds import (
     DEFAULT_THRESHOLD,
     order_thresholds,
     read_thresholds,
+    report_other_checkpoint,
 )
 from tagger.errors import UserError
 from tagger.hparams import parse_overrides
@@ -83,8 +84,11 @@ def main(argv: Sequence[str]) -> int:
     outputs = Outputs(*(FLAGS[name].value for name in Outputs._fields))
     check_outputs(outputs, found)
     program.start_tensorflow()
+    from tagger.runs.run import Run
+
+    checkpoint = Run.find(argv[1], "CHECKPOINT")
     tagger = load(
-        argv[1],
+        checkpoint,
         class_map_path=FLAGS.class_map_path,
         hparam_overrides=hparam_overrides,
         mixed_precision=FLAGS.mixed_precision,
@@ -92,6 +96,7 @@ def main(argv: Sequence[str]) -> int:
     thresholds = FLAGS.threshold
     if by_class is not None:
         thresholds = order_thresholds(by_class, tagger.class_names, "--thresholds")
+        report_other_checkpoint(FLAGS.thresholds, checkpoint.prefix, "--thresholds")
         print("* marks scores that reach the threshold of the class", file=sys.stderr)
     num_failed = tag_files(found, tagger, outputs, thresholds=thresholds, top=FLAGS.top)
     if num_failed:

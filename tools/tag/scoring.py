@@ -54,18 +54,18 @@ def load(
     import model
     from tagger.runs.run import Run
 
-    run, prefix = Run.find(checkpoint, "CHECKPOINT")
+    found = Run.find(checkpoint, "CHECKPOINT")
     if class_map_path:
         class_names = read_class_map(class_map_path)
-    elif run.record:
-        class_names = run.record.class_names
+    elif found.run.record:
+        class_names = found.run.record.class_names
     else:
         raise UserError(
             f"--class_map_path is needed, because there is no {HPARAMS_FILE} beside "
-            f"{prefix}"
+            f"{found.prefix}"
         )
     network, hparams = model.load_network(
-        prefix,
+        found,
         class_names,
         hparam_overrides=hparam_overrides,
         mixed_precision=mixed_precision,
