@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from tagger.data.clips import read_class_map
 from tagger.errors import UserError
 from tagger.hparams import FIELDS, MODEL_HPARAMS, MODEL_NAMES, Hparams, model_hparams
 from tagger.runs import checkpoints, run_record
@@ -94,6 +95,20 @@ class Run:
         The list is empty if the folder does not exist.
         """
         return list_checkpoints(self.directory)
+
+    def class_names(self, class_map_path: str) -> list[str]:
+        """Reads a class map; without a path, returns the classes in hparams.json.
+
+        Raises:
+          UserError: the class map cannot be read, or there is no hparams.json.
+        """
+        if class_map_path:
+            return read_class_map(class_map_path)
+        if self.record is None:
+            raise UserError(
+                f"--class_map_path is required, because there is no {self._record_path}"
+            )
+        return self.record.class_names
 
     def check_class_map(self, class_names: Sequence[str]) -> None:
         """Checks the C classes against those of the checkpoints, if these are known.
