@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -66,10 +67,9 @@ def test_litert_with_other_hyperparameters(more):
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
 
 
-def export(dataset, checkpoint, export_dir, *, hparams: str = "", **changes) -> None:
+def export(checkpoint, export_dir, *, hparams: str = "", **changes) -> None:
     arguments = {
         "checkpoint": str(checkpoint),
-        "class_map_path": str(dataset.class_map_path),
         "export_dir": str(export_dir),
         "hparam_overrides": parse_overrides(hparams),
     }
@@ -83,27 +83,30 @@ def export(dataset, checkpoint, export_dir, *, hparams: str = "", **changes) -> 
         ({"checkpoint": "full"}, "--checkpoint: .* full"),
         ({"class_map_path": "none"}, "--class_map_path: .* none"),
         ({"class_map_path": "three.csv"}, "3 classes, not 2"),
+        ({"checkpoint": "original"}, "--class_map_path is required"),
+        ({"thresholds_path": "none"}, "--thresholds: .* none"),
+        ({"thresholds_path": "one.csv"}, "--thresholds: .* Tone"),
         ({"hparams": "bn=0"}, "is missing 3 of 8 variables"),
         ({"export_dir": "full"}, "--export_dir: full"),
         ({"export_dir": "three.csv"}, "--export_dir: three.csv"),
         ({"export_dir": "three.csv/x"}, "--export_dir.*three.csv"),
     ],
 )
-def test_what_cannot_be_used_is_named(
-    dataset, trained, tmp_path, monkeypatch, change, message
-):
+def test_what_cannot_be_used_is_named(trained, tmp_path, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
+    shutil.copytree(trained, "original", ignore=lambda *_: ["hparams.json"])
+    (tmp_path / "one.csv").write_text("class,threshold\nNoise,0.5\n")
     (tmp_path / "three.csv").write_text("0,Noise\n1,Tone\n2,More\n")
     with pytest.raises(UserError, match=message):
-        export(dataset, **({"checkpoint": trained, "export_dir": "out"} | change))
-    assert sorted(os.listdir()) == ["full", "three.csv"]
+        export(**({"checkpoint": trained, "export_dir": "out"} | change))
+    assert sorted(os.listdir()) == ["full", "one.csv", "original", "three.csv"]
     assert os.listdir("full") == ["mine.txt"]
 
 
 def test_a_folder_appears_complete_or_not_at_all(
-    dataset, trained, tmp_path, capsys, monkeypatch
+    trained, tmp_path, capsys, monkeypatch
 ):
     """A full disk while the second model is written; later there is space."""
 
@@ -118,10 +121,10 @@ def test_a_folder_appears_complete_or_not_at_all(
     monkeypatch.setattr(tf.saved_model, "save", save)  # The real one takes long.
     monkeypatch.setattr(export_model, "to_litert", fail)
     with pytest.raises(UserError, match="No space left"):
-        export(dataset, trained, out)
+        export(trained, out)
     assert not any(tmp_path.iterdir())
     monkeypatch.setattr(export_model, "to_litert", lambda network, hparams: b"litert")
-    export(dataset, trained, out)
+    export(trained, out)
     assert f"{trained}/model.ckpt-5" in capsys.readouterr().out
     assert (out / "model.tflite").read_bytes() == b"litert"
     assert (out / "saved_model" / "saved_model.pb").is_file()

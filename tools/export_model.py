@@ -1,30 +1,33 @@
 """Exports a trained tagger for use with TensorFlow or LiteRT, without this project.
 
     python -m tools.export_model --checkpoint runs/first \\
-        --class_map_path my_class_map.csv --export_dir shared/first
+        --thresholds runs/first/eval/thresholds.csv --export_dir shared/first
 
 This writes the folder shared/first with a SavedModel for TensorFlow, a model for LiteRT
-(formerly TensorFlow Lite), the class map, and model.json with the sample rate and the
-names of the classes. The inputs of both models are waveforms. Both compute the features
-themselves, as in training.
+(formerly TensorFlow Lite), the names of the classes, the thresholds, and a README that
+describes how to use them. The inputs of both models are waveforms. Both compute the
+features themselves, as in training.
 
 Letters for shapes: E examples, C classes, S samples.
 """
 
 import json
+import os
 import pathlib
+import string
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
+from recordings.thresholds import order_thresholds, read_thresholds, write_thresholds
 from tagger import hparams as hparams_lib
-from tagger.data.clips import read_class_map, write_csv
+from tagger.data.clips import write_csv
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.terminal import program
-from tagger.terminal.files import make_folder
+from tagger.terminal.files import make_folder, write_whole
 from tagger.terminal.progress import print_result
 
 FLAGS = flags.FLAGS
@@ -32,6 +35,8 @@ SAVED_MODEL = "saved_model"
 LITERT_MODEL = "model.tflite"
 CLASS_MAP = "class_map.csv"
 MODEL_JSON = "model.json"  # sample rate and class names
+README = "README.md"
+README_TEMPLATE = pathlib.Path(__file__).with_name("exported_readme.md")
 
 
 def define_flags() -> None:
@@ -42,17 +47,20 @@ def define_flags() -> None:
         "model.ckpt-N, a train_dir for its newest one, or best:EVAL_DIR for the best "
         "one of an evaluation.",
     )
-    flags.DEFINE_string(
-        "class_map_path", None, "CSV of index,name lines, one for each class."
-    )
     flags.DEFINE_string("export_dir", None, "New folder to write to.")
+    flags.DEFINE_string("class_map_path", "", "Class map, if there is no hparams.json.")
+    flags.DEFINE_string(
+        "thresholds",
+        "",
+        "CSV with the threshold of each class, as tools.report writes it, to export.",
+    )
     flags.DEFINE_string(
         "hparams",
         "",
         "Hyperparameters as name=value,name=value, for a checkpoint that has no "
         "hparams.json beside it.",
     )
-    flags.mark_flags_as_required(["checkpoint", "class_map_path", "export_dir"])
+    flags.mark_flags_as_required(["checkpoint", "export_dir"])
 
 
 def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> Any:
@@ -112,19 +120,43 @@ def to_litert(network: Any, hparams: hparams_lib.Hparams) -> bytes:
     return converter.convert()
 
 
+def describe(
+    folder: pathlib.Path,
+    prefix: str,
+    model_name: str,
+    hparams: hparams_lib.Hparams,
+    class_names: Sequence[str],
+) -> None:
+    """Writes the files of an exported folder that describe its models."""
+    write_csv(folder / CLASS_MAP, enumerate(class_names))
+    contents = {"sample_rate": SAMPLE_RATE, "class_names": class_names}
+    write_whole(folder / MODEL_JSON, json.dumps(contents, indent=2) + "\n")
+    template = string.Template(README_TEMPLATE.read_text(encoding="utf-8"))
+    text = template.substitute(
+        num_classes=len(class_names),
+        checkpoint=os.path.basename(prefix),
+        model=f"{model_name}, hyperparameters: {hparams}",
+        sample_rate=SAMPLE_RATE,
+        hop_seconds=f"{hparams.example_hop_seconds:g}",
+    )
+    write_whole(folder / README, text)
+
+
 def export(
     *,
     checkpoint: str,
-    class_map_path: str,
     export_dir: str,
+    class_map_path: str = "",
+    thresholds_path: str = "",
     hparam_overrides: Mapping[str, Any],
 ) -> None:
     """Exports a checkpoint to a folder, which appears complete or not at all.
 
     Args:
       checkpoint: see `Run.find`.
-      class_map_path: class map of the C classes.
       export_dir: a folder that does not exist yet.
+      class_map_path: class map of the C classes; empty: those in hparams.json.
+      thresholds_path: CSV of the thresholds to export; empty: none.
       hparam_overrides: hyperparameters for a checkpoint without hparams.json beside it.
 
     Raises:
@@ -136,8 +168,13 @@ def export(
     import model
     from tagger.runs.run import Run
 
-    class_names = read_class_map(class_map_path)
     found = Run.find(checkpoint, "--checkpoint")
+    class_names = found.run.class_names(class_map_path)
+    thresholds = {}
+    if thresholds_path:
+        by_class = read_thresholds(thresholds_path, "--thresholds")
+        ordered = order_thresholds(by_class, class_names, "--thresholds")
+        thresholds = dict(zip(class_names, ordered, strict=True))
     target = pathlib.Path(export_dir).resolve()
     make_folder(str(target.parent), "--export_dir")
     if target.exists():
@@ -159,11 +196,9 @@ def export(
                 signatures=tagger.__call__.get_concrete_function(),
             )
             (folder / LITERT_MODEL).write_bytes(to_litert(network, hparams))
-            write_csv(folder / CLASS_MAP, enumerate(class_names))
-            contents = {"sample_rate": SAMPLE_RATE, "class_names": class_names}
-            (folder / MODEL_JSON).write_text(
-                json.dumps(contents, indent=2) + "\n", encoding="utf-8"
-            )
+            describe(folder, found.prefix, network.name, hparams, class_names)
+            if thresholds:
+                write_thresholds(str(folder), thresholds)
             folder.rename(target)
     except (tf.errors.OpError, OSError) as error:
         reason = program.tensorflow_reason(error)
@@ -178,8 +213,9 @@ def main(argv: Sequence[str]) -> int:
     program.start_tensorflow()
     export(
         checkpoint=FLAGS.checkpoint,
-        class_map_path=FLAGS.class_map_path,
         export_dir=FLAGS.export_dir,
+        class_map_path=FLAGS.class_map_path,
+        thresholds_path=FLAGS.thresholds,
         hparam_overrides=hparam_overrides,
     )
     return 0

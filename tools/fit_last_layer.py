@@ -24,7 +24,7 @@ from absl import flags
 from tagger.data.clips import Clips, read_clips, read_rows
 from tagger.data.splits import groups_of
 from tagger.errors import UserError
-from tagger.hparams import describe_hparams, parse_overrides
+from tagger.hparams import parse_overrides
 from tagger.metrics.lwlrap import Lwlrap
 from tagger.options import CHECKPOINT_FORMS
 from tagger.terminal import program
@@ -103,7 +103,7 @@ def load_layers(
         overrides=hparam_overrides,
         class_names=run.record.class_names if run.record else [],
     )
-    print(f"{prefix}: {describe_hparams(model_name, hparams)}", file=sys.stderr)
+    print(f"{prefix}: {model_name}, hyperparameters: {hparams}", file=sys.stderr)
     network = model.define_model(
         model_name,
         num_classes=num_classes,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from tagger.data.clips import read_class_map
 from tagger.errors import UserError
 from tagger.hparams import FIELDS, MODEL_NAMES, Hparams, model_hparams
 from tagger.runs import checkpoints, run_record
@@ -140,6 +141,20 @@ class Run:
         with contextlib.suppress(UnreadableError):  # Restoring it is an error.
             if problem := self.misplacement(prefix):
                 print(f"warning: {problem}", file=sys.stderr)
+
+    def class_names(self, class_map_path: str) -> list[str]:
+        """Reads a class map; without a path, returns the classes in hparams.json.
+
+        Raises:
+          UserError: the class map cannot be read, or there is no hparams.json.
+        """
+        if class_map_path:
+            return read_class_map(class_map_path)
+        if self.record is None:
+            raise UserError(
+                f"--class_map_path is required, because there is no {self._record_path}"
+            )
+        return self.record.class_names
 
     def check_class_map(self, class_names: Sequence[str]) -> None:
         """Checks the C classes against those of the checkpoints, if these are known.

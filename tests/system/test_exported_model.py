@@ -1,4 +1,4 @@
-"""An exported folder, used as in docs/export.md, without this project."""
+"""An exported folder, used as in its README, without this project."""
 
 import csv
 import json
@@ -11,14 +11,14 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import SMALL_HPARAMS, run_main, run_program, section_of, write_wav
+from helpers import SMALL_HPARAMS, run_main, run_program, write_wav
 from test_export_model import varied_network
 
 from tagger.runs import checkpoints
 from tagger.runs.run import Run
 from tagger.runs.run_record import write_record
 
-# Code that follows an example of docs/export.md and a function `score` of float32 [S].
+# Code that follows an example of the README and a function `score` of float32 [S].
 SCORE_FOLDER = """
 import pathlib, sys, wave
 import numpy as np
@@ -89,10 +89,12 @@ class Exported:
         )
         variables = checkpoints.network_variables(network)
         Run(str(run)).save(variables | {"global_step": np.int64(7)}, 7)
+        thresholds = root / "thresholds.csv"
+        thresholds.write_text("class,threshold\nTone,0.25\nNoise,1\n")
         done = run_program(
             "tools.export_model",
             f"--checkpoint={run}",
-            f"--class_map_path={dataset.class_map_path}",
+            f"--thresholds={thresholds}",
             f"--export_dir={self.export_dir}",
             capture_output=True,
         )
@@ -106,18 +108,18 @@ class Exported:
     def run_example(
         self, language: str, score: str, before: str = ""
     ) -> np.lib.npyio.NpzFile:
-        """Runs an example of docs/export.md, then scores all clips with its tagger."""
-        code = before + example_of(language) + score + SCORE_FOLDER
+        """Runs an example of the README, then scores all clips with its tagger."""
+        code = before + self.example_of(language) + score + SCORE_FOLDER
         assert run_code(code, self.root) in ("Noise\n", "Tone\n")
         return np.load(self.root / "scores.npz")
 
-
-def example_of(language: str) -> str:
-    """The example of docs/export.md that imports a package."""
-    section = section_of("docs/export.md", "Exporting a model")
-    examples = re.findall("```python\n(.*?)```", section, re.DOTALL)
-    (example,) = [text for text in examples if language in text]
-    return example
+    def example_of(self, language: str) -> str:
+        """The example of the README that imports a package, for the folder above."""
+        readme = (self.export_dir / "README.md").read_text()
+        examples = re.findall("```python\n(.*?)```", readme, re.DOTALL)
+        (example,) = [text for text in examples if language in text]
+        names = r'"(model\.json|saved_model|model\.tflite)"'
+        return re.sub(names, r'"shared/first/\1"', example)
 
 
 def run_code(code: str, folder: pathlib.Path) -> str:
@@ -140,11 +142,23 @@ def exported(dataset, tmp_path_factory) -> Exported:
 
 def test_the_folder_has_both_models_and_the_class_map(exported):
     names = sorted(path.name for path in exported.export_dir.iterdir())
-    assert names == ["class_map.csv", "model.json", "model.tflite", "saved_model"]
+    assert names == [
+        *("README.md", "class_map.csv", "model.json", "model.tflite"),
+        *("saved_model", "thresholds.csv"),
+    ]
     facts = json.loads((exported.export_dir / "model.json").read_text())
     assert facts == {"sample_rate": 44100, "class_names": ["Noise", "Tone"]}
     text = (exported.export_dir / "class_map.csv").read_text()
     assert text == "0,Noise\n1,Tone\n"
+    text = (exported.export_dir / "thresholds.csv").read_text()
+    assert [float(value) for value in re.findall(r",([\d.]+)$", text, re.M)] == [
+        1,
+        0.25,
+    ]
+    readme = (exported.export_dir / "README.md").read_text()
+    assert "2 classes" in readme
+    assert "one row every 0.1 s" in readme
+    assert "`model.ckpt-7` (mobilenet-v1, hyperparameters: mel_bands=16, " in readme
     assert list(exported.export_dir.parent.iterdir()) == [exported.export_dir]
 
 
@@ -168,7 +182,7 @@ def test_litert_gives_the_scores_of_inference_without_tensorflow(exported):
 @pytest.mark.parametrize("language", ["tensorflow", "ai_edge_litert"])
 def test_the_examples_reject_other_rates_and_stereo(exported, tmp_path, language):
     (tmp_path / "shared").symlink_to(exported.export_dir.parent)
-    code = f"example = {example_of(language)!r}\n{REJECT_CLIPS}"
+    code = f"example = {exported.example_of(language)!r}\n{REJECT_CLIPS}"
     assert run_code(code, tmp_path) == ""
 
 
@@ -208,5 +222,5 @@ def test_a_stopped_export_can_be_repeated(exported, dataset, tmp_path, number, s
     assert all(name.startswith(".first.") for name in left)
     done = run_program(program, 0, *flags, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert len(list(target.iterdir())) == 4
+    assert len(list(target.iterdir())) == 5
     assert {path.name for path in target.parent.iterdir()} == {"first", *left}

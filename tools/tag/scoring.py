@@ -12,10 +12,8 @@ import numpy as np
 
 from recordings import decoding
 from recordings.segments import Tags
-from tagger.data.clips import read_class_map
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams
-from tagger.runs.run_record import HPARAMS_FILE
 
 BLOCK_EXAMPLES = 64  # as many as inference scores at once
 
@@ -55,15 +53,7 @@ def load(
     from tagger.runs.run import Run
 
     found = Run.find(checkpoint, "CHECKPOINT")
-    if class_map_path:
-        class_names = read_class_map(class_map_path)
-    elif found.run.record:
-        class_names = found.run.record.class_names
-    else:
-        raise UserError(
-            f"--class_map_path is needed, because there is no {HPARAMS_FILE} beside "
-            f"{found.prefix}"
-        )
+    class_names = found.run.class_names(class_map_path)
     network, hparams = model.load_network(
         found,
         class_names,
