@@ -11,7 +11,6 @@ import wave
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 
 import runner
 from tagger.hparams import Hparams, parse_overrides
@@ -146,9 +145,13 @@ def run_main(arguments: Sequence[str]) -> int:
     """Runs runner.py with arguments in this process; returns the exit status."""
     for flag in runner.FLAGS.get_key_flags_for_module("runner"):
         flag.unparse()  # The flags of the previous call are still set.
-    with pytest.raises(SystemExit) as exit:
+    try:
         program.run(runner.main, ["runner.py", *arguments])
-    return exit.value.code
+    except SystemExit as exit:
+        return exit.code
+    except Exception:
+        sys.excepthook(*sys.exc_info())  # as at the end of a process
+    return 1
 
 
 class Dataset:

@@ -148,7 +148,7 @@ def test_scoring_that_fails_on_a_gpu_is_repeated_on_the_cpu(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     predictions = tmp_path / "predictions.csv"
     command = [sys.executable, "-c", FAILS_ON_GPU, str(predictions)]
-    fails = pytest.raises(ValueError, match="exit status 1")
+    fails = pytest.raises(SystemExit, match="exit status 1")
     with contextlib.nullcontext() if nvidia_smi else fails:
         kernel.score(command, predictions)
     assert capsys.readouterr().out.count("CUDA error") == (2 if nvidia_smi else 1)
