@@ -361,8 +361,8 @@ def test_a_checkpoint_of_another_run_is_reported_and_not_resumed_from(
     copy(tmp_path / "other", tmp_path / "run", 30)
     assert resumed(tmp_path / "run") == "model.ckpt-20"
     error = capsys.readouterr().err
-    assert f"model.ckpt-30 is of another run than {tmp_path}/run/hparams.json" in error
-    assert other.record.run in error
+    runs = f"({other.record.run}, not {run_of_network.record.run})"
+    assert f"{tmp_path}/run/model.ckpt-30 is of another run {runs}" in error
 
 
 def test_checkpoints_without_an_id_belong_to_any_run(run_of_network, tmp_path, capsys):
