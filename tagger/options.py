@@ -78,7 +78,7 @@ def _parse_devices(devices: Sequence[str]) -> tuple[str, ...]:
 
 def _parse_folder(path: str) -> str:
     if path and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
-        raise UserError(f"must be a folder of this machine, but got {path}")
+        raise UserError("must be a folder of this machine, not a URL")
     return path
 
 

@@ -359,6 +359,79 @@ def test_results_for_other_clips_are_an_error(
     assert "--eval_dir" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"hparams": "mel_min_hz=30"}, "mel_min_hz=30.0, not 20.0"),
+        ({"mixed_precision": True}, "mixed_precision True, not False"),
+        ({"hparams": "lr=5,global_pool=max"}, "global_pool=max, not mean"),
+    ],
+)
+def test_results_for_other_settings_are_an_error(
+    dataset, trained, eval_dir, capsys, flags, message
+):
+    assert run_eval(dataset, trained, eval_dir, **flags) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"--eval_dir: this evaluation has {message}, unlike " in last
+
+
+def test_the_order_of_the_clips_and_training_hparams_do_not_matter(
+    dataset, trained, eval_dir, tmp_path
+):
+    header, *rows = dataset.csv_path.read_text().splitlines()
+    csv_path = tmp_path / "reversed.csv"
+    csv_path.write_text("\n".join([header, *reversed(rows)]) + "\n")
+    clip_dir = shutil.copytree(dataset.clip_dir, tmp_path / "moved")
+    flags = dict(eval_csv_path=csv_path, eval_clip_dir=clip_dir, hparams="lr=5")
+    assert run_eval(dataset, trained, eval_dir, **flags) == 0
+
+
+def test_results_for_other_sounds_of_the_same_names_are_an_error(
+    dataset, trained, eval_dir, tmp_path, capsys
+):
+    clip_dir = shutil.copytree(dataset.clip_dir, tmp_path / "clips")
+    with open(clip_dir / "03.wav", "r+b") as file:
+        samples = file.seek(44) and file.read()
+        file.seek(44)
+        file.write(samples[::-1])
+    assert run_eval(dataset, trained, eval_dir, eval_clip_dir=clip_dir) == 1
+    assert "other samples of the clips" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_clips_of_one_name_in_two_folders_are_two_clips(
+    dataset, trained, tmp_path, capsys
+):
+    csv_path, clip_dir = tmp_path / "two.csv", tmp_path / "clips"
+    for folder, source in (("x", "00.wav"), ("y", "01.wav")):
+        (clip_dir / folder).mkdir(parents=True)
+        shutil.copy(dataset.clip_dir / source, clip_dir / folder / "a.wav")
+    csv_path.write_text("fname,labels\nx/a.wav,Tone\ny/a.wav,Noise\n")
+    flags = dict(eval_csv_path=csv_path, eval_clip_dir=clip_dir)
+    assert run_eval(dataset, trained, tmp_path / "eval", **flags) == 0
+    (clip_dir / "x").rename(clip_dir / "z")
+    (clip_dir / "y").rename(clip_dir / "x")
+    (clip_dir / "z").rename(clip_dir / "y")
+    assert run_eval(dataset, trained, tmp_path / "eval", **flags) == 1
+    assert "other lengths and samples" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_replaced_checkpoint_is_evaluated_again(dataset, run, tmp_path, capsys):
+    eval_dir = tmp_path / "eval"
+    assert run_eval(dataset, run, eval_dir) == 0
+    capsys.readouterr()
+    before = (eval_dir / "eval-5.txt").read_text()
+    for suffix in (checkpoint_files.INDEX_SUFFIX, checkpoint_files.DATA_SUFFIX):
+        shutil.copy(run / f"model.ckpt-0{suffix}", run / f"model.ckpt-5{suffix}")
+    assert run_eval(dataset, run, eval_dir) == 0
+    output = capsys.readouterr()
+    assert f"warning: checkpoint {run}/model.ckpt-5 is of step 0" in output.err
+    assert "step 4, all" not in output.out
+    assert before != (eval_dir / "eval-5.txt").read_text() in output.out
+    assert (eval_dir / "eval-5.txt").read_text() == (
+        eval_dir / "eval-0.txt"
+    ).read_text()
+
+
 def test_results_for_another_train_dir_are_an_error(dataset, run, eval_dir, capsys):
     assert run_eval(dataset, run, eval_dir) == 1
     assert "--eval_dir" in capsys.readouterr().err.splitlines()[-1]

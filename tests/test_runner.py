@@ -63,6 +63,8 @@ COMMANDS = {"train": TRAIN, "eval": EVAL, "inference": INFERENCE}
         (EVAL + "--eval_every_k=0", "--eval_every_k=0"),
         (EVAL + "--eval_timeout_secs=-2", "--eval_timeout_secs=-2"),
         (TRAIN + "--data_service=host:1", "--data_service=host:1"),
+        (TRAIN + "--train_dir=gs://bucket/run", "--train_dir=gs://bucket/run"),
+        ("--mode=eval --eval_dir=gs://bucket/eval", "--eval_dir=gs://bucket/eval"),
         (TRAIN + "--devices=GPU0", "--devices="),
         (TRAIN + "--devices=GPU:0,GPU:0", "--devices="),
         (TRAIN + "--devices=GPU:0,CPU:0", "--devices="),

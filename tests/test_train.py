@@ -109,6 +109,35 @@ def test_a_resumed_run_keeps_its_hyperparameters(dataset, trained, tmp_path, cap
     assert power == pytest.approx(0.9**8)
 
 
+def test_resuming_reports_changes_and_keeps_layers_frozen(dataset, tmp_path, capsys):
+    run, csv_path = tmp_path / "run", tmp_path / "relabelled.csv"
+    flags = dict(hparams=SMALL_HPARAMS, train_scopes="fully_connected")
+    assert run_main(dataset.train_flags(run, max_steps=1, **flags)) == 0
+    start = values_of(str(run / "model.ckpt-1"))
+    csv_path.write_text(dataset.csv_path.read_text().replace('"Tone"', '"Noise"'))
+    changed = ["--seed=5", f"--train_csv_path={csv_path}", "--mixed_precision"]
+    assert run_main([*dataset.train_flags(run, max_steps=2), *changed]) == 0
+    warnings = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if line.startswith("warning: resuming with")
+    ]
+    assert [line.removeprefix("warning: resuming with ") for line in warnings] == [
+        "seed 5, not unset",
+        "mixed_precision True, not False",
+        "other labels of the clips",
+    ]
+    frozen = values_of(str(run / "model.ckpt-2"))
+    unfreeze = [*dataset.train_flags(run, max_steps=3), "--train_scopes=."]
+    assert run_main(unfreeze) == 0
+    trained = values_of(str(run / "model.ckpt-3"))
+    for name in ("Conv/weights", "Conv_1/BatchNorm/beta"):
+        np.testing.assert_array_equal(frozen[name], start[name])
+        assert not np.array_equal(trained[name], frozen[name])
+    name = "fully_connected/weights"
+    assert not np.array_equal(frozen[name], start[name])
+
+
 def test_hyperparameters_without_a_checkpoint_are_replaced(dataset, tmp_path):
     hparams = model_hparams("mobilenet-v1", {"cosine": 1})
     names = read_class_map(dataset.class_map_path)

@@ -11,7 +11,7 @@ folder and flushed to disk. Then they are renamed, the index last.
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -175,6 +175,29 @@ def origin(prefix: str) -> Origin:
         if reader.has_tensor(RUN_ID):
             run = reader.get_tensor(RUN_ID).decode()
     return Origin(step, run)
+
+
+def misplacement(prefix: str, runs: Sequence[str]) -> str:
+    """Why a checkpoint does not belong to a run, or has a wrong name; "" if it does.
+
+    Args:
+      prefix: the checkpoint. Names that are not like `model.ckpt-N` are not compared.
+      runs: ids of the run, and of the runs that it was copied from; empty: not known.
+
+    Raises:
+      UnreadableError: it cannot be read.
+    """
+    step, run = origin(prefix)
+    name = os.path.basename(prefix)
+    is_named = step is None or name == f"{NAME}-{step}"
+    if name.startswith(f"{NAME}-") and not is_named:
+        return (
+            f"checkpoint {prefix} is of step {step}; was it renamed? The number in its "
+            f"name must be its global_step"
+        )
+    if run and any(runs) and run not in runs:
+        return f"checkpoint {prefix} is of another run ({run}, not {runs[0]})"
+    return ""
 
 
 def shapes(prefix: str) -> dict[str, tuple[int, ...]]:

@@ -17,7 +17,6 @@ from tagger.runs import checkpoints, run_record
 from tagger.runs.checkpoint_files import (
     DATA_SUFFIX,
     INDEX_SUFFIX,
-    NAME,
     CheckpointError,
     UnreadableError,
     checkpoint_step,
@@ -121,20 +120,8 @@ class Run:
         Raises:
           UnreadableError: it cannot be read.
         """
-        step, run = checkpoints.origin(prefix)
-        name = os.path.basename(prefix)
-        if name.startswith(f"{NAME}-") and step not in (None, checkpoint_step(prefix)):
-            return (
-                f"checkpoint {prefix} is of step {step}; was it renamed? The number in "
-                f"its name must be its global_step"
-            )
         known = [self.record.run, *self.record.copied_from] if self.record else []
-        if run and any(known) and run not in known:
-            return (
-                f"checkpoint {prefix} is of another run than {self._record_path} "
-                f"({run}, not {known[0]})"
-            )
-        return ""
+        return checkpoints.misplacement(prefix, known)
 
     def report_misplacement(self, prefix: str) -> None:
         """Warns if a checkpoint is not one of this run."""
