@@ -13,11 +13,17 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from recordings.decoding import Sound, read_duration, walk
-from tagger.data.clips import BACKGROUND, composed, parse_labels, read_records
+from tagger.data.clips import (
+    BACKGROUND,
+    composed,
+    label_problem,
+    parse_labels,
+    read_records,
+)
 from tagger.errors import UserError
 
 EXTENSIONS = (".txt", ".csv")
@@ -50,12 +56,8 @@ def is_heard(event: Event, start: float, end: float) -> bool:
     return shared >= min(MIN_HEARD_SECONDS, (event.end - event.start) / 2)
 
 
-class _Row(NamedTuple):
-    """A line of a file, what it calls the recording (empty: nothing), and its event."""
-
-    where: str
-    file: str
-    event: Event
+# For what names may call a recording, the lines (file:line) and their events.
+_Groups = dict[tuple[str, ...], list[tuple[str, Event]]]
 
 
 def read_annotations(
@@ -83,27 +85,23 @@ def read_annotations(
     events, problems = {}, []
     for path, name in _find_files(source, flag):
         try:
-            rows, wrong, stems = _read_rows(path, name)
+            groups, wrong = _read_file(path, name)
         except UserError as error:
             problems += error.problems
             continue
-        own = next(filter(None, map(find, stems)), [])
-        if stems and not own and not rows:
-            print(f"note: {path} is ignored: it has no annotations", file=sys.stderr)
-            continue
-        problems += wrong
-        groups = {"": []} if stems and not rows else {}
-        for row in rows:
-            groups.setdefault(row.file, []).append(row)
-        for file, group in groups.items():
-            found = find(file) if file else own
+        for names, placed in groups.items():
+            found = next(filter(None, map(find, names)), [])
             if len(found) == 1:
-                problems += _range_problems(group, read_seconds(found[0]), found[0])
-                events.setdefault(found[0], set()).update(row.event for row in group)
-                continue
-            where, text = (group[0].where, file) if file else (path, stems[-1])
-            fits = f"fits {' and '.join(found)}" if found else "fits no recording"
-            problems.append(f"{where}: the name {text} {fits}; it must fit one")
+                wrong += _range_problems(placed, read_seconds(found[0]), found[0])
+                events.setdefault(found[0], set()).update(event for _, event in placed)
+            elif found or placed:
+                where = placed[0][0] if placed else path
+                fits = f"fits {' and '.join(found)}" if found else "fits no recording"
+                wrong.append(f"{where}: the name {names[-1]} {fits}; it must fit one")
+            else:
+                print(f"note: {path} is ignored: no annotations", file=sys.stderr)
+                wrong = []
+        problems += wrong
     if problems:
         raise UserError(*problems)
     if not events:
@@ -155,18 +153,14 @@ def _seconds(path: str) -> float:
         return math.inf
 
 
-def _read_rows(path: str, name: str) -> tuple[list[_Row], list[str], list[str]]:
-    """Reads a file with annotations.
-
-    Returns:
-      The rows, the problems of the other lines, and what the name of the file may call
-      the recording: nothing for a CSV.
+def _read_file(path: str, name: str) -> tuple[_Groups, list[str]]:
+    """Reads a file with annotations; returns also the problems of its other lines.
 
     Raises:
-      UserError: the file cannot be read, or lacks a column.
+      UserError: it cannot be read, or lacks a column.
     """
     if name.lower().endswith(".csv"):
-        return *_read_table(read_records(path), path, {*COLUMNS}), []
+        return _read_table(read_records(path), path, ())
     records = read_records(path, delimiter="\t", quoting=csv.QUOTE_NONE)
     stems = [pathlib.PurePosixPath(name).with_suffix("")]
     if records and COLUMNS["start"][-1] in _normalised(records[0][1]):
@@ -176,10 +170,10 @@ def _read_rows(path: str, name: str) -> tuple[list[_Row], list[str], list[str]]:
         lines = [
             (line, [*fields[:-1], SCORE.sub("", fields[-1].strip())])
             for line, fields in records
-            if not fields[0].startswith("\\")  # A line with frequencies
+            if not fields[0].startswith("\\")  # a line with frequencies
         ]
         records = [(0, TRACK_HEADER), *lines]
-    return *_read_table(records, path, {*TRACK_HEADER}), list(map(str, stems))
+    return _read_table(records, path, tuple(map(str, stems)))
 
 
 def _normalised(header: Sequence[str]) -> list[str]:
@@ -187,42 +181,51 @@ def _normalised(header: Sequence[str]) -> list[str]:
 
 
 def _read_table(
-    records: Sequence[tuple[int, list[str]]], path: str, needed: Collection[str]
-) -> tuple[list[_Row], list[str]]:
-    """Reads the rows of a table with a header; returns also the lines' problems.
+    records: Sequence[tuple[int, list[str]]], path: str, stems: tuple[str, ...]
+) -> tuple[_Groups, list[str]]:
+    """Reads a table with a header; returns also the problems of its other lines.
+
+    Args:
+      records: its lines.
+      path: its path, for messages.
+      stems: what its name may call the recording; empty: a column names it.
 
     Raises:
-      UserError: it lacks one of the needed COLUMNS.
+      UserError: it lacks a column.
     """
     (_, names), *lines = records or [(1, [])]
     header = _normalised(names)
-    missing = [
-        " or ".join(allowed)
-        for name, allowed in COLUMNS.items()
-        if name in needed and not {*allowed} & {*header}
-    ]
-    if missing:
-        expected, got = " and ".join(missing), ",".join(names)
+    columns = {
+        key: next((name for name in allowed if name in header), None)
+        for key, allowed in COLUMNS.items()
+    }
+    missing = [key for key, column in columns.items() if column is None]
+    if missing and not (stems and missing == ["file"]):
+        expected = " and ".join(" or ".join(COLUMNS[key]) for key in missing)
+        got = ",".join(names)
         raise UserError(f"{path}:1: expected a column {expected}, but got {got}")
-    rows, problems = [], []
+    groups = {} if columns["file"] else {stems: []}
+    problems = []
     for line, fields in lines:
         where, values = f"{path}:{line}", dict(zip(header, map(str.strip, fields)))
-        if len(fields) != len(header):
-            problems.append(
-                f"{where}: expected {len(header)} fields ({', '.join(names)}), but got "
-                f"{len(fields)}: {', '.join(fields)}"
-            )
-            continue
-        start, end, text, file = (
-            next((values[name] for name in allowed if name in values), "")
-            for allowed in COLUMNS.values()
-        )
         try:
-            times = _parse_times(start, end, values.get(OFFSET_COLUMN))
-            rows += [_Row(where, file, Event(*times, name)) for name in _labels(text)]
+            if len(fields) != len(header):
+                raise UserError(
+                    f"expected {len(header)} fields ({', '.join(names)}), but got "
+                    f"{len(fields)}: {', '.join(fields)}"
+                )
+            start, end, text = (values[columns[key]] for key in TRACK_HEADER)
+            first, last = _parse_times(start, end, values.get(OFFSET_COLUMN))
+            labels = parse_labels(text)
+            if problem := label_problem(labels):
+                raise UserError(problem)
         except UserError as error:
             problems.append(f"{where}: {error}")
-    return rows, problems
+            continue
+        named = (values[columns["file"]],) if columns["file"] else stems
+        placed = groups.setdefault(named, [])
+        placed += [(where, Event(first, last, label)) for label in labels]
+    return groups, problems
 
 
 def _parse_times(start: str, end: str, offset: str | None) -> tuple[float, float]:
@@ -240,21 +243,13 @@ def _parse_times(start: str, end: str, offset: str | None) -> tuple[float, float
     )
 
 
-def _labels(text: str) -> tuple[str, ...]:
-    """The labels of an annotation."""
-    labels = parse_labels(text)
-    if not labels:
-        raise UserError("expected a label, but it is empty")
-    if BACKGROUND in labels and len(labels) > 1:
-        raise UserError(f"expected {BACKGROUND} as the only label, but got {text}")
-    return labels
-
-
-def _range_problems(rows: Sequence[_Row], seconds: float, recording: str) -> list[str]:
+def _range_problems(
+    placed: Sequence[tuple[str, Event]], seconds: float, recording: str
+) -> list[str]:
     """A problem for each event that is not within its recording."""
     return [
-        f"{row.where}: label {row.event.label} is at {row.event.start:g} to "
-        f"{row.event.end:g} s, but {recording} has {seconds:.3f} s"
-        for row in rows
-        if row.event.start >= seconds or row.event.end > seconds + ROUNDING_SECONDS
+        f"{where}: label {label} is at {start:g} to {end:g} s, but {recording} has "
+        f"{seconds:.3f} s"
+        for where, (start, end, label) in placed
+        if start >= seconds or end > seconds + ROUNDING_SECONDS
     ]

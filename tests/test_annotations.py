@@ -110,15 +110,15 @@ def test_all_problems_are_reported_at_once(read):
     problems = [problem.split("/tracks/")[1] for problem in error.value.problems]
     expected = [
         *("a.txt:1: .*x and 2", "a.txt:2: .*2 and 1", "a.txt:3: .*-1 and 2"),
-        *("a.txt:4: .*nan", "a.txt:5: .*a label", "a.txt:6: .*3 fields.*2: 1, 2"),
+        *("a.txt:4: .*nan", "a.txt:5: has no labels", "a.txt:6: .*3 fields.*2: 1, 2"),
         *(
-            "a.txt:7: .*_background_ as",
+            "a.txt:7: has other labels than _background_",
             "a.txt:8: .* 9 to 10.2 s, .*a.flac has 10.000 s",
         ),
         *("a.txt:9: ", "all.csv:4: expected 4 fields", "all.csv:2: .*c.wav fits no"),
         "columns.csv:1: .*start or begin.* and end .* and label or .*got file,onset",
-        "lost.selections.txt: the name lost fits no recording",
-        "lost.txt: the name lost fits no recording",
+        "lost.selections.txt:2: the name lost fits no recording",
+        "lost.txt:1: the name lost fits no recording",
         "raven.txt:1: expected a column label or class",
     ]
     assert len(problems) == len(expected)

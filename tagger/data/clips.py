@@ -25,7 +25,6 @@ from tagger.terminal.progress import counted, printable
 
 FILE_COLUMN = "fname"
 LABEL_COLUMNS = ("labels", "label")
-NO_CONTROLS = "expected the name of a class without control characters"
 BACKGROUND = "_background_"  # the only label of a clip that has no class
 FINGERPRINT_COLUMN = "fingerprint"  # of the parts that inference writes
 
@@ -114,7 +113,10 @@ def read_class_map(path: str) -> list[str]:
         if index == FILE_COLUMN:
             raise UserError(*[f"{where}: got {got}; this is a CSV of clips"])
         if name != printable(name):
-            problems.append(f"{where}: {NO_CONTROLS}, but got {name!r}")
+            problems.append(
+                f"{where}: expected the name of a class without control characters, "
+                f"but got {name!r}"
+            )
         if len(fields) != 2 or not index.isdecimal() or not name:
             problems.append(f"{where}: expected {len(names)},name but got {got}")
             continue
@@ -191,16 +193,8 @@ def _parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[
         first_line = first_lines.setdefault(os.path.normpath(fname), line)
         if first_line != line:
             problems.append(f"{where}: clip {fname} is also in line {first_line}")
-        if not labels:
-            problems.append(f"{where}: clip {fname} has no labels")
-        for label in labels:
-            if label != printable(label):
-                problems.append(f"{where}: {NO_CONTROLS}, but got {label!r}")
-        if BACKGROUND in labels and len(set(labels)) > 1:
-            problems.append(
-                f"{where}: expected {BACKGROUND} as the only label of clip {fname}, "
-                f"but got {','.join(labels)}"
-            )
+        if problem := label_problem(labels):
+            problems.append(f"{where}: clip {fname} {problem}")
         rows.append(Row(line, fname, labels, tuple(fields)))
     if len(records) == 1:
         problems.append(f"{path}:1: no clips after the header")
@@ -215,6 +209,17 @@ def is_below(name: str) -> bool:
 def parse_labels(text: str) -> tuple[str, ...]:
     """Splits a text with comma-separated labels."""
     return tuple(filter(None, map(str.strip, composed(text).split(","))))
+
+
+def label_problem(labels: Sequence[str]) -> str:
+    """Returns what is wrong with the labels of a clip; empty if nothing is."""
+    if not labels:
+        return "has no labels"
+    if BACKGROUND in labels and len(set(labels)) > 1:
+        return f"has other labels than {BACKGROUND}: {','.join(labels)}"
+    if unprintable := [label for label in labels if label != printable(label)]:
+        return f"has a label with control characters: {unprintable[0]!r}"
+    return ""
 
 
 def class_names_of(labels: Iterable[Iterable[str]]) -> list[str]:

@@ -9,10 +9,21 @@ from typing import NamedTuple
 
 from recordings.annotations import EXTENSIONS, Event, is_heard, read_annotations
 from recordings.decoding import Sound, find_sounds
-from tagger.data.clips import BACKGROUND, parse_labels, read_records, read_rows
+from tagger.data.clips import (
+    BACKGROUND,
+    label_problem,
+    parse_labels,
+    read_records,
+    read_rows,
+)
 from tagger.errors import UserError
 from tagger.terminal.progress import printable
 
+NO_FOLDER = "is not in a sub-folder of SOUNDS that is named after its label"
+NO_ANNOTATIONS = (
+    f"has no annotations; if none of the classes is heard in it, add an empty label "
+    f"track, or move it to the folder {BACKGROUND} or --background"
+)
 TIME_COLUMN = re.compile(  # such as "onset", "tmin", "label_start" and "End Time [s]"
     r"((.*[\s_-]|event|segment|clip|file|time|t)?(start|begin|onset|end|stop|offset)"
     r"|t_?(min|max)|from|to)[\s_-]*(time)?"
@@ -43,26 +54,12 @@ class Recording(NamedTuple):
           annotated: whether recordings should have annotations.
         """
         found = []
-        if not self.labels and self.events is None:
-            reason = "is not in a sub-folder of SOUNDS that is named after its label"
-            if annotated:
-                reason = (
-                    f"has no annotations; if none of the classes is heard in it, give "
-                    f"it an empty label track, or move it to {BACKGROUND}/ or "
-                    f"--background"
-                )
-            found.append(f"{self.path}: {reason}")
-        labels = {*self.labels, *(event.label for event in self.events or ())}
-        if any(text != printable(text) for text in (self.name, *labels)):
-            found.append(
-                f"{self.path!r}: has unprintable characters in its name or labels "
-                f"{sorted(labels)}"
-            )
-        if BACKGROUND in labels and len(labels) > 1:
-            found.append(
-                f"{self.path}: expected {BACKGROUND} as the only label, but got "
-                f"{','.join(self.labels)}"
-            )
+        if self.events is None and not self.labels:
+            found.append(f"{self.path}: {NO_ANNOTATIONS if annotated else NO_FOLDER}")
+        elif self.events is None and (problem := label_problem(self.labels)):
+            found.append(f"{self.path}: {problem}")
+        if self.name != printable(self.name):
+            found.append(f"{self.path!r}: has unprintable characters in its name")
         return found
 
     def label_clips(
