@@ -44,6 +44,8 @@ def test_detections_of_classes_and_of_all():
         [[1, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]],
         [[0.9, 0.7, 0.2, 0.6], [0.4, 0.3, 0.2, 0.1], [0.5, 0, 0, 0]],
     )
+    (never, _) = find_detections(evaluation_of([[1]], [[1.0]]), np.array([NEVER]))
+    assert (never.count, never.recall) == (0, 0)
     first, second, third, total = find_detections(evaluation, np.array([0.6, 0.5, 0.5]))
     assert first[:4] == ("C0", 3, 0.6, 3)
     assert first.mean_score == pytest.approx(2.2 / 3)
@@ -51,7 +53,8 @@ def test_detections_of_classes_and_of_all():
     # The quantiles of Beta(2.5, 1.5)
     assert (first.low, first.high) == pytest.approx((0.1767, 0.9613), abs=1e-4)
     assert second[:4] == ("C1", 2, 0.5, 0)
-    assert np.isnan([second.precision, second.low, second.high]).all()
+    assert np.isnan(second[4:8]).all()
+    assert second.recall == 0
     assert (third.precision, third.low) == (0, 0)
     assert np.isnan(third.recall)
     assert total[:2] == (ALL_CLASSES, 5)

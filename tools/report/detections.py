@@ -72,10 +72,11 @@ def precision_thresholds(evaluation: Evaluation, wanted: float) -> np.ndarray:
 def find_detections(evaluation: Evaluation, thresholds: np.ndarray) -> list[Detections]:
     """The detections of each class with thresholds, float64 [C], and of all classes.
 
-    Values of classes without clips or without detections are NaN.
+    There are none with the threshold NEVER, although a score can be rounded to it.
+    Without detections, all but the recall is NaN. Without clips, the recall is NaN.
     """
     labels, scores = evaluation.labels > 0, evaluation.scores
-    detected = scores >= thresholds
+    detected = (scores >= thresholds) & (thresholds < NEVER)
     num_clips, count, right, score = (
         np.append(values.sum(axis=0), values.sum())
         for values in (labels, detected, labels & detected, scores * detected)
@@ -87,8 +88,8 @@ def find_detections(evaluation: Evaluation, thresholds: np.ndarray) -> list[Dete
     )
     low, high = np.where(right == 0, 0, low), np.where(right == count, 1, high)
     with np.errstate(invalid="ignore"):  # 0/0 is NaN.
-        columns = (score / count, right / count, low, high, right / num_clips)
-    values = np.where(count > 0, columns, np.nan)
+        values = np.where(count > 0, (score / count, right / count, low, high), np.nan)
+        recall = right / num_clips
     return [
         Detections(*row)
         for row in zip(
@@ -97,6 +98,7 @@ def find_detections(evaluation: Evaluation, thresholds: np.ndarray) -> list[Dete
             [*thresholds, np.nan],
             count.tolist(),
             *values,
+            recall,
             strict=True,
         )
     ]
