@@ -15,20 +15,25 @@ from tagger.runs.checkpoint_files import describe
 from tagger.terminal.progress import counted
 
 THRESHOLDS_FILE = "thresholds.csv"  # in the folder of an evaluation
+PRECISION_FILE = "thresholds_precision.csv"  # beside it, for a wanted precision
 THRESHOLDS_HEADER = ("class", "threshold")
 CHECKPOINT_COLUMN = "checkpoint"  # whose scores the thresholds are for; may be missing
 DEFAULT_THRESHOLD = 0.5  # also of a class without clips
 
 
 def write_thresholds(
-    eval_dir: str, thresholds: Mapping[str, float], checkpoint: str = ""
+    folder: str,
+    thresholds: Mapping[str, float],
+    checkpoint: str = "",
+    name: str = THRESHOLDS_FILE,
 ) -> None:
-    """Writes THRESHOLDS_FILE, with the digits that restore the values, atomically.
+    """Writes a CSV of thresholds, with the digits that restore the values, atomically.
 
     Args:
-      eval_dir: the folder.
+      folder: the folder.
       thresholds: the thresholds, by class.
       checkpoint: what they are for, see `checkpoint_files.describe`; empty: not known.
+      name: the name of the CSV.
 
     Raises:
       UserError: it cannot be written; the message names the file.
@@ -37,7 +42,7 @@ def write_thresholds(
     if checkpoint:
         last_column = [CHECKPOINT_COLUMN, *[checkpoint] * len(thresholds)]
         rows = [(*row, last) for row, last in zip(rows, last_column, strict=True)]
-    write_csv(pathlib.Path(eval_dir) / THRESHOLDS_FILE, rows)
+    write_csv(pathlib.Path(folder) / name, rows)
 
 
 def read_thresholds(path: str, flag: str) -> dict[str, float]:

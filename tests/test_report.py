@@ -31,13 +31,15 @@ from tools.report import diagnosis
 from tools.report.page import make_page, spectrogram, table_row
 
 
-def page_of(eval_dir, clip_dir, against="") -> str:
+def page_of(eval_dir, clip_dir, against="", threshold=0.5) -> str:
     evaluation = diagnosis.read_evaluation(str(eval_dir))
     return make_page(
         evaluation,
         diagnosis.class_results(evaluation),
         eval_dir=str(eval_dir),
         clip_dir=str(clip_dir),
+        thresholds=np.full(len(evaluation.class_names), threshold),
+        thresholds_title="Thresholds <i>",
         against=str(against),
     )
 
@@ -180,7 +182,9 @@ def test_values_from_few_clips_are_marked(tmp_path):
     write_evaluation(tmp_path / "other", 2, num_clips=24)
     write_wav(tmp_path / CLIP_NAME.format(0), np.ones(44100))
     page = page_of(tmp_path / "eval", tmp_path, tmp_path / "other")
-    classes, compared, pairs = (table_rows(page, number) for number in range(3))
+    classes, detected, compared, pairs = (
+        table_rows(page, number) for number in range(4)
+    )
     few = [html.escape(name) for name in CLASS_NAMES[1:3]]
     for rows in (classes[:-1], compared, pairs):
         for name, *cells in rows:
@@ -188,14 +192,38 @@ def test_values_from_few_clips_are_marked(tmp_path):
             assert {"†" in value for value in values} <= {name in few}
     assert [row[1] for row in classes[:-1]] == ["11", "8", "8", "0"]
     assert "†" not in "".join(classes[-1])
-    assert page.count("fewer than 10 clips") == 3
+    *notes, total = [row[-1] for row in detected]
+    assert notes == ["", *["fewer than 10 clips"] * 3]
+    assert detected[1][2:9] == [""] * 7
+    assert total == ""
+    assert page.count("fewer than 10 clips of") == 3
     curves = json.loads(re.search(r"const data = (.*);", page)[1])["classes"]
     assert [curve["clips"] for curve in curves] == [11, 8, 8]
+    assert [len(curve["calibration"]) > 0 for curve in curves] == [True, False, False]
 
     write_evaluation(tmp_path / "large", 1)
     page = page_of(tmp_path / "large", tmp_path)
     assert "†" not in page
-    assert "fewer than 10 clips" not in page
+    assert "fewer than 10 clips of" not in page
+
+
+def test_classes_without_a_threshold_have_a_note(tmp_path):
+    write_evaluation(tmp_path / "eval", 1)
+    page = page_of(tmp_path / "eval", "", threshold=1.0)
+    notes = [row[-1] for row in table_rows(page, 1)]
+    assert notes == [*["no such threshold"] * 3, "fewer than 10 clips", ""]
+    assert "Thresholds &lt;i&gt;" in page
+
+
+def test_calibration_of_a_class(tmp_path):
+    labels, scores, _ = write_evaluation(tmp_path / "eval", 1)
+    (curve, *_) = diagnosis.class_curves(diagnosis.read_evaluation(tmp_path / "eval"))
+    parts = np.minimum(5 * scores[:, 0], 4).astype(int)
+    expected = [
+        (scores[parts == part, 0].mean(), labels[parts == part, 0].mean())
+        for part in np.unique(parts)
+    ]
+    np.testing.assert_allclose(curve["calibration"], expected, atol=1e-4)
 
 
 def test_the_last_row_has_means(tmp_path):

@@ -21,11 +21,17 @@ from typing import Any
 
 from absl import flags
 
-from recordings.thresholds import order_thresholds, read_thresholds, write_thresholds
+from recordings.thresholds import (
+    order_thresholds,
+    read_thresholds,
+    report_other_checkpoint,
+    write_thresholds,
+)
 from tagger import hparams as hparams_lib
 from tagger.data.clips import write_csv
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
+from tagger.runs.checkpoint_files import describe
 from tagger.terminal import program
 from tagger.terminal.files import make_folder, write_whole
 from tagger.terminal.progress import print_result
@@ -120,7 +126,7 @@ def to_litert(network: Any, hparams: hparams_lib.Hparams) -> bytes:
     return converter.convert()
 
 
-def describe(
+def write_description(
     folder: pathlib.Path,
     prefix: str,
     model_name: str,
@@ -173,6 +179,7 @@ def export(
     thresholds = {}
     if thresholds_path:
         by_class = read_thresholds(thresholds_path, "--thresholds")
+        report_other_checkpoint(thresholds_path, found.prefix, "--thresholds")
         ordered = order_thresholds(by_class, class_names, "--thresholds")
         thresholds = dict(zip(class_names, ordered, strict=True))
     target = pathlib.Path(export_dir).resolve()
@@ -196,9 +203,9 @@ def export(
                 signatures=tagger.__call__.get_concrete_function(),
             )
             (folder / LITERT_MODEL).write_bytes(to_litert(network, hparams))
-            describe(folder, found.prefix, network.name, hparams, class_names)
+            write_description(folder, found.prefix, network.name, hparams, class_names)
             if thresholds:
-                write_thresholds(str(folder), thresholds)
+                write_thresholds(str(folder), thresholds, describe(found.prefix))
             folder.rename(target)
     except (tf.errors.OpError, OSError) as error:
         reason = program.tensorflow_reason(error)

@@ -14,6 +14,7 @@ import pytest
 from helpers import SMALL_HPARAMS, run_main, run_program, write_wav
 from test_export_model import varied_network
 
+from recordings.thresholds import read_thresholds
 from tagger.runs import checkpoints
 from tagger.runs.run import Run
 from tagger.runs.run_record import write_record
@@ -150,11 +151,8 @@ def test_the_folder_has_both_models_and_the_class_map(exported):
     assert facts == {"sample_rate": 44100, "class_names": ["Noise", "Tone"]}
     text = (exported.export_dir / "class_map.csv").read_text()
     assert text == "0,Noise\n1,Tone\n"
-    text = (exported.export_dir / "thresholds.csv").read_text()
-    assert [float(value) for value in re.findall(r",([\d.]+)$", text, re.M)] == [
-        1,
-        0.25,
-    ]
+    path = str(exported.export_dir / "thresholds.csv")
+    assert read_thresholds(path, "") == {"Noise": 1, "Tone": 0.25}
     readme = (exported.export_dir / "README.md").read_text()
     assert "2 classes" in readme
     assert "one row every 0.1 s" in readme

@@ -150,12 +150,16 @@ def column(table: WebElement, heading: str) -> list[str]:
 
 def test_tables_are_sorted_by_a_click(browser, page):
     show(browser, page)
-    table, comparison, _ = browser.find_elements(By.TAG_NAME, "table")
+    table, detections, comparison, _ = browser.find_elements(By.TAG_NAME, "table")
     values = column(table, "lwlrap")
     assert values == sorted(values, reverse=True)
     assert values[-1] == ""  # the class without clips
     assert column(table, "lwlrap") == values[::-1]
     assert column(table, "clips") == ["19", "13", "13", "0"]
+    precision = column(detections, "precision")
+    assert precision == sorted(precision, reverse=True)
+    assert precision[0] >= "0.9"
+    assert precision[-1] == ""
     differences = list(map(float, column(comparison, "difference")))
     assert differences == sorted(differences, reverse=True)
     assert differences[-1] < 0 < differences[0]
@@ -223,7 +227,7 @@ def test_curves_of_a_class_are_drawn_on_demand(browser, page):
     first = curves.get_attribute("innerHTML")
     select.select_by_visible_text(CLASS_NAMES[2])
     assert curves.get_attribute("innerHTML") != first
-    assert len(curves.find_elements(By.TAG_NAME, "polyline")) == 1
+    assert len(curves.find_elements(By.TAG_NAME, "polyline")) == 2
     progress = browser.find_element(By.ID, "progress")
     assert "the best step, 20" in progress.text
 

@@ -20,13 +20,17 @@ from absl import flags
 
 from recordings.thresholds import (
     DEFAULT_THRESHOLD,
+    PRECISION_FILE,
     THRESHOLDS_FILE,
+    order_thresholds,
+    read_thresholds,
     write_thresholds,
 )
 from tagger.errors import UserError
 from tagger.terminal import program
 from tagger.terminal.files import write_whole
 from tagger.terminal.progress import print_result
+from tools.report.detections import precision_thresholds
 from tools.report.diagnosis import class_results, read_evaluation
 from tools.report.page import make_page
 
@@ -41,6 +45,14 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "against", "", "Another --eval_dir with results for the same clips, to compare."
     )
+    flags.DEFINE_float(
+        "precision", 0.9, "Precision of the thresholds in a second CSV.", 0, 1
+    )
+    flags.DEFINE_string(
+        "thresholds",
+        "",
+        "CSV of thresholds to show, instead of those with this precision.",
+    )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,9 +65,21 @@ def main(argv: Sequence[str]) -> int:
     evaluation = read_evaluation(eval_dir)
     if clip_dir:
         program.start_tensorflow()
-    classes = class_results(evaluation)
+    classes, names = class_results(evaluation), evaluation.class_names
+    precise = precision_thresholds(evaluation, FLAGS.precision)
+    shown, title = precise, f"Thresholds with a precision of {FLAGS.precision:g}"
+    if FLAGS.thresholds:
+        by_class = read_thresholds(FLAGS.thresholds, "--thresholds")
+        shown = order_thresholds(by_class, names, "--thresholds")
+        title = f"Thresholds in {FLAGS.thresholds}"
     page = make_page(
-        evaluation, classes, eval_dir=eval_dir, clip_dir=clip_dir, against=FLAGS.against
+        evaluation,
+        classes,
+        eval_dir=eval_dir,
+        clip_dir=clip_dir,
+        thresholds=shown,
+        thresholds_title=title,
+        against=FLAGS.against,
     )
     path = os.path.join(eval_dir, "report.html")
     write_whole(pathlib.Path(path), page)
@@ -64,7 +88,11 @@ def main(argv: Sequence[str]) -> int:
         for result in classes
     }
     write_thresholds(eval_dir, thresholds)
-    print_result(f"{path} and {THRESHOLDS_FILE} written for step {evaluation.step}")
+    write_thresholds(eval_dir, dict(zip(names, precise)), name=PRECISION_FILE)
+    print_result(
+        f"{path}, {THRESHOLDS_FILE} and {PRECISION_FILE} written for step "
+        f"{evaluation.step}"
+    )
     return 0
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from tagger.data.clips import is_below
@@ -33,9 +34,11 @@ SCORE_ARRAYS = {
     "scores": ("f", 2),
 }
 ALL_CLASSES = "all classes"
+FEW_CLIPS = 10  # Values from fewer clips are marked, or not shown.
 CONFUSED_PAIRS = 30  # of the page
 CURVE_POINTS = 100  # of a curve that is some hundred pixels wide
 HISTOGRAM_BINS = 20
+CALIBRATION_BINS = 5
 # The standard error of an end of the interval is then 1.5 % of its length, if the
 # differences are normally distributed.
 BOOTSTRAP_SAMPLES = 2000
@@ -249,7 +252,9 @@ def class_curves(evaluation: Evaluation) -> list[dict[str, Any]]:
       For each class its `name` and `clips`, their number; `precision`, `recall` and
       `thresholds`, at most CURVE_POINTS + 1 values; `best`, the position of the highest
       F1 in these; `positives` and `negatives`, the shares of the clips with and without
-      the class whose scores are in each of HISTOGRAM_BINS equal parts of [0, 1].
+      the class whose scores are in each of HISTOGRAM_BINS equal parts of [0, 1];
+      `calibration`, the mean score and the share of clips of the class, for each of
+      CALIBRATION_BINS equal parts with clips, empty with fewer than FEW_CLIPS.
     """
     curves = []
     for index, name in enumerate(evaluation.class_names):
@@ -257,6 +262,10 @@ def class_curves(evaluation: Evaluation) -> list[dict[str, Any]]:
         if not labels.any():
             continue
         precision, recall, thresholds, f1 = threshold_curve(labels, scores)
+        calibration = []
+        if labels.sum() >= FEW_CLIPS:
+            shares, means = calibration_curve(labels, scores, n_bins=CALIBRATION_BINS)
+            calibration = np.stack([means, shares], axis=1).round(4).tolist()
         points = np.linspace(0, len(recall) - 1, CURVE_POINTS).round().astype(int)
         points = np.union1d(points, f1.argmax())
         histograms = {}
@@ -270,6 +279,7 @@ def class_curves(evaluation: Evaluation) -> list[dict[str, Any]]:
                 "precision": precision[points].round(4).tolist(),
                 "recall": recall[points].round(4).tolist(),
                 "thresholds": [float(f"{value:.3g}") for value in thresholds[points]],
+                "calibration": calibration,
                 "best": int(np.searchsorted(points, f1.argmax())),
                 **histograms,
             }

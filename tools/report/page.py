@@ -23,11 +23,11 @@ from tagger.runs import run_record
 from tagger.runs.eval_folder import SCORES_FILE, EvalFolder
 from tagger.terminal.progress import counted
 from tools.report import diagnosis
+from tools.report.detections import NEVER, find_detections
 
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 WORST_CLIPS = 30
 TOP_CLASSES = 5
-FEW_CLIPS = 10  # Values from fewer clips are marked.
 FEW_MARK = "<sup>†</sup>"
 SPECTROGRAM_COLUMNS = 300
 UNREADABLE = "<p>This clip cannot be read.</p>"
@@ -80,8 +80,8 @@ def table(
     )
     body = "".join(table_row(row, few=row[0] in few) for row in rows)
     note = (
-        f"<p>{FEW_MARK} These values rest on fewer than {FEW_CLIPS} clips of the "
-        f"class. They can be very different for other clips.</p>"
+        f"<p>{FEW_MARK} These values rest on fewer than {diagnosis.FEW_CLIPS} clips of "
+        f"the class. They can be very different for other clips.</p>"
     )
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
@@ -109,7 +109,7 @@ def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
         (*row, "this" if row.low > 0 else "the other" if row.high < 0 else "")
         for row in differences
     ]
-    few = {row.name for row in differences if row.num_clips < FEW_CLIPS}
+    few = {row.name for row in differences if row.num_clips < diagnosis.FEW_CLIPS}
     return (
         f"<h2>Compared with {html.escape(against)}</h2><p>The difference is the lwlrap "
         f"of this evaluation minus that of the other. It lies between the values of "
@@ -120,6 +120,22 @@ def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
         f"to three clips, nothing is named.</p>"
         f"{table(headings, rows, few=few)}"
     )
+
+
+def thresholds_table(evaluation: diagnosis.Evaluation, thresholds: np.ndarray) -> str:
+    """HTML of a table of the detections with thresholds, float64 [C]."""
+    headings = (
+        *("class", "clips", "threshold", "detections", "mean score", "precision"),
+        *("from", "to", "recall", "note"),
+    )
+    *rows, total = find_detections(evaluation, thresholds)
+    cells = []
+    for row in rows:
+        note = "no such threshold" if row.threshold == NEVER else ""
+        if row.num_clips < diagnosis.FEW_CLIPS:
+            note = f"fewer than {diagnosis.FEW_CLIPS} clips"
+        cells.append((*row[:2], *([np.nan] * 7 if note else row[2:]), note))
+    return table(headings, cells, few=(), foot=table_row((*total, "")))
 
 
 def run_hparams(eval_dir: str) -> Hparams:
@@ -225,9 +241,20 @@ def make_page(
     *,
     eval_dir: str,
     clip_dir: str,
+    thresholds: np.ndarray,
+    thresholds_title: str,
     against: str = "",
 ) -> str:
-    """The page as HTML, about an evaluation and its `class_results`.
+    """The page as HTML.
+
+    Args:
+      evaluation: the evaluation.
+      found: its `class_results`.
+      eval_dir: its folder.
+      clip_dir: folder of the clips; empty: see `worst_clips`.
+      thresholds: float64 [C], thresholds of a table of detections.
+      thresholds_title: the heading of this table.
+      against: the folder of an evaluation to compare with; empty: none.
 
     Raises:
       UserError: the evaluation in `against`, if any, cannot be read or does not fit.
@@ -247,9 +274,11 @@ def make_page(
     data = {
         "progress": sorted(by_step.items()),
         "classes": diagnosis.class_curves(evaluation),
-        "fewClips": FEW_CLIPS,
+        "fewClips": diagnosis.FEW_CLIPS,
     }
-    few = {result.name for result in found if 0 < result.num_clips < FEW_CLIPS}
+    few = {
+        result.name for result in found if 0 < result.num_clips < diagnosis.FEW_CLIPS
+    }
     means = diagnosis.macro_means(found) | {"name": "mean"}
     headings = (
         *("class", "clips", "lwlrap", "average precision", "threshold", "precision"),
@@ -272,6 +301,8 @@ def make_page(
         ),
         # "<" would end the script if a class is named "</script>".
         data=json.dumps(data).replace("<", "\\u003c"),
+        thresholds=thresholds_table(evaluation, thresholds),
+        thresholds_title=html.escape(thresholds_title),
         comparison=comparison_section(evaluation, against) if against else "",
         pairs=table(
             ("class", "ranks higher", "clips", "share of its clips"),

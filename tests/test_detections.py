@@ -1,0 +1,77 @@
+"""Thresholds for a wanted precision, and what they detect in other clips."""
+
+import numpy as np
+import pytest
+from helpers import CLASS_NAMES, write_evaluation
+
+from tools.report.detections import NEVER, find_detections, precision_thresholds
+from tools.report.diagnosis import ALL_CLASSES, Evaluation, read_evaluation
+
+
+def evaluation_of(labels, scores) -> Evaluation:
+    labels, scores = (np.array(values, float).T for values in (labels, scores))
+    names = [f"C{index}" for index in range(labels.shape[1])]
+    clips = [f"{index}.wav" for index in range(len(labels))]
+    return Evaluation(0, names, clips, labels, scores, labels)
+
+
+def test_a_threshold_has_the_estimated_precision():
+    """Ten right clips, a wrong one, three right ones with equal scores, wrong ones."""
+    labels = [1] * 10 + [0] + [1] * 3 + [0] * 10
+    scores = [*np.linspace(0.9, 0.81, 10), 0.8, 0.7, 0.7, 0.7, *np.linspace(0.6, 0, 10)]
+    evaluation = evaluation_of([labels], [scores])
+    for wanted, expected in (
+        (0.96, NEVER),
+        (10.5 / 11, 0.81),
+        (0.9, 0.7),  # 13.5 / 15, but not with only two of the equal scores
+        (0.85, 0.7),
+        (0.84, 0.6),  # 13.5 / 16
+    ):
+        assert precision_thresholds(evaluation, wanted) == [pytest.approx(expected)]
+
+
+def test_few_clips_have_no_threshold():
+    labels, scores = [1] * 9 + [0] * 9, [0.9] * 9 + [0.1] * 9
+    evaluation = evaluation_of([labels, [0] * 18], [scores, scores])
+    assert precision_thresholds(evaluation, 0.5).tolist() == [NEVER, NEVER]
+    labels[9] = 1
+    evaluation = evaluation_of([labels], [scores])
+    assert precision_thresholds(evaluation, 0.9).tolist() == [0.9]
+
+
+def test_detections_of_classes_and_of_all():
+    evaluation = evaluation_of(
+        [[1, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]],
+        [[0.9, 0.7, 0.2, 0.6], [0.4, 0.3, 0.2, 0.1], [0.5, 0, 0, 0]],
+    )
+    (never, _) = find_detections(evaluation_of([[1]], [[1.0]]), np.array([NEVER]))
+    assert (never.count, never.recall) == (0, 0)
+    first, second, third, total = find_detections(evaluation, np.array([0.6, 0.5, 0.5]))
+    assert first[:4] == ("C0", 3, 0.6, 3)
+    assert first.mean_score == pytest.approx(2.2 / 3)
+    assert first.precision == first.recall == pytest.approx(2 / 3)
+    # The quantiles of Beta(2.5, 1.5)
+    assert (first.low, first.high) == pytest.approx((0.1767, 0.9613), abs=1e-4)
+    assert second[:4] == ("C1", 2, 0.5, 0)
+    assert np.isnan(second[4:8]).all()
+    assert second.recall == 0
+    assert (third.precision, third.low) == (0, 0)
+    assert np.isnan(third.recall)
+    assert total[:2] == (ALL_CLASSES, 5)
+    assert total.count == 4
+    assert (total.precision, total.recall) == pytest.approx((2 / 4, 2 / 5))
+
+
+def test_thresholds_hold_for_other_clips(tmp_path):
+    """Of 4,000 clips, half are used to choose thresholds."""
+    for seed in (1, 2):
+        write_evaluation(tmp_path / str(seed), seed, num_clips=2000)
+    chosen, other = (read_evaluation(str(tmp_path / seed)) for seed in "12")
+    thresholds = precision_thresholds(chosen, 0.9)
+    *classes, total = find_detections(other, thresholds)
+    assert [found.name for found in classes] == CLASS_NAMES
+    for found in classes[:3]:
+        assert found.precision == pytest.approx(0.9, abs=0.05)
+        assert found.low < 0.9 < found.high
+    assert classes[3].threshold == NEVER
+    assert total.low < 0.9 < total.high
