@@ -53,6 +53,7 @@ def train(options: TrainOptions) -> int:
         check_class_map=run.check_class_map,
         flag_prefix="train",
     )
+    identity = clips.identity(options.train_clip_dir)
     files.make_folder(options.train_dir, "--train_dir")
     # Only the chief writes.
     with run.open_to_train() if workers.is_chief else contextlib.nullcontext():
@@ -63,7 +64,7 @@ def train(options: TrainOptions) -> int:
             to_train=True,
         )
         workers.check_inputs(options, hparams, class_names, clips)
-        training = run.resumed_training(_describe(options, workers, clips))
+        training = run.resumed_training(_describe(options, workers, identity))
         options = _count_steps(options, model_name, hparams, clips)
         # Fails here if it does not fit into the memory.
         inputs.shuffle_buffer(clips, hparams, workers.num_workers)
@@ -93,7 +94,7 @@ def train(options: TrainOptions) -> int:
 
 
 def _describe(
-    options: TrainOptions, workers: Distribution, clips: Clips
+    options: TrainOptions, workers: Distribution, identity: dict[str, int]
 ) -> dict[str, Any]:
     """What a resumed run should not change unnoticed; see `RunRecord`."""
     return {
@@ -101,7 +102,7 @@ def _describe(
         "seed": options.seed,
         "mixed_precision": options.mixed_precision,
         "devices": workers.num_replicas,
-        "clips": clips.identity(options.train_clip_dir),
+        "clips": identity,
     }
 
 
