@@ -3,9 +3,10 @@
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 import inputs
 import model
@@ -58,7 +59,7 @@ def predict(options: InferenceOptions) -> list[str]:
     mean = _score(options, [prefix for _, prefix in found], clips, class_names)
     for row in np.flatnonzero(np.isnan(mean).any(axis=1)):
         path = clips.paths[row]
-        problems[path] = f"{path}: can no longer be read"
+        problems[path] = str(UserError(f"{path}: can no longer be read"))
     scores = dict(zip(clips.paths, np.clip(np.nan_to_num(mean), 0, 1), strict=True))
     zeros = np.zeros(len(class_names))
     rows = [scores.get(path, zeros) for path in paths]
@@ -166,11 +167,24 @@ def _score(
         names = ", ".join(name for name, _ in functions)
         print(f"scoring {counted(len(clips), 'clip')} with {names}", file=sys.stderr)
         with progress_bar(len(clips), what="scoring", unit="clip") as bar:
+            counts = np.zeros(len(clips), int)
+            batches = _count_examples(batches, counts)
             for index, score in model.score_clips(functions, batches, clips.paths):
                 scores[index] = score
                 bar.update()
+        # A part of a long clip could no longer be read.
+        scores[counts < hparams.num_examples(clips.num_samples)] = np.nan
         mean += scores * (len(functions) / len(prefixes))
     return mean
+
+
+def _count_examples(
+    batches: Iterable[tuple[tf.Tensor, tf.Tensor]], counts: np.ndarray
+) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """Yields batches, and adds the number of examples of each clip to int [N]."""
+    for features, positions in batches:
+        np.add.at(counts, positions.numpy(), 1)
+        yield features, positions
 
 
 def _write_predictions(

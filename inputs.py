@@ -13,17 +13,24 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from tagger.data import blocks
 from tagger.data.clips import Clips
-from tagger.data.wav import BYTES_PER_SAMPLE, read_wav_header
+from tagger.data.wav import read_wav_header
 from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.network import spectrogram
 from tagger.network.augmentation import augment_batches
 from tagger.network.spectrogram import EXACT_FFT, FAST_FFT
+from tagger.network.waveforms import (
+    CUT_OFF,
+    clip_to_waveform,
+    read_part,
+    read_samples,
+    samples_to_waveform,
+)
 from tagger.terminal import program
 from tagger.terminal.machine import num_cpu_cores
 
-INT16_SCALE = 1 / 32768  # int16 samples to [-1, 1), as tf.audio.decode_wav does.
 # Size of the buffer that shuffles examples across clips: 768 MB at 38.4 kB each.
 EXAMPLE_SHUFFLE_BUFFER = 20000
 PREFETCH_BATCHES = 4
@@ -33,7 +40,6 @@ MAX_MEMORY_SHARE = 0.8  # of the machine, for the shuffle buffer
 # One clip per core. tf.data.AUTOTUNE would start with one clip and adapt slowly.
 PARALLEL_CLIPS = num_cpu_cores()
 ENDLESS = np.iinfo(np.int64).max  # length of the stream from a data service
-CUT_OFF = "clip was cut off after its header was read:"
 # What TensorFlow raises if a clip was deleted, replaced by a folder, or cut off.
 CLIP_ERRORS = (
     tf.errors.NotFoundError,
@@ -44,40 +50,6 @@ CLIP_ERRORS = (
 CACHE_BYTES = 2 * 2**30  # Features up to this size are kept in memory between passes.
 # AutoGraph would take 1 s to search these functions for control flow. There is none.
 without_autograph = tf.autograph.experimental.do_not_convert
-
-
-def clip_to_waveform(
-    path: tf.Tensor, data_offset: tf.Tensor, num_samples: tf.Tensor
-) -> tf.Tensor:
-    """Reads the samples of a WAV file whose header is known.
-
-    Args:
-      path: string, the WAV file.
-      data_offset: int64, the offset of its 16-bit samples, in bytes.
-      num_samples: int64, S, their number.
-
-    Returns:
-      float32 [S], from -1.0 to 32767/32768.
-
-    Raises:
-      tf.errors.OpError: the file is missing or too short; the message names it.
-    """
-    return _contents_to_waveform(tf.io.read_file(path), path, data_offset, num_samples)
-
-
-def _contents_to_waveform(
-    contents: tf.Tensor, path: tf.Tensor, data_offset: tf.Tensor, num_samples: tf.Tensor
-) -> tf.Tensor:
-    """Like `clip_to_waveform`, but from a file's contents; errors name the path."""
-    num_bytes = BYTES_PER_SAMPLE * num_samples
-    is_complete = tf.debugging.Assert(
-        tf.cast(tf.strings.length(contents), tf.int64) >= data_offset + num_bytes,
-        [CUT_OFF, path],
-    )
-    with tf.control_dependencies([is_complete]):
-        samples = tf.strings.substr(contents, data_offset, num_bytes)
-    waveform = tf.io.decode_raw(samples, tf.int16)
-    return tf.cast(waveform, tf.float32) * INT16_SCALE
 
 
 def waveform_to_log_mel_spectrogram(
@@ -99,12 +71,8 @@ def waveform_to_log_mel_spectrogram(
       float32 [T, F], natural logarithm of magnitude plus mel_log_offset; if frontend is
       pcen, `spectrogram.pcen` of the magnitude.
     """
-    magnitude = spectrogram.stft_magnitude(waveform, hparams, fft_type)
-    # mel has shape [T, F].
-    mel = tf.matmul(magnitude, spectrogram.mel_matrix(hparams))
-    if hparams.frontend == "pcen":
-        return spectrogram.pcen(mel, hparams)
-    return tf.math.log(mel + hparams.mel_log_offset)
+    mel = spectrogram.mel_spectrogram(waveform, hparams, fft_type)
+    return spectrogram.compress(mel, hparams)[0]
 
 
 def log_mel_spectrogram_to_examples(
@@ -156,7 +124,6 @@ def clip_examples(
     *,
     deterministic: bool,
     parallel_clips: int = PARALLEL_CLIPS,
-    fft_type: tf.DType = FAST_FFT,
 ) -> tf.data.Dataset:
     """Maps positions of clips to (position, examples float32 [E, frames, F]).
 
@@ -169,14 +136,13 @@ def clip_examples(
 
     @without_autograph
     def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return index, tf.io.read_file(paths[index])
+        return index, read_samples(
+            paths[index], data_offsets[index], num_samples[index]
+        )
 
     @without_autograph
-    def compute(index: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        waveform = _contents_to_waveform(
-            contents, paths[index], data_offsets[index], num_samples[index]
-        )
-        return index, waveform_to_examples(waveform, hparams, fft_type=fft_type)
+    def compute(index: tf.Tensor, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return index, waveform_to_examples(samples_to_waveform(samples), hparams)
 
     options = tf.data.Options()
     # The parallelism is fixed, so autotuning would only cost time.
@@ -185,6 +151,49 @@ def clip_examples(
     dataset = positions.map(read, num_parallel_calls=READ_AHEAD_CLIPS)
     dataset = dataset.map(compute, num_parallel_calls=parallel_clips)
     return dataset.with_options(options)
+
+
+def _block_examples(clips: Clips, hparams: Hparams) -> tf.data.Dataset:
+    """Maps clips, in order, to (examples float32 [E, frames, F], int32 [E] positions).
+
+    A long clip becomes several elements, so that its length needs no memory. Files are
+    read ahead, and the features of PARALLEL_CLIPS blocks are computed at the same time.
+    """
+    positions, parts = blocks.split_clips(clips, hparams)
+    paths = tf.constant([os.fsencode(path) for path in parts.paths], tf.string)
+    is_whole = parts.num_samples == clips.num_samples[positions]
+    is_first = np.diff(positions, prepend=-1) > 0
+
+    @without_autograph
+    def read(position, is_first, is_whole, *part):
+        samples = tf.cond(
+            is_whole, lambda: read_samples(*part), lambda: read_part(*part)
+        )
+        return position, is_first, samples
+
+    @without_autograph
+    def compute(position, is_first, samples):
+        waveform = samples_to_waveform(samples)
+        mel = spectrogram.mel_spectrogram(waveform, hparams, EXACT_FFT)
+        return position, is_first, mel
+
+    @without_autograph
+    def finish(before, block):
+        position, is_first, mel = block
+        before = tf.where(is_first, np.float32(np.nan), before)
+        log_mel, after = spectrogram.compress(mel, hparams, before)
+        examples = log_mel_spectrogram_to_examples(log_mel, hparams)
+        examples = examples[: blocks.BLOCK_EXAMPLES]
+        return after, (examples, tf.repeat(position, tf.shape(examples)[0]))
+
+    options = tf.data.Options()
+    options.autotune.enabled = False  # The parallelism is fixed.
+    files = (paths, parts.data_offsets, parts.num_samples)
+    columns = (positions.astype(np.int32), is_first, is_whole, *files)
+    dataset = tf.data.Dataset.from_tensor_slices(columns).with_options(options)
+    dataset = dataset.map(read, num_parallel_calls=READ_AHEAD_CLIPS)
+    dataset = dataset.map(compute, num_parallel_calls=PARALLEL_CLIPS)
+    return dataset.scan(tf.fill([hparams.mel_bands], np.float32(np.nan)), finish)
 
 
 def shuffle_buffer(clips: Clips, hparams: Hparams, num_shards: int = 1) -> int:
@@ -306,23 +315,15 @@ def clip_input(
     Args:
       clips: the N clips.
       hparams: feature hyperparameters.
-      skip_unreadable: whether clips that cannot be read are skipped. Otherwise, they
-        raise an error that names the clip.
+      skip_unreadable: whether clips, or blocks of long ones, that cannot be read are
+        skipped. Otherwise, they raise an error that names the clip.
 
     Returns:
       Dataset of (features float32 [B, frames, F], int32 [B] positions of the clips that
       the examples are from). B is SCORING_BATCH, or less in the last batch. Features of
       at most CACHE_BYTES are kept between passes, unless skip_unreadable is set.
     """
-
-    @without_autograph
-    def tag(clip: tf.Tensor, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return examples, tf.repeat(clip, tf.shape(examples)[0])
-
-    positions = tf.data.Dataset.from_tensor_slices(tf.range(len(clips)))
-    dataset = clip_examples(
-        positions, clips, hparams, deterministic=True, fft_type=EXACT_FFT
-    ).map(tag)
+    dataset = _block_examples(clips, hparams)
     if skip_unreadable:
         dataset = dataset.ignore_errors()
     dataset = dataset.unbatch().batch(SCORING_BATCH)

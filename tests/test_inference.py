@@ -12,7 +12,7 @@ from helpers import run_main, save_without_finite_scores, write_wav
 import inference
 import inputs
 import model
-from tagger.data import wav
+from tagger.data import blocks, wav
 from tagger.errors import UserError
 
 
@@ -110,9 +110,11 @@ def test_subfolders_are_counted(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("num_bytes", [100, 12000])
 def test_a_clip_that_is_cut_off_later_gets_zeros(
-    dataset, trained, tmp_path, capsys, monkeypatch
+    dataset, trained, tmp_path, capsys, monkeypatch, num_bytes
 ):
+    monkeypatch.setattr(blocks, "BLOCK_EXAMPLES", 1)
     folder = tmp_path / "test"
     shutil.copytree(dataset.clip_dir, folder)
     read_wav_headers = wav.read_wav_headers
@@ -120,7 +122,7 @@ def test_a_clip_that_is_cut_off_later_gets_zeros(
     def read_and_cut(paths):
         headers = read_wav_headers(paths)
         with open(folder / "04.wav", "r+b") as file:
-            file.truncate(100)
+            file.truncate(num_bytes)
         return headers
 
     monkeypatch.setattr("inference.read_wav_headers", read_and_cut)

@@ -10,8 +10,8 @@ import tensorflow as tf
 from helpers import ALT_HPARAMS, GOLDEN, parse_hparams, write_wav
 
 import inputs
+from tagger.data import blocks, wav
 from tagger.data import clips as clips_lib
-from tagger.data import wav
 from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.network.spectrogram import mel_matrix, windowed_frames
@@ -248,6 +248,48 @@ def test_clip_input_keeps_order_and_fills_batches(tagged, monkeypatch):
     assert [len(features) for features, _ in batches[:-1]] == [4] * (len(batches) - 1)
     positions = np.concatenate([positions for _, positions in batches])
     np.testing.assert_array_equal(positions, np.repeat(np.arange(7), per_clip))
+
+
+@pytest.mark.parametrize("hop", [0.02, 0.05, 0.08])
+@pytest.mark.parametrize("frontend", ["log", "pcen"])
+def test_blocks_of_long_clips_have_their_examples(tmp_path, monkeypatch, hop, frontend):
+    hparams = dataclasses.replace(
+        SMALL,
+        frontend=frontend,
+        pcen_seconds=10.0,  # longer than the clips
+        example_window_seconds=0.05,
+        example_hop_seconds=hop,
+    )
+    monkeypatch.setattr(blocks, "BLOCK_EXAMPLES", 2)
+    sizes = (1, 1102, 1103, *range(8000, 13000, 441), *range(12000, 12900, 97))
+    rng = np.random.default_rng(0)
+    paths = [
+        write_wav(tmp_path / f"{size}.wav", rng.uniform(-9000, 9000, size))
+        for size in sizes
+    ]
+    table = table_of(paths)
+    assert len(blocks.split_clips(table, hparams)[1]) > 1.5 * len(table)
+    features, positions = map(
+        np.concatenate, zip(*inputs.clip_input(table, hparams), strict=True)
+    )
+    for index, path in enumerate(paths):
+        actual, expected = (
+            features[positions == index],
+            inputs.wav_to_examples(path, hparams),
+        )
+        np.testing.assert_allclose(actual, expected, atol=1e-5, err_msg=path)
+
+
+def test_a_long_clip_that_is_cut_off_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_EXAMPLES", 2)
+    paths = [write_wav(tmp_path / f"{n}.wav", np.ones(9000)) for n in range(3)]
+    table = table_of(paths)
+    os.truncate(paths[1], 6000)
+    with pytest.raises(UserError, match=f"cut off .*{paths[1]}"):
+        list(inputs.read_batches(inputs.clip_input(table, SMALL)))
+    os.remove(paths[1])
+    with pytest.raises(UserError, match=f"cut off .*{paths[1]}"):
+        list(inputs.read_batches(inputs.clip_input(table, SMALL)))
 
 
 def test_a_shortened_or_deleted_clip_is_named(tagged):

@@ -23,6 +23,7 @@ from helpers import (
 )
 
 import inputs
+from tagger.data import blocks
 from tagger.errors import UserError
 from tagger.hparams import Hparams, model_hparams
 from tagger.runs import eval_folder, run_record
@@ -139,6 +140,17 @@ def test_pictures_show_the_features_of_the_run(
     shares = (features - features.min()) / np.ptp(features)
     expected = matplotlib.colormaps["viridis"](shares.T[::-1])
     np.testing.assert_allclose(picture, expected, atol=0.02)
+
+
+def test_pictures_show_the_start_of_long_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_EXAMPLES", 2)
+    size, _ = blocks.block_samples(Hparams())
+    noise = np.random.default_rng(0).uniform(-9000, 9000, 9 * size)
+    long, start = (
+        write_wav(tmp_path / f"{number}.wav", noise[: number * size])
+        for number in (9, 1)
+    )
+    assert spectrogram(long, Hparams()) == spectrogram(start, Hparams()) != ""
 
 
 @pytest.mark.parametrize(

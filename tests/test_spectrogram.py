@@ -50,8 +50,11 @@ def test_pcen(frames, seconds):
     state = (1 - rate) * mel[:1].astype(float)  # M[0] = E[0]
     smoothed, _ = scipy.signal.lfilter([rate], [1, rate - 1], mel, axis=0, zi=state)
     expected = (mel / (1e-6 + smoothed) ** 0.9 + 1.5) ** 0.4 - 1.5**0.4
-    np.testing.assert_allclose(pcen(mel, hparams), expected, rtol=1e-4, atol=1e-5)
+    values, states = pcen(mel, hparams)
+    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(states, smoothed, rtol=1e-4, atol=1e-6)
 
 
 def test_silence_is_zero():
-    np.testing.assert_array_equal(pcen(np.zeros([300, 4], np.float32), Hparams()), 0.0)
+    values, _ = pcen(np.zeros([300, 4], np.float32), Hparams())
+    np.testing.assert_array_equal(values, 0.0)

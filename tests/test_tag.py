@@ -14,6 +14,7 @@ from helpers import ALT_HPARAMS, SMALL_HPARAMS, parse_hparams, run_main
 
 import inputs
 from recordings import decoding, plots, segments
+from tagger.data import blocks
 from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tools.tag import results, scoring
@@ -36,19 +37,20 @@ def test_scores_are_those_of_inference(dataset, trained, loaded, tmp_path):
         )
 
 
-def test_blocks_give_the_scores_of_one_piece(loaded, tmp_path):
-    _, hparams, scorer = loaded
+def test_blocks_give_the_scores_of_one_piece(trained, loaded, tmp_path, monkeypatch):
+    hparams = loaded.hparams
     waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 20 * 44100)
     soundfile.write(tmp_path / "a.wav", waveform, 44100, subtype="FLOAT")
     waveform = soundfile.read(tmp_path / "a.wav", dtype="float32")[0]
     tags = scoring.tag(
-        str(tmp_path / "a.wav"),
-        loaded,
-        keep_embeddings=True,
-        keep_log_mel=True,
+        str(tmp_path / "a.wav"), loaded, keep_embeddings=True, keep_log_mel=True
     )
-    scores, embeddings, _ = scorer(waveform, 0)
-    assert len(scores) > 3 * scoring.BLOCK_EXAMPLES
+    num_examples = blocks.BLOCK_EXAMPLES
+    monkeypatch.setattr(blocks, "BLOCK_EXAMPLES", 999)
+    whole = scoring.load(str(trained)).score
+    no_state = np.full(hparams.mel_bands, np.nan, np.float32)
+    scores, embeddings, _, _ = whole(waveform, no_state)
+    assert len(scores) > 3 * num_examples
     assert tags.seconds == 20
     np.testing.assert_allclose(tags.scores, scores, atol=1e-6)
     np.testing.assert_allclose(tags.embeddings, embeddings, atol=1e-5)
@@ -66,33 +68,35 @@ def test_blocks_of_any_length_have_the_same_examples(
     hparams = dataclasses.replace(
         parse_hparams(SMALL_HPARAMS),
         frontend=frontend,
-        pcen_seconds=0.02,
+        pcen_seconds=10.0,  # longer than the recording
         example_window_seconds=0.05,
         example_hop_seconds=hop,
     )
-    monkeypatch.setattr(scoring, "BLOCK_EXAMPLES", 2)
+    monkeypatch.setattr(blocks, "BLOCK_EXAMPLES", 2)
     monkeypatch.setattr(decoding, "describe_range", lambda path, max_hz: "")
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 30000).astype(np.float32)
 
+    def network(examples, training):
+        means = tf.reduce_mean(examples, axis=(1, 2))[:, tf.newaxis]
+        return means, examples
+
     @tf.function(reduce_retracing=True)
-    def features(waveform, context):
-        log_mel = inputs.waveform_to_log_mel_spectrogram(waveform, hparams)[context:]
+    def features(waveform):
+        log_mel = inputs.waveform_to_log_mel_spectrogram(
+            waveform, hparams, fft_type=inputs.EXACT_FFT
+        )
         return inputs.log_mel_spectrogram_to_examples(log_mel, hparams), log_mel
 
-    def scorer(waveform, context):
-        found = features(waveform, tf.constant(context))
-        examples, log_mel = (part.numpy() for part in found)
-        return examples.mean(axis=(1, 2))[:, np.newaxis], examples, log_mel
-
-    tagger = scoring.Tagger(["A"], hparams, scorer)
+    tagger = scoring.Tagger(["A"], hparams, scoring.define_scorer(network, hparams))
     for size in (1, 1102, 1103, *range(8000, 13000, 441), *range(12000, 12900, 97)):
         monkeypatch.setattr(
             decoding, "read_blocks", lambda path, size=size: iter([noise[:size]])
         )
-        tags = scoring.tag("a.wav", tagger, keep_log_mel=True)
-        expected, _, log_mel = scorer(noise[:size], 0)
-        np.testing.assert_allclose(tags.scores, expected, atol=1e-4, err_msg=size)
-        np.testing.assert_allclose(tags.log_mel, log_mel, atol=1e-3, err_msg=size)
+        tags = scoring.tag("a.wav", tagger, keep_embeddings=True, keep_log_mel=True)
+        examples, log_mel = features(noise[:size])
+        for name, expected in (("embeddings", examples), ("log_mel", log_mel)):
+            actual = getattr(tags, name)
+            np.testing.assert_allclose(actual, expected, atol=1e-5, err_msg=size)
 
 
 def test_what_is_not_kept_is_freed(monkeypatch):
@@ -101,11 +105,11 @@ def test_what_is_not_kept_is_freed(monkeypatch):
     monkeypatch.setattr(decoding, "describe_range", lambda path, max_hz: "")
     references, num_alive = [], []
 
-    def scorer(waveform, context):
+    def scorer(waveform, state):
         num_alive.append(sum(reference() is not None for reference in references))
         embeddings, log_mel = np.zeros([65, 1024]), np.zeros([3300, 96])
         references.extend(map(weakref.ref, (embeddings, log_mel)))
-        return np.zeros([65, 2]), embeddings, log_mel
+        return np.zeros([65, 2]), embeddings, log_mel, state
 
     tags = scoring.tag("a.wav", scoring.Tagger(["A", "B"], Hparams(), scorer))
     assert (tags.embeddings, tags.log_mel) == (None, None)

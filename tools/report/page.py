@@ -16,6 +16,7 @@ from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
 
+from tagger.data.blocks import block_samples
 from tagger.data.clips import BACKGROUND
 from tagger.errors import UserError
 from tagger.hparams import Hparams
@@ -158,7 +159,10 @@ def run_hparams(eval_dir: str) -> Hparams:
 
 
 def spectrogram(path: str, hparams: Hparams) -> str:
-    """The features of a clip, a PNG as data URL; "" if it is unreadable."""
+    """The features of a clip, a PNG as data URL; "" if it is unreadable.
+
+    Of a long clip, these are the features of its first block, see `blocks.py`.
+    """
     import matplotlib.image
     import tensorflow as tf
 
@@ -167,6 +171,7 @@ def spectrogram(path: str, hparams: Hparams) -> str:
 
     try:
         offset, size, _ = read_wav_header(path)
+        size = min(size, block_samples(hparams)[0])
         waveform = inputs.clip_to_waveform(path, np.int64(offset), np.int64(size))
     except (UserError, tf.errors.OpError):
         return ""

@@ -4,7 +4,6 @@ Letters for shapes: E examples, T frames, F mel bands, C classes, S samples.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,15 +11,14 @@ import numpy as np
 
 from recordings import decoding
 from recordings.segments import Tags
+from tagger.data import blocks
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams
 
-BLOCK_EXAMPLES = 64  # as many as inference scores at once
-
-# Maps a waveform, float32 [S], and the number of its first frames that are only context
-# to scores, float64 [E, C], embeddings, float32 [E, 1024], and the spectrogram of the
-# other frames, float32 [T, F].
-Scorer = Callable[[np.ndarray, int], Sequence[np.ndarray]]
+# Maps a block of a waveform, float32 [S], and the state of the features before it,
+# float32 [F] (see `spectrogram.compress`), to scores, float64 [E, C], embeddings,
+# float32 [E, 1024], the spectrogram, float32 [T, F], and the state of the next block.
+Scorer = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 
 
 class Tagger(NamedTuple):
@@ -69,68 +67,46 @@ def define_scorer(network: Any, hparams: Hparams) -> Scorer:
     import tensorflow as tf
 
     import inputs
+    from tagger.network import spectrogram
 
     @tf.function(
         input_signature=[
             tf.TensorSpec([None], tf.float32),
-            tf.TensorSpec([], tf.int32),
+            tf.TensorSpec([hparams.mel_bands], tf.float32),
         ],
         autograph=False,
     )
-    def score(
-        waveform: tf.Tensor, context: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def score(waveform: tf.Tensor, before: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """See `Scorer`."""
-        log_mel = inputs.waveform_to_log_mel_spectrogram(
-            waveform, hparams, fft_type=inputs.EXACT_FFT
-        )[context:]
+        mel = spectrogram.mel_spectrogram(waveform, hparams, spectrogram.EXACT_FFT)
+        log_mel, after = spectrogram.compress(mel, hparams, before)
         examples = inputs.log_mel_spectrogram_to_examples(log_mel, hparams)
-        logits, embeddings = network(examples, training=False)
-        return tf.sigmoid(tf.cast(logits, tf.float64)), embeddings, log_mel
+        logits, embeddings = network(examples[: blocks.BLOCK_EXAMPLES], training=False)
+        return tf.sigmoid(tf.cast(logits, tf.float64)), embeddings, log_mel, after
 
     return score
 
 
-def context_frames(hparams: Hparams) -> int:
-    """Number of earlier frames that change a frame's features by more than 1e-8."""
-    if hparams.frontend == "log":
-        return 0
-    return math.ceil(20 * hparams.pcen_seconds / hparams.stft_hop_seconds)
-
-
-def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[tuple[np.ndarray, int]]:
-    """Reads a recording in overlapping blocks.
-
-    A block starts with some frames of context. The BLOCK_EXAMPLES examples after them
-    follow those of the previous block. Only the last block may have fewer.
+def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[np.ndarray]:
+    """Reads a recording in blocks; see `blocks.py`.
 
     Yields:
-      float32 [S], the samples of a block, and the number of its frames of context: at
-      most `context_frames`, as many as there are.
+      float32 [S], the samples of a block.
 
     Raises:
       UserError: see `decoding.read_blocks`, or there are no samples.
     """
-    hop = hparams.example_hop_frames
-    step = BLOCK_EXAMPLES * hop * hparams.stft_hop_samples
-    num_frames = max(
-        (BLOCK_EXAMPLES - 1) * hop + hparams.example_window_frames,
-        BLOCK_EXAMPLES * hop + 1,  # One more frame shows that there is a next block.
-    )
-    size = (num_frames - 1) * hparams.stft_hop_samples + hparams.stft_window_samples
-    block, context = np.zeros(0, np.float32), 0
+    size, step = blocks.block_samples(hparams)
+    block = np.zeros(0, np.float32)
     sizes = itertools.chain([size], itertools.repeat(step))
     for chunk in decoding.read_chunks(path, sizes):
         block = np.concatenate([block, chunk])
         if not block.size:
             raise UserError(f"{path}: has no samples")
-        yield block, context
-        start = context * hparams.stft_hop_samples
-        if hparams.num_examples(block.size - start) <= BLOCK_EXAMPLES:
+        yield block
+        if hparams.num_examples(block.size) <= blocks.BLOCK_EXAMPLES:
             return
-        start += step
-        context = min(context_frames(hparams), start // hparams.stft_hop_samples)
-        block = block[start - context * hparams.stft_hop_samples :]
+        block = block[step:]
 
 
 def tag(
@@ -154,23 +130,24 @@ def tag(
         the file.
     """
     hparams = tagger.hparams
-    step_frames = BLOCK_EXAMPLES * hparams.example_hop_frames
-    step = step_frames * hparams.stft_hop_samples
+    _, step = blocks.block_samples(hparams)
     scores, embeddings, log_mel = [], [], []
     num_samples, peak = 0, 0.0
-    for number, (block, context) in enumerate(overlapping_blocks(path, hparams)):
-        start = number * step - context * hparams.stft_hop_samples
-        new_samples = start + block.size - num_samples
+    state = np.full(hparams.mel_bands, np.nan, np.float32)
+    for number, block in enumerate(overlapping_blocks(path, hparams)):
+        new_samples = number * step + block.size - num_samples
         num_samples += new_samples
         peak = max(peak, np.abs(block).max())
-        values = [np.asarray(value) for value in tagger.score(block, context)]
+        *values, state = map(np.asarray, tagger.score(block, state))
         if not np.isfinite(values[0]).all():
             raise UserError(f"{path}: the scores are not finite")
-        scores.append(values[0][:BLOCK_EXAMPLES])
+        scores.append(values[0])
         if keep_embeddings:
-            embeddings.append(values[1][:BLOCK_EXAMPLES])
+            embeddings.append(values[1])
         if keep_log_mel:
-            log_mel.append(values[2][:step_frames])
+            log_mel.append(
+                values[2][: blocks.BLOCK_EXAMPLES * hparams.example_hop_frames]
+            )
         progress(new_samples / SAMPLE_RATE)
     doubt = decoding.describe_doubt(num_samples, peak, hparams.stft_window_samples)
     return Tags(
