@@ -1,9 +1,10 @@
 """Evaluates checkpoints during or after training. Used by --mode eval."""
 
+import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,9 +17,14 @@ from tagger.hparams import MODEL_HPARAMS
 from tagger.metrics.lwlrap import Lwlrap, report_empty_classes
 from tagger.options import EvalOptions
 from tagger.runs import checkpoints
-from tagger.runs.checkpoint_files import UnreadableError, checkpoint_step, fingerprint
+from tagger.runs.checkpoint_files import (
+    UnreadableError,
+    checkpoint_step,
+    describe,
+    fingerprint,
+)
 from tagger.runs.eval_folder import EvalFolder
-from tagger.runs.run import Run
+from tagger.runs.run import Checkpoint, Run
 from tagger.terminal import machine
 from tagger.terminal.files import make_folder
 from tagger.terminal.progress import print_result, progress_bar
@@ -38,10 +44,21 @@ def evaluate(options: EvalOptions) -> None:
     checkpoint that has a result and has not changed since is not evaluated again. One
     that cannot be read is reported and skipped.
 
+    With eval_checkpoint, evaluates only this checkpoint, or the averaged scores of
+    several.
+
     Raises:
       UserError: an input cannot be used, or a score is not finite; the message names
         it.
     """
+    found = [Run.find(path, "--eval_checkpoint") for path in options.eval_checkpoint]
+    if found:
+        options = dataclasses.replace(
+            options,
+            train_dir=found[0].run.directory,
+            eval_checkpoint=[found[0].prefix],
+            eval_timeout_secs=0,
+        )
     run = Run(options.train_dir)
     evaluation = EvalFolder(options.eval_dir, options.train_dir)
     class_names, clips = read_clips(
@@ -63,12 +80,17 @@ def evaluate(options: EvalOptions) -> None:
     make_folder(options.eval_dir, "--eval_dir")
     with evaluation.locked(options.eval_shard):
         evaluator, prefix = _Evaluator(options, evaluation, clips, class_names), None
+        if len(found) > 1:
+            evaluator.evaluate_mean(found)
+            return
         evaluator.check()
         try:
             for prefix in _new_checkpoints(options, run, evaluation):
                 try:
                     evaluator.evaluate(prefix)
                 except UnreadableError as error:
+                    if found:
+                        raise
                     print(f"skipped: {error}", file=sys.stderr)
         finally:
             if best := evaluation.best():
@@ -76,6 +98,10 @@ def evaluate(options: EvalOptions) -> None:
                     f"best so far: step {best[0]}, overall lwlrap {best[1]:.6f}",
                     file=sys.stderr,
                 )
+        if found and not prefix:
+            step = checkpoint_step(found[0].prefix)
+            result = evaluation.marker(step).read_text(encoding="utf-8")
+            print_result(f"step {step}, evaluated before:\n{result.rstrip()}")
     if not run.checkpoints() or (prefix and not evaluation.best()):
         raise UserError(
             f"--train_dir: there is no checkpoint in {options.train_dir} that can be "
@@ -116,11 +142,13 @@ def _new_checkpoints(
 def _own_checkpoints(
     options: EvalOptions, run: Run, evaluation: EvalFolder
 ) -> list[str]:
-    """The checkpoints of this evaluator: every k-th, and of these every n-th.
+    """The checkpoints of this evaluator: every k-th, and of these every n-th; or one.
 
     They are counted in the order in which the evaluators of eval_dir first saw them.
     This order does not change if training deletes old ones, or at a restart.
     """
+    if options.eval_checkpoint:
+        return list(options.eval_checkpoint)
     prefixes = run.checkpoints()
     index, num_evaluators = options.eval_shard
     if options.eval_every_k == num_evaluators == 1:
@@ -187,7 +215,7 @@ class _Evaluator:
         step, crc32 = checkpoint_step(prefix), fingerprint(prefix)
         self._load(prefix)
         started = time.monotonic()
-        scores = self._score_clips(step)
+        scores = self._score_clips(f"step {step}", self._score_function, self._batches)
         lwlrap = self._lwlrap(scores)
         seconds = time.monotonic() - started
         print_result(
@@ -206,11 +234,38 @@ class _Evaluator:
         with self._writer.as_default(step=step):
             tf.summary.scalar("Lwlrap", lwlrap.overall_lwlrap())
             tf.summary.scalar("Lwlrap-5%", partial.overall_lwlrap())
+        arrays = self._arrays(scores)
+        self._evaluation.write_result(step, f"{lwlrap}\n", crc32=crc32, **arrays)
+
+    def evaluate_mean(self, found: Sequence[Checkpoint]) -> None:
+        """Averages the scores of checkpoints, then prints and writes lwlrap.
+
+        Raises:
+          UserError: a checkpoint cannot be used, a score is not finite, or eval_dir has
+            results of a run.
+        """
+        names, mean = [describe(prefix) for _, prefix in found], 0
+        self._evaluation.claim(names)
+        for checkpoint in found:
+            network, hparams = model.load_network(
+                checkpoint,
+                self._class_names,
+                model_name=self._options.model,
+                hparam_overrides=self._options.hparams,
+                mixed_precision=self._options.mixed_precision,
+            )
+            batches = inputs.clip_input(self._clips, hparams)
+            score_function = model.score_function(network)
+            scores = self._score_clips(checkpoint.prefix, score_function, batches)
+            mean += scores / len(found)
+        lwlrap = self._lwlrap(mean)
+        print_result(f"{', '.join(names)}, all {len(mean)} clips:\n{lwlrap}")
+        self._evaluation.write_result(0, f"{lwlrap}\n", **self._arrays(mean))
+
+    def _arrays(self, scores: np.ndarray) -> dict[str, np.ndarray]:
+        """The arrays of a result."""
         clip_dir = self._options.eval_clip_dir
-        self._evaluation.write_result(
-            step,
-            f"{lwlrap}\n",
-            crc32=crc32,
+        return dict(
             class_names=np.array(self._class_names),
             clips=np.array([os.path.relpath(p, clip_dir) for p in self._clips.paths]),
             labels=self._clips.labels,
@@ -237,13 +292,18 @@ class _Evaluator:
         variables = checkpoints.network_variables(self._network)
         checkpoints.restore(prefix, variables)
 
-    def _score_clips(self, step: int) -> np.ndarray:
-        """The scores of all clips, float64 [N, C] in [0, 1]."""
-        num_clips, name = len(self._clips), f"step {step}"
+    def _score_clips(
+        self,
+        name: str,
+        score_function: Callable[[tf.Tensor], tf.Tensor],
+        batches: tf.data.Dataset,
+    ) -> np.ndarray:
+        """The scores of a network for all clips, float64 [N, C] in [0, 1]."""
+        functions = [(name, score_function)]
+        num_clips, paths = len(self._clips), self._clips.paths
         scores = np.zeros([num_clips, len(self._class_names)])
         last_printed = time.monotonic()
-        batches = inputs.read_batches(self._batches)
-        functions, paths = [(name, self._score_function)], self._clips.paths
+        batches = inputs.read_batches(batches)
         with progress_bar(num_clips, what=name, unit="clip") as bar:
             for index, score in model.score_clips(functions, batches, paths):
                 scores[index] = score

@@ -100,7 +100,9 @@ def options_from_flags() -> TrainOptions | EvalOptions | InferenceOptions:
     for name, field in FIELDS[mode].items():
         value, option = FLAGS[name].value, field.metadata
         if option["required"] and not value:
-            missing.append(f"--{name}")
+            values[name] = ""
+            if not (option["unless"] and FLAGS[option["unless"]].value):
+                missing.append(f"--{name}")
         else:
             values[name] = option["parse"](value) if option["parse"] else value
     if missing:

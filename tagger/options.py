@@ -30,6 +30,7 @@ def _option(
     high: int | None = None,
     names: Sequence[str] = (),
     parse: Callable[[Any], Any] | None = None,
+    unless: str = "",
 ) -> Any:
     """A field of a dataclass of options.
 
@@ -38,10 +39,12 @@ def _option(
       default: of the flag; missing: the flag is required.
       low, high: the range of a whole number.
       names: the allowed names; empty: any text.
+      unless: another flag of the mode, with which this required one may be missing.
       parse: returns the value of the field for that of the flag, or raises UserError.
     """
     required = default is dataclasses.MISSING
     metadata = dict(meaning=meaning, low=low, high=high, names=names, parse=parse)
+    metadata["unless"] = unless
     metadata |= dict(required=required, default=None if required else default)
     if parse and not required:
         return dataclasses.field(
@@ -227,9 +230,15 @@ class EvalOptions(CommonOptions):
 
     eval_clip_dir: str = _option("Folder of the WAV clips to evaluate on.")
     eval_csv_path: str = _option("CSV of the clips to evaluate on and their labels.")
-    train_dir: str = _option(TRAIN_DIR, parse=_parse_folder)
+    train_dir: str = _option(TRAIN_DIR, parse=_parse_folder, unless="eval_checkpoint")
     eval_dir: str = _option(
         "Folder for the results and TensorBoard events.", parse=_parse_folder
+    )
+    eval_checkpoint: Sequence[str] = _option(
+        f"Checkpoint to evaluate, instead of all of --train_dir: {CHECKPOINT_FORMS}. "
+        f"The scores of several, separated by commas, are averaged.",
+        (),
+        parse=_parse_parts,
     )
     eval_every_k: int = _option("Evaluate every k-th checkpoint.", 1, low=1)
     eval_shard: tuple[int, int] = _option(

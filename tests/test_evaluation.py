@@ -1,5 +1,6 @@
 """Evaluation: results, restarts, several evaluators, waiting, and bad input."""
 
+import json
 import os
 import shutil
 
@@ -19,6 +20,8 @@ from tagger.runs import checkpoint_files, checkpoints
 from tagger.runs.eval_folder import EvalFolder
 from tagger.runs.run import Run
 from tagger.terminal import files
+from tools import score
+from tools.report import diagnosis
 
 STEPS = [0, 2, 4, 5]  # of the checkpoints in `trained`
 
@@ -145,6 +148,70 @@ def test_a_restart_evaluates_steps_without_a_marker(
     assert (results / "eval-4.txt").read_text() in output
     assert "step 4, 7 of 12 clips" in output
     assert "step 5" not in output
+
+
+@pytest.mark.parametrize("form", ["model.ckpt-4", "model.ckpt-4.index", "best:"])
+def test_only_the_named_checkpoint_is_evaluated(
+    dataset, trained, results, tmp_path, capsys, monkeypatch, form
+):
+    checkpoint, step = str(trained / form), 4
+    if form == "best:":
+        checkpoint, (step, _) = f"best:{results}", EvalFolder(results, trained).best()
+    monkeypatch.delattr(evaluation.time, "sleep")
+    flags = dict(eval_checkpoint=checkpoint, eval_timeout_secs=600)
+    for _ in range(2):  # The second time, the existing result is printed.
+        assert run_eval(dataset, "", tmp_path, **flags) == 0
+        result = (results / f"eval-{step}.txt").read_text()
+        assert capsys.readouterr().out.endswith(result)
+    assert evaluated_steps(tmp_path) == [step]
+    assert (tmp_path / f"eval-{step}.txt").read_text() == result
+    assert EvalFolder(tmp_path, trained).best()[0] == step
+    assert run_eval(dataset, trained, tmp_path) == 0
+    assert evaluated_steps(tmp_path) == STEPS
+
+
+def test_a_named_checkpoint_that_cannot_be_read_is_an_error(
+    dataset, run, tmp_path, capsys
+):
+    (run / "model.ckpt-4.data-00000-of-00001").write_bytes(b"damaged")
+    flags = dict(eval_checkpoint=run / "model.ckpt-4")
+    assert run_eval(dataset, run, tmp_path, **flags) == 1
+    assert "model.ckpt-4" in capsys.readouterr().err.splitlines()[-1]
+    assert run_eval(dataset, run, tmp_path, eval_checkpoint=run / "none") == 1
+    assert "--eval_checkpoint" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_scores_of_several_checkpoints_are_averaged(
+    dataset, trained, run, tmp_path, capsys
+):
+    """As those of inference."""
+    checkpoints = f"{trained / 'model.ckpt-4'},{run}"
+    flags = dict(eval_checkpoint=checkpoints, eval_every_k=9)
+    assert run_eval(dataset, trained, tmp_path / "mean", **flags) == 0
+    output = capsys.readouterr().out
+    assert run_main(dataset.inference_flags(checkpoints, tmp_path / "p.csv")) == 0
+    lwlrap = score.score(
+        str(tmp_path / "p.csv"),
+        str(dataset.csv_path),
+        where="",
+        class_map_path="",
+        out="",
+    )
+    assert output.endswith(f"{lwlrap}\n")
+    assert (tmp_path / "mean" / "eval-0.txt").read_text() == f"{lwlrap}\n"
+    assert diagnosis.read_evaluation(tmp_path / "mean").step == 0
+    contents = json.loads((tmp_path / "mean" / "evaluated.json").read_text())
+    names = [name.split()[0] for name in contents["scores_of"]]
+    assert names == ["model.ckpt-4", "model.ckpt-5"]
+
+
+def test_averaged_scores_and_results_of_a_run_are_not_mixed(
+    dataset, trained, eval_dir, capsys
+):
+    flags = dict(eval_checkpoint=f"{trained},{trained}")
+    assert run_eval(dataset, trained, eval_dir, **flags) == 1
+    assert "has results of a run" in capsys.readouterr().err
+    assert evaluated_steps(eval_dir) == STEPS
 
 
 def test_the_later_of_equal_steps_is_best(dataset, trained, tmp_path, capsys):

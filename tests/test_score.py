@@ -1,6 +1,7 @@
 """Scoring predictions: the metric, rows and classes that do not fit, the result."""
 
 import csv
+import json
 import os
 import pathlib
 
@@ -11,6 +12,7 @@ from helpers import ROOT, run_main
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap
 from tagger.runs.eval_folder import EvalFolder
+from tagger.runs.run import Run
 from tools import score as score_lib
 from tools.report import diagnosis
 
@@ -169,12 +171,25 @@ def test_the_result_is_that_of_an_evaluation(dataset, trained, tmp_path):
 
 def test_a_folder_with_results_of_an_evaluation_is_an_error(score, tmp_path):
     (tmp_path / "eval-7.txt").write_text("Overall lwlrap = 0.500000\n")
-    with pytest.raises(UserError, match="--out"):
+    with pytest.raises(UserError, match="has results of a run"):
         score(out=str(tmp_path))
-    (tmp_path / "eval-7.txt").rename(tmp_path / "evaluated.json")
-    with pytest.raises(UserError, match="--out"):
+    (tmp_path / "eval-7.txt").unlink()
+    EvalFolder(tmp_path, tmp_path / "run").check({"run": "abc"}, write=True)
+    with pytest.raises(UserError, match="has results of a run"):
         score(out=str(tmp_path))
     assert not (tmp_path / "eval-0.txt").exists()
+
+
+def test_a_result_of_predictions_is_not_adopted_by_an_evaluation(
+    dataset, trained, tmp_path, capsys, score
+):
+    score(out=str(tmp_path))
+    contents = json.loads((tmp_path / "evaluated.json").read_text())
+    assert contents == {"run": "none", "scores_of": [str(tmp_path / "scores.csv")]}
+    assert run_main(dataset.eval_flags(trained, tmp_path)) == 1
+    assert "--eval_dir" in capsys.readouterr().err
+    with pytest.raises(UserError, match="cannot be used"):
+        Run.find(f"best:{tmp_path}", "--checkpoint")
 
 
 def test_a_report_needs_scores_from_0_to_1(score, tmp_path):

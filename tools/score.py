@@ -13,7 +13,6 @@ With --out, tools.report can show the result.
 
 import collections
 import math
-import os
 import sys
 from collections.abc import Collection, Sequence
 
@@ -32,13 +31,12 @@ from tagger.data.clips import (
 )
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap, report_empty_classes
-from tagger.runs.eval_folder import CONTENTS_FILE, EvalFolder
+from tagger.runs.eval_folder import EvalFolder
 from tagger.terminal import program
 from tagger.terminal.files import make_folder
 from tagger.terminal.progress import counted, print_result
 
 FLAGS = flags.FLAGS
-STEP = 0  # of the result in --out; predictions have no step
 
 
 def define_flags() -> None:
@@ -162,6 +160,7 @@ def write_result(
     directory: str,
     lwlrap: Lwlrap,
     *,
+    source: str,
     class_names: Sequence[str],
     clips: Sequence[str],
     labels: np.ndarray,
@@ -173,18 +172,16 @@ def write_result(
       UserError: the folder has other results or cannot be written, or a score is not
         from 0 to 1.
     """
-    folder = EvalFolder(directory)
-    contents = os.path.join(directory, CONTENTS_FILE)
-    if os.path.exists(contents) or folder.results().keys() - {STEP}:
-        raise UserError(f"--out: {directory} has results of --mode eval")
     low, high = scores.min(), scores.max()
     if low < 0 or high > 1:
         raise UserError(
             f"--out needs scores from 0 to 1, but they are from {low:g} to {high:g}"
         )
     make_folder(directory, "--out")
+    folder = EvalFolder(directory)
+    folder.claim([source])
     folder.write_result(
-        STEP,
+        0,
         f"{lwlrap}\n",
         class_names=np.array(class_names),
         clips=np.array(clips),
@@ -230,6 +227,7 @@ def score(
         write_result(
             out,
             lwlrap,
+            source=scores_path,
             class_names=class_names,
             clips=clips,
             labels=labels,

@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ CONTENTS_FILE = "evaluated.json"  # describes what was evaluated
 FINGERPRINTS_FILE = "fingerprints.txt"
 SEEN_FILE = "steps-seen.txt"  # in the order in which evaluators first saw them
 SCORES_FILE = "scores-best.npz"  # labels and scores of the best step
+NO_RUN = "none"  # instead of the id of a run, see `claim`
 
 
 def _read_overall(text: str) -> float | None:
@@ -57,30 +58,6 @@ def _fingerprint(prefix: str) -> int | None:
         return fingerprint(prefix)
     except UnreadableError:
         return None
-
-
-def _read(path: pathlib.Path) -> str:
-    """The text of a file; "" if it does not exist. Other problems are a UserError."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _append(path: pathlib.Path, lines: Iterable[str]) -> None:
-    """Appends all lines at once. Other processes may do the same at the same time.
-
-    Raises:
-      UserError: the file cannot be written; the message names it.
-    """
-    try:
-        with open(path, "ab", buffering=0) as file:
-            # The last line may be incomplete.
-            file.write("".join(f"\n{line}" for line in lines).encode() + b"\n")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 class EvalFolder:
@@ -112,7 +89,7 @@ class EvalFolder:
             match = re.fullmatch(r"eval-(0|[1-9][0-9]*)\.txt", path.name)
             if not match or self._is_replaced(step := int(match[1]), fingerprints):
                 continue
-            if (overall := _read_overall(_read(path))) is not None:
+            if (overall := _read_overall(files.read_text(path))) is not None:
                 results[step] = overall
         return results
 
@@ -142,13 +119,13 @@ class EvalFolder:
 
     def _fingerprints(self) -> dict[int, int]:
         """The fingerprints of the checkpoints that have results, by step."""
-        text = _read(self._path / FINGERPRINTS_FILE)
+        text = files.read_text(self._path / FINGERPRINTS_FILE)
         found = re.findall(r"^(\d+) ([0-9a-f]{8})$", text, re.M)
         return {int(step): int(crc32, 16) for step, crc32 in found}
 
     def _add_fingerprints(self, fingerprints: Mapping[int, int]) -> None:
         lines = [f"{step} {crc32:08x}" for step, crc32 in fingerprints.items()]
-        _append(self._path / FINGERPRINTS_FILE, lines)
+        files.append_lines(self._path / FINGERPRINTS_FILE, lines)
 
     def marker(self, step: int) -> pathlib.Path:
         """The result of a step, which also marks it as evaluated."""
@@ -191,6 +168,26 @@ class EvalFolder:
         files.write_whole(self.marker(step), text)
         if crc32 is not None:
             self._add_fingerprints({step: crc32})
+
+    def claim(self, source: Sequence[str]) -> None:
+        """Prepares the folder for one result, of step 0, that belongs to no run.
+
+        An earlier such result is deleted.
+
+        Args:
+          source: the checkpoints or files that its scores are from.
+
+        Raises:
+          UserError: the folder has results of a run, or cannot be written.
+        """
+        stored = self._stored() or {"run": NO_RUN}
+        if stored.get("run") != NO_RUN or self.results().keys() - {0}:
+            raise UserError(
+                f"{self.directory} has results of a run; choose another folder"
+            )
+        self.marker(0).unlink(missing_ok=True)
+        contents = {"run": NO_RUN, "scores_of": list(source)}
+        files.write_json(self._path / CONTENTS_FILE, contents)
 
     def locked(self, shard: tuple[int, int]) -> contextlib.AbstractContextManager[None]:
         """Locks the part of an evaluator; a UserError if another one has locked it."""
@@ -300,11 +297,11 @@ class EvalFolder:
         path = self._path / SEEN_FILE
 
         def read() -> dict[int, None]:
-            words = _read(path).split()
+            words = files.read_text(path).split()
             return dict.fromkeys(int(word) for word in words if word.isdecimal())
 
         if new := [step for step in steps if step not in read()]:
-            _append(path, map(str, new))
+            files.append_lines(path, map(str, new))
         return list(read())
 
 

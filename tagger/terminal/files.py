@@ -8,7 +8,7 @@ import os
 import pathlib
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from tagger.errors import UserError
@@ -97,6 +97,30 @@ def read_json(path: pathlib.Path) -> dict[str, Any] | None:
     if not isinstance(values, dict):
         raise UserError(f"{path} is damaged: it must have an object")
     return values
+
+
+def read_text(path: pathlib.Path) -> str:
+    """The text of a file; "" if it does not exist. Other problems are a UserError."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def append_lines(path: pathlib.Path, lines: Iterable[str]) -> None:
+    """Appends all lines at once. Other processes may do the same at the same time.
+
+    Raises:
+      UserError: the file cannot be written; the message names it.
+    """
+    try:
+        with open(path, "ab", buffering=0) as file:
+            # The last line may be incomplete.
+            file.write("".join(f"\n{line}" for line in lines).encode() + b"\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 @contextlib.contextmanager
