@@ -201,7 +201,7 @@ class Run:
           training: see `RunRecord`.
 
         Returns:
-          The same, but train_scopes that are empty are those of the last training.
+          The same. If train_scopes are not given, they are those of the last training.
         """
         if self.record is None or not self.checkpoints():
             return training

@@ -20,6 +20,7 @@ from tagger.hparams import FIELDS, MODEL_HPARAMS, MODEL_NAMES, Hparams, model_hp
 from tagger.terminal.files import read_json, write_json
 
 HPARAMS_FILE = "hparams.json"
+ALL_SCOPES = "."  # This regular expression matches every name.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,14 +92,15 @@ class RunRecord:
 
     def resumed_training(self, path: str, training: dict[str, Any]) -> dict[str, Any]:
         """How training resumes; see `Run.resumed_training`."""
-        scopes = self.training.get("train_scopes")
+        scopes = training["train_scopes"] or self.training.get("train_scopes", [])
         if scopes and not training["train_scopes"]:
             print(
                 f"note: --train_scopes={_shown(scopes)}, as in {path}; "
-                f"--train_scopes=. trains all layers",
+                f"--train_scopes={ALL_SCOPES} trains all layers",
                 file=sys.stderr,
             )
-            training = training | {"train_scopes": scopes}
+        scopes = [] if scopes == [ALL_SCOPES] else scopes
+        training = training | {"train_scopes": scopes}
         for change in changes(training, self.training):
             print(f"warning: resuming with {change}", file=sys.stderr)
         return training
@@ -175,8 +177,9 @@ def read_record(directory: str) -> RunRecord | None:
 
 def _problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Yields what is wrong in the contents of a record."""
-    for name in KINDS.keys() - values.keys():
-        yield f"it has no {name}"
+    for name in KINDS:
+        if name not in values:
+            yield f"it has no {name}"
     for name, kind in (KINDS | OPTIONAL_KINDS).items():
         if not isinstance(values.get(name, kind()), kind):
             yield f"{name} must not be {values[name]}"
