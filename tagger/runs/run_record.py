@@ -93,13 +93,13 @@ class RunRecord:
     def resumed_training(self, path: str, training: dict[str, Any]) -> dict[str, Any]:
         """How training resumes; see `Run.resumed_training`."""
         scopes = training["train_scopes"] or self.training.get("train_scopes", [])
+        scopes = [] if scopes == [ALL_SCOPES] else scopes
         if scopes and not training["train_scopes"]:
             print(
                 f"note: --train_scopes={_shown(scopes)}, as in {path}; "
                 f"--train_scopes={ALL_SCOPES} trains all layers",
                 file=sys.stderr,
             )
-        scopes = [] if scopes == [ALL_SCOPES] else scopes
         training = training | {"train_scopes": scopes}
         for change in changes(training, self.training):
             print(f"warning: resuming with {change}", file=sys.stderr)
