@@ -11,7 +11,6 @@ import numpy as np
 
 from tagger.data.clips import composed, read_records, write_csv
 from tagger.errors import UserError
-from tagger.runs.checkpoint_files import describe
 from tagger.terminal.progress import counted
 
 THRESHOLDS_FILE = "thresholds.csv"  # in the folder of an evaluation
@@ -79,16 +78,15 @@ def read_thresholds(path: str, flag: str) -> dict[str, float]:
     return thresholds
 
 
-def report_other_checkpoint(path: str, prefix: str, flag: str) -> None:
+def report_other_checkpoint(path: str, own: str, flag: str) -> None:
     """Warns if the thresholds of a CSV are for another checkpoint, as far as it says.
 
     Args:
       path: path of the CSV, as in `read_thresholds`.
-      prefix: the checkpoint in use.
+      own: the checkpoint in use, see `checkpoint_files.describe`.
       flag: name of the flag with the path.
     """
     (_, header), *records = read_records(path, flag)
-    own = describe(prefix)
     if len(header) > len(THRESHOLDS_HEADER):
         for checkpoint in sorted({fields[-1] for _, fields in records}):
             # Their names may differ, because checkpoints are copied and renamed.

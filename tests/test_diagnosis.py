@@ -71,6 +71,7 @@ def test_macro_means(tmp_path):
         ({"step": np.array([1, 2])}, r"step has type int64 and shape \[2\]"),
         ({"step": np.array("x")}, "step has type <U1"),
         ({"step": np.array(1e300)}, "step has type float64"),
+        ({"fingerprint": np.array("x")}, "fingerprint has type <U1"),
         ({"class_names": np.arange(4)}, "class_names has type int64"),
         ({"class_names": np.array(list("abc"))}, "40 clips and 3 classes"),
         ({"clips": np.array(["a.wav"] * 39)}, "39 clips and 4 classes"),

@@ -26,10 +26,10 @@ import inputs
 from tagger.data import blocks
 from tagger.errors import UserError
 from tagger.hparams import Hparams, model_hparams
-from tagger.runs import eval_folder, run_record
+from tagger.runs import checkpoint_files, eval_folder, run_record
 from tagger.runs.eval_folder import EvalFolder
 from tools.report import diagnosis
-from tools.report.page import make_page, spectrogram, table_row
+from tools.report.page import comparison_section, make_page, spectrogram, table_row
 
 
 def page_of(eval_dir, clip_dir, against="", threshold=0.5) -> str:
@@ -278,7 +278,9 @@ def test_scores_of_another_step_than_the_best(
         EvalFolder(str(eval_dir)).marker(best).unlink()
     else:  # Two evaluators ended at the same time.
         with np.load(eval_dir / eval_folder.SCORES_FILE) as arrays:
-            other = dict(arrays) | {"step": 4 if best != 4 else 2}
+            step = 4 if best != 4 else 2
+            crc32 = checkpoint_files.fingerprint(f"{trained}/model.ckpt-{step}")
+            other = dict(arrays) | {"step": step, "fingerprint": crc32}
         np.savez(eval_dir / eval_folder.SCORES_FILE, **other)
     page_of(eval_dir, dataset.clip_dir)
     err = capsys.readouterr().err
@@ -289,6 +291,39 @@ def test_scores_of_another_step_than_the_best(
         assert warning_after_evaluation() != ""
         (eval_dir / name).unlink()
     assert warning_after_evaluation() == ""
+
+
+def test_scores_of_a_checkpoint_that_is_gone(dataset, trained, tmp_path, capsys):
+    run, eval_dir = shutil.copytree(trained, tmp_path / "run"), tmp_path / "eval"
+    flags = dataset.eval_flags(run, eval_dir)
+    assert run_main(flags) == 0
+    best, _ = EvalFolder(eval_dir, run).best()
+    evaluation = diagnosis.read_evaluation(str(eval_dir))
+    crc32 = checkpoint_files.fingerprint(f"{run}/model.ckpt-{best}")
+    assert evaluation.checkpoint == f"model.ckpt-{best} {crc32:08x}"
+    # Another checkpoint takes its place.
+    other = 0 if best else 2
+    for suffix in (checkpoint_files.INDEX_SUFFIX, checkpoint_files.DATA_SUFFIX):
+        shutil.copy(
+            run / f"model.ckpt-{other}{suffix}", f"{run}/model.ckpt-{best}{suffix}"
+        )
+    with pytest.raises(UserError, match="checkpoint was replaced; run the eval"):
+        page_of(eval_dir, dataset.clip_dir)
+    with pytest.raises(UserError, match="--against .* checkpoint was replaced"):
+        comparison_section(evaluation, str(eval_dir))
+    for path in run.glob(f"model.ckpt-{best}.*"):
+        path.unlink()
+    capsys.readouterr()
+    page_of(eval_dir, dataset.clip_dir)
+    assert "warning: the best step is " in capsys.readouterr().err
+    for path in run.glob("model.ckpt-*"):
+        path.unlink()
+    page_of(eval_dir, dataset.clip_dir)
+    error = capsys.readouterr().err
+    assert f"scores of step {best}, whose checkpoint was deleted" in error
+    shutil.rmtree(run)
+    page_of(eval_dir, dataset.clip_dir)
+    assert "warning: the checkpoints are not known: " in capsys.readouterr().err
 
 
 def test_a_large_evaluation_is_a_small_page(tmp_path):

@@ -17,12 +17,31 @@ def test_thresholds_are_read_as_they_were_written(tmp_path):
     assert found.tolist() == [1e-300, 0.1 + 0.2, 1.0]
 
 
+def test_thresholds_of_another_checkpoint_are_reported(tmp_path, capsys):
+    by_class = {"A": 0.5, "B": 0.25}
+    thresholds.write_thresholds(str(tmp_path), by_class, "model.ckpt-20 0a1b2c3d")
+    path = str(tmp_path / thresholds.THRESHOLDS_FILE)
+    assert thresholds.read_thresholds(path, "--thresholds") == by_class
+    # A checkpoint may be renamed.
+    thresholds.report_other_checkpoint(path, "model.ckpt-9 0a1b2c3d", "--thresholds")
+    assert capsys.readouterr().err == ""
+    thresholds.report_other_checkpoint(path, "model.ckpt-20 00000001", "--thresholds")
+    assert capsys.readouterr().err == (
+        f"warning: --thresholds: {path} is for model.ckpt-20 0a1b2c3d, not for "
+        f"model.ckpt-20 00000001\n"
+    )
+    thresholds.write_thresholds(str(tmp_path), by_class)
+    thresholds.report_other_checkpoint(path, "model.ckpt-9 0a1b2c3d", "--thresholds")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
         ("", 1),
         ("A,0.5\n", 1),
         ("class,threshold,\n", 1),
+        ("class,threshold,checkpoint\nA,0.5\n", 2),
         ("class,threshold\nA\n", 2),
         ("class,threshold\nA,0.5,1\n", 2),
         ("class,threshold\nA,high\n", 2),

@@ -179,7 +179,7 @@ def export(
     thresholds = {}
     if thresholds_path:
         by_class = read_thresholds(thresholds_path, "--thresholds")
-        report_other_checkpoint(thresholds_path, found.prefix, "--thresholds")
+        report_other_checkpoint(thresholds_path, describe(found.prefix), "--thresholds")
         ordered = order_thresholds(by_class, class_names, "--thresholds")
         thresholds = dict(zip(class_names, ordered, strict=True))
     target = pathlib.Path(export_dir).resolve()

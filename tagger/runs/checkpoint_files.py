@@ -76,13 +76,18 @@ def fingerprint(prefix: str) -> int:
         raise UnreadableError(f"cannot read {path}: {error.strerror}") from None
 
 
-def describe(prefix: str) -> str:
+def describe(prefix: str, crc32: int | None = None) -> str:
     """The name and the fingerprint of a checkpoint, such as "model.ckpt-7 0a1b2c3d".
+
+    Args:
+      prefix: the checkpoint.
+      crc32: its fingerprint; None: that of the existing checkpoint.
 
     Raises:
       UnreadableError: see `fingerprint`.
     """
-    return f"{os.path.basename(prefix)} {fingerprint(prefix):08x}"
+    crc32 = fingerprint(prefix) if crc32 is None else crc32
+    return f"{os.path.basename(prefix)} {crc32:08x}"
 
 
 @functools.cache

@@ -112,10 +112,23 @@ class EvalFolder:
     def _prefix(self, step: int) -> str:
         return checkpoint_prefix(self._train_dir, step)
 
+    def change_since(self, step: int, crc32: int | None) -> str:
+        """What happened to a checkpoint after it was evaluated.
+
+        Args:
+          step: its step.
+          crc32: its fingerprint then; None: not known.
+
+        Returns:
+          "deleted" or "replaced"; "" if it is unchanged, or this is not known.
+        """
+        if self._train_dir is None or crc32 is None:
+            return ""
+        now = _fingerprint(self._prefix(step))
+        return "deleted" if now is None else "replaced" if now != crc32 else ""
+
     def _is_replaced(self, step: int, fingerprints: Mapping[int, int]) -> bool:
-        if self._train_dir is None or step not in fingerprints:
-            return False
-        return _fingerprint(self._prefix(step)) not in (None, fingerprints[step])
+        return self.change_since(step, fingerprints.get(step)) == "replaced"
 
     def _fingerprints(self) -> dict[int, int]:
         """The fingerprints of the checkpoints that have results, by step."""

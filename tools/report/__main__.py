@@ -24,6 +24,7 @@ from recordings.thresholds import (
     THRESHOLDS_FILE,
     order_thresholds,
     read_thresholds,
+    report_other_checkpoint,
     write_thresholds,
 )
 from tagger.errors import UserError
@@ -71,6 +72,8 @@ def main(argv: Sequence[str]) -> int:
     if FLAGS.thresholds:
         by_class = read_thresholds(FLAGS.thresholds, "--thresholds")
         shown = order_thresholds(by_class, names, "--thresholds")
+        if own := evaluation.checkpoint:
+            report_other_checkpoint(FLAGS.thresholds, own, "--thresholds")
         title = f"Thresholds in {FLAGS.thresholds}"
     page = make_page(
         evaluation,
@@ -87,8 +90,9 @@ def main(argv: Sequence[str]) -> int:
         result.name: result.threshold if result.num_clips else DEFAULT_THRESHOLD
         for result in classes
     }
-    write_thresholds(eval_dir, thresholds)
-    write_thresholds(eval_dir, dict(zip(names, precise)), name=PRECISION_FILE)
+    own = evaluation.checkpoint
+    write_thresholds(eval_dir, thresholds, own)
+    write_thresholds(eval_dir, dict(zip(names, precise)), own, PRECISION_FILE)
     print_result(
         f"{path}, {THRESHOLDS_FILE} and {PRECISION_FILE} written for step "
         f"{evaluation.step}"

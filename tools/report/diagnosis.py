@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 from tagger.data.clips import is_below
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import positive_class_precisions
+from tagger.runs.checkpoint_files import checkpoint_prefix, describe
 from tagger.runs.eval_folder import SCORES_FILE
 
 # What np.load raises for files that are cut off, damaged or of another format.
@@ -32,7 +33,9 @@ SCORE_ARRAYS = {
     "clips": ("U", 1),
     "labels": ("f", 2),
     "scores": ("f", 2),
+    "fingerprint": ("iu", 0),
 }
+OPTIONAL_ARRAYS = ("fingerprint",)
 ALL_CLASSES = "all classes"
 FEW_CLIPS = 10  # Values from fewer clips are marked, or not shown.
 CONFUSED_PAIRS = 30  # of the page
@@ -55,6 +58,8 @@ class Evaluation(NamedTuple):
       labels: float32 [N, C], 1 for each label.
       scores: float64 [N, C] in [0, 1].
       precisions: float64 [N, C], the precision at each label (see lwlrap.py), else 0.
+      fingerprint: of the checkpoint, see `checkpoint_files.fingerprint`; None: the
+        scores are of an earlier version, or of `tools.score`.
     """
 
     step: int
@@ -63,6 +68,14 @@ class Evaluation(NamedTuple):
     labels: np.ndarray
     scores: np.ndarray
     precisions: np.ndarray
+    fingerprint: int | None = None
+
+    @property
+    def checkpoint(self) -> str:
+        """The checkpoint, see `checkpoint_files.describe`; "" if it is not known."""
+        if self.fingerprint is None:
+            return ""
+        return describe(checkpoint_prefix("", self.step), self.fingerprint)
 
     @property
     def background(self) -> np.ndarray:
@@ -118,7 +131,8 @@ def read_evaluation(eval_dir: str) -> Evaluation:
     path = pathlib.Path(eval_dir) / SCORES_FILE
     try:
         with open(path, "rb") as file, np.lib.npyio.NpzFile(file) as stored:
-            arrays = {name: stored[name] for name in SCORE_ARRAYS}
+            names = [n for n in SCORE_ARRAYS if n in stored or n not in OPTIONAL_ARRAYS]
+            arrays = {name: stored[name] for name in names}
     except FileNotFoundError:
         raise UserError(
             f"there is no {path}; runner.py --mode eval writes it"
@@ -139,13 +153,14 @@ def read_evaluation(eval_dir: str) -> Evaluation:
         labels,
         scores,
         precisions,
+        int(arrays["fingerprint"]) if "fingerprint" in arrays else None,
     )
 
 
 def _array_problems(arrays: Mapping[str, Any]) -> Iterator[str]:
     """Yields what is wrong with the SCORE_ARRAYS of a file; only the first is sure."""
-    for name, (kinds, num_dimensions) in SCORE_ARRAYS.items():
-        array = arrays[name]
+    for name, array in arrays.items():
+        kinds, num_dimensions = SCORE_ARRAYS[name]
         if not isinstance(array, np.ndarray):
             yield f"{name} is not an array"
         elif array.dtype.kind not in kinds or array.ndim != num_dimensions:

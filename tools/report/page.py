@@ -91,6 +91,40 @@ def table(
     )
 
 
+def check_scores(evaluation: diagnosis.Evaluation, eval_dir: str) -> dict[int, float]:
+    """Reports on stderr if the scores are not those of the best existing checkpoint.
+
+    Returns:
+      The results in the folder, by step.
+
+    Raises:
+      UserError: their checkpoint was replaced by another one.
+    """
+    folder, step = EvalFolder(eval_dir), evaluation.step
+    try:
+        folder = EvalFolder(eval_dir, folder.train_dir())
+    except UserError as error:
+        if evaluation.fingerprint is not None:
+            print(f"warning: the checkpoints are not known: {error}", file=sys.stderr)
+    results = folder.results()
+    best, _ = folder.best() or (step, 0)
+    # A step without a result is evaluated again in any case.
+    remedy = f"delete eval-{best}.txt and " if step in results else ""
+    change = folder.change_since(step, evaluation.fingerprint)
+    problem = f"the best step is {best}, but " if best != step else ""
+    problem += f"{SCORES_FILE} in {eval_dir} has the scores of step {step}"
+    if change == "replaced":
+        raise UserError(
+            f"{problem}, whose checkpoint was replaced; {remedy}run the evaluation "
+            f"again"
+        )
+    if best != step:
+        print(f"warning: {problem}; {remedy}run the evaluation again", file=sys.stderr)
+    elif change:
+        print(f"warning: {problem}, whose checkpoint was deleted", file=sys.stderr)
+    return results
+
+
 def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
     """HTML that compares an evaluation with that of another folder.
 
@@ -99,6 +133,7 @@ def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
     """
     other = diagnosis.read_evaluation(against)
     try:
+        check_scores(other, against)
         differences = diagnosis.compare(evaluation, other)
     except UserError as error:
         raise UserError(f"--against {against}: {error}") from None
@@ -265,17 +300,7 @@ def make_page(
       UserError: the evaluation in `against`, if any, cannot be read or does not fit.
     """
     overall = evaluation.precisions.sum() / max(1, evaluation.labels.sum())
-    folder = EvalFolder(eval_dir)
-    by_step = folder.results() or {evaluation.step: overall}
-    best, _ = folder.best() or (evaluation.step, overall)
-    if best != evaluation.step:
-        # A step without a result is evaluated again in any case.
-        remedy = f"delete eval-{best}.txt and " if evaluation.step in by_step else ""
-        print(
-            f"warning: the best step is {best}, but {SCORES_FILE} has the "
-            f"scores of step {evaluation.step}; {remedy}run the evaluation again",
-            file=sys.stderr,
-        )
+    by_step = check_scores(evaluation, eval_dir) or {evaluation.step: overall}
     data = {
         "progress": sorted(by_step.items()),
         "classes": diagnosis.class_curves(evaluation),

@@ -27,6 +27,7 @@ from recordings.thresholds import (
 )
 from tagger.errors import UserError
 from tagger.hparams import parse_overrides
+from tagger.runs.checkpoint_files import describe
 from tagger.terminal import program
 from tagger.terminal.progress import counted
 from tools.tag.results import Outputs, check_outputs, tag_files
@@ -96,7 +97,8 @@ def main(argv: Sequence[str]) -> int:
     thresholds = FLAGS.threshold
     if by_class is not None:
         thresholds = order_thresholds(by_class, tagger.class_names, "--thresholds")
-        report_other_checkpoint(FLAGS.thresholds, checkpoint.prefix, "--thresholds")
+        own = describe(checkpoint.prefix)
+        report_other_checkpoint(FLAGS.thresholds, own, "--thresholds")
         print("* marks scores that reach the threshold of the class", file=sys.stderr)
     num_failed = tag_files(found, tagger, outputs, thresholds=thresholds, top=FLAGS.top)
     if num_failed:
