@@ -79,29 +79,41 @@ def evaluate(options: EvalOptions) -> None:
         print(f"note: {message} yet", file=sys.stderr)
     make_folder(options.eval_dir, "--eval_dir")
     with evaluation.locked(options.eval_shard):
-        evaluator, prefix = _Evaluator(options, evaluation, clips, class_names), None
+        evaluator = _Evaluator(options, evaluation, clips, class_names)
         if len(found) > 1:
             evaluator.evaluate_mean(found)
-            return
-        evaluator.check()
-        try:
-            for prefix in _new_checkpoints(options, run, evaluation):
-                try:
-                    evaluator.evaluate(prefix)
-                except UnreadableError as error:
-                    if found:
-                        raise
-                    print(f"skipped: {error}", file=sys.stderr)
-        finally:
-            if best := evaluation.best():
-                print(
-                    f"best so far: step {best[0]}, overall lwlrap {best[1]:.6f}",
-                    file=sys.stderr,
-                )
-        if found and not prefix:
-            step = checkpoint_step(found[0].prefix)
-            result = evaluation.marker(step).read_text(encoding="utf-8")
-            print_result(f"step {step}, evaluated before:\n{result.rstrip()}")
+        else:
+            _evaluate_each(evaluator, options, run, evaluation)
+
+
+def _evaluate_each(
+    evaluator: "_Evaluator", options: EvalOptions, run: Run, evaluation: EvalFolder
+) -> None:
+    """Evaluates the checkpoints one by one, and prints which is the best so far.
+
+    Raises:
+      UserError: no checkpoint can be read, or see `_Evaluator.evaluate`.
+    """
+    evaluator.check()
+    prefix = None
+    try:
+        for prefix in _new_checkpoints(options, run, evaluation):
+            try:
+                evaluator.evaluate(prefix)
+            except UnreadableError as error:
+                if options.eval_checkpoint:
+                    raise
+                print(f"skipped: {error}", file=sys.stderr)
+    finally:
+        if best := evaluation.best():
+            print(
+                f"best so far: step {best[0]}, overall lwlrap {best[1]:.6f}",
+                file=sys.stderr,
+            )
+    if options.eval_checkpoint and not prefix:
+        step = checkpoint_step(options.eval_checkpoint[0])
+        result = evaluation.marker(step).read_text(encoding="utf-8")
+        print_result(f"step {step}, evaluated before:\n{result.rstrip()}")
     if not run.checkpoints() or (prefix and not evaluation.best()):
         raise UserError(
             f"--train_dir: there is no checkpoint in {options.train_dir} that can be "

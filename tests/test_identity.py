@@ -144,7 +144,7 @@ def test_the_best_of_an_evaluation_never_is_a_replaced_checkpoint(
     capsys.readouterr()
     assert Run.find(best, "--flag").prefix == f"{tmp_path}/run/model.ckpt-20"
     error = capsys.readouterr().err
-    assert f"{tmp_path}/run/model.ckpt-30, with overall lwlrap 0.300000" in error
+    assert f"note: {tmp_path}/run/model.ckpt-30, the best of " in error
     assert "step 20, overall lwlrap 0.200000" in error
     assert evaluate(tmp_path / "eval", run) == [30]
     assert Run.find(best, "--flag").prefix == f"{tmp_path}/run/model.ckpt-30"

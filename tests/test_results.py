@@ -54,7 +54,7 @@ def test_every_program_takes_the_best_checkpoint(dataset, trained, tmp_path, cap
     for use in uses:
         use()
         error = capsys.readouterr().err
-        assert f"{run}/model.ckpt-2, with overall lwlrap 0.900000, was deleted" in error
+        assert f"note: {run}/model.ckpt-2, the best of {eval_dir} " in error
         assert "step 4, overall lwlrap 0.500000\n" in error
     shutil.rmtree(out)
     for path in run.glob("model.ckpt-4.*"):

@@ -329,27 +329,21 @@ def best_checkpoint(eval_dir: str, name: str) -> str:
       CheckpointError: there is none; the message has the name.
     """
     all_results = EvalFolder(eval_dir)
-    if not (best_result := all_results.best()):
+    if not (highest := all_results.best()):
         raise CheckpointError(f"{name}: there are no results in {eval_dir}")
     try:
         train_dir = all_results.train_dir()
     except UserError as error:
         raise CheckpointError(f"{name}: {error}") from None
-    lost = checkpoint_prefix(train_dir, best_result[0])
     best = EvalFolder(eval_dir, train_dir).best()
-    if best is None:
-        raise CheckpointError(
-            f"{name}: {lost}, the best of {eval_dir}, was deleted or replaced, and so "
-            f"were all others with a result"
-        )
-    if best != best_result:
-        print(
-            f"note: {lost}, with overall lwlrap {best_result[1]:.6f}, was deleted or "
-            f"replaced",
-            file=sys.stderr,
-        )
-    print(
-        f"best of {eval_dir}: step {best[0]}, overall lwlrap {best[1]:.6f}",
-        file=sys.stderr,
+    lost = (
+        f"{checkpoint_prefix(train_dir, highest[0])}, the best of {eval_dir} with "
+        f"overall lwlrap {highest[1]:.6f}, was deleted or replaced"
     )
+    if best is None:
+        raise CheckpointError(f"{name}: {lost}, and so were the others")
+    if best != highest:
+        print(f"note: {lost}", file=sys.stderr)
+    text = f"best of {eval_dir}: step {best[0]}, overall lwlrap {best[1]:.6f}"
+    print(text, file=sys.stderr)
     return checkpoint_prefix(train_dir, best[0])
