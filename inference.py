@@ -5,6 +5,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,9 +20,10 @@ from tagger.data.clips import (
 )
 from tagger.data.wav import SOUND_EXTENSIONS, read_wav_headers
 from tagger.errors import UserError
+from tagger.hparams import FIELDS, MODEL_HPARAMS, Hparams
 from tagger.options import InferenceOptions
 from tagger.runs.checkpoint_files import fingerprint
-from tagger.runs.run import Run
+from tagger.runs.run import Checkpoint, Run
 from tagger.terminal import machine
 from tagger.terminal.files import make_folder
 from tagger.terminal.progress import counted, print_result, progress_bar
@@ -45,31 +47,42 @@ def predict(options: InferenceOptions) -> list[str]:
         Run.find(path, "--inference_checkpoint")
         for path in options.inference_checkpoint
     ]
-    index, num_parts = options.inference_shard
-    all_names = list_wavs(options.inference_clip_dir)
-    names = all_names[index::num_parts]
+    clip_dir, (index, num_parts) = options.inference_clip_dir, options.inference_shard
+    all_paths = [os.path.join(clip_dir, name) for name in list_wavs(clip_dir)]
+    paths = all_paths[index::num_parts]
     csv_path = part_path(options.predictions_csv_path, index, num_parts)
     make_folder(os.path.dirname(csv_path) or ".", "--predictions_csv_path")
     if os.path.exists(csv_path) and not os.path.isfile(csv_path):
         raise UserError(f"--predictions_csv_path: {csv_path} is not a regular file")
-    paths = [os.path.join(options.inference_clip_dir, name) for name in names]
-    clips, problems = _read_headers(paths, num_classes=len(class_names))
+    all_clips, all_problems = _read_headers(all_paths, num_classes=len(class_names))
+    own = set(paths)
+    clips = all_clips.take(np.flatnonzero([p in own for p in all_clips.paths]))
+    problems = {path: all_problems[path] for path in own & all_problems.keys()}
     device = machine.describe_platform(mixed_precision=options.mixed_precision)
     print(device, clips, sep="\n", file=sys.stderr)
-    mean = _score(options, [prefix for _, prefix in found], clips, class_names)
+    networks = [
+        model.load_network(
+            checkpoint,
+            class_names,
+            model_name=options.model,
+            hparam_overrides=options.hparams,
+            mixed_precision=options.mixed_precision,
+        )
+        for checkpoint in found
+    ]
+    identity = None
+    if num_parts > 1:
+        identity = _identity(options, found, networks, all_paths, all_clips)
+    prefixes = [prefix for _, prefix in found]
+    mean = _score(prefixes, networks, clips, len(class_names))
     for row in np.flatnonzero(np.isnan(mean).any(axis=1)):
         path = clips.paths[row]
         problems[path] = str(UserError(f"{path}: can no longer be read"))
     scores = dict(zip(clips.paths, np.clip(np.nan_to_num(mean), 0, 1), strict=True))
     zeros = np.zeros(len(class_names))
     rows = [scores.get(path, zeros) for path in paths]
-    mark = None
-    if num_parts > 1:
-        models = [(fingerprint(prefix), run.record) for run, prefix in found]
-        facts = (models, dict(options.hparams), class_names, all_names, num_parts)
-        crc32 = zlib.crc32(repr(facts).encode(errors="surrogateescape"))
-        mark = f"{crc32:08x}-{len(all_names)}"
-    _write_predictions(csv_path, names, class_names, rows, mark)
+    names = [os.path.basename(path) for path in paths]
+    _write_predictions(csv_path, names, class_names, rows, identity)
     num_scored = len(names) - len(problems)
     print_result(f"scores of {num_scored} of {len(names)} clips written to {csv_path}")
     return [problems[path] for path in sorted(problems)]
@@ -133,34 +146,73 @@ def _read_headers(
     return make_clips(valid, [headers[path] for path in valid], no_labels), problems
 
 
-def _score(
+def _identity(
     options: InferenceOptions,
-    prefixes: Sequence[str],
+    found: Sequence[Checkpoint],
+    networks: Sequence[tuple[keras.Model, Hparams]],
+    paths: Sequence[str],
     clips: Clips,
-    class_names: Sequence[str],
-) -> np.ndarray:
-    """The mean of the scores that checkpoints give to N clips.
+) -> str:
+    """What all parts of an inference have in common: checksums, by what they are of.
 
-    Checkpoints with the same features share a pass over the clips.
+    Args:
+      options: the options of the inference.
+      found: the checkpoints.
+      networks: of each checkpoint, the network and its hyperparameters.
+      paths: the clips of all parts, also those that cannot be read.
+      clips: those that can be read.
+
+    Returns:
+      Words such as `precision:1a2b3c4d`; then "-" and the number of paths.
+    """
+    settings = [
+        [network.name, *(FIELDS[n].type(getattr(hparams, n)) for n in MODEL_HPARAMS)]
+        for network, hparams in networks
+    ]
+    crc32s = [fingerprint(prefix) for _, prefix in found]
+    order = sorted(range(len(found)), key=lambda row: (crc32s[row], settings[row]))
+    values = {
+        "checkpoints": [crc32s[row] for row in order],
+        "hyperparameters": [settings[row] for row in order],
+        "precision": options.mixed_precision,
+        "files": [os.path.basename(path) for path in paths],
+        "parts": options.inference_shard[1],
+    }
+    checksums = {
+        name: zlib.crc32(repr(value).encode(errors="surrogateescape"))
+        for name, value in values.items()
+    } | clips.identity(options.inference_clip_dir)
+    words = [f"{name}:{value:08x}" for name, value in checksums.items()]
+    return f"{' '.join(words)}-{len(paths)}"
+
+
+def _score(
+    prefixes: Sequence[str],
+    networks: Sequence[tuple[keras.Model, Hparams]],
+    clips: Clips,
+    num_classes: int,
+) -> np.ndarray:
+    """The mean of the scores that networks give to N clips.
+
+    Networks with the same features share a pass over the clips.
+
+    Args:
+      prefixes: the checkpoints.
+      networks: of each checkpoint, the network and its hyperparameters.
+      clips: the clips.
+      num_classes: C.
 
     Returns:
       float64 [N, C] in [0, 1]; NaN for a clip that can no longer be read.
 
     Raises:
-      UserError: a checkpoint cannot be used, or a score is not finite.
+      UserError: a score is not finite.
     """
     by_features = {}
-    for prefix in prefixes:
-        network, hparams = model.load_network(
-            prefix,
-            class_names,
-            model_name=options.model,
-            hparam_overrides=options.hparams,
-            mixed_precision=options.mixed_precision,
-        )
+    for prefix, (network, hparams) in zip(prefixes, networks, strict=True):
         _, functions = by_features.setdefault(hparams.features(), (hparams, []))
         functions.append((prefix, model.score_function(network)))
-    mean = np.zeros([len(clips), len(class_names)])
+    mean = np.zeros([len(clips), num_classes])
     for hparams, functions in by_features.values():
         scores = np.full_like(mean, np.nan)
         batches = inputs.clip_input(clips, hparams, skip_unreadable=True)
@@ -192,15 +244,13 @@ def _write_predictions(
     names: Sequence[str],
     class_names: Sequence[str],
     scores: Sequence[np.ndarray],
-    fingerprint: str | None,
+    identity: str | None,
 ) -> None:
     """Writes N rows of C scores, with just enough digits to restore their values.
 
-    A part also has a column with its fingerprint: only parts with equal fingerprints
-    have scores from the same checkpoints for the same clips and classes. After a "-",
-    it has the number of clips of all parts.
+    A part also has a column with its `_identity`.
     """
-    last = [] if fingerprint is None else [fingerprint]
+    last = [] if identity is None else [identity]
     rows = (
         [name, *row.tolist(), *last] for name, row in zip(names, scores, strict=True)
     )

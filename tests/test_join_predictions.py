@@ -1,10 +1,11 @@
 """Inference in shards, and joining the parts that they write."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
-from helpers import run_main
+from helpers import run_main, write_wav
 
 from tagger.errors import UserError
 from tools import join_predictions
@@ -41,16 +42,53 @@ def test_joined_shards_equal_the_scores_of_one_process(dataset, trained, tmp_pat
 HEADER = "fname,Bark,Meow,fingerprint\n"
 
 
-def test_parts_of_different_checkpoints_do_not_fit(dataset, trained, tmp_path):
+@pytest.fixture(scope="module")
+def first_part(dataset, trained, tmp_path_factory):
+    """A folder with the first of two parts."""
+    folder = tmp_path_factory.mktemp("first")
+    hparams = "bneps=0.002,mel_min_hz=30"
+    flags = {"inference_shard": "0/2", "hparams": hparams}
+    assert run_main(dataset.inference_flags(trained, folder / "s.csv", **flags)) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hparams": "mel_min_hz=30,lr=1,bneps=2e-3"}, None),
+        ({"hparams": "mel_min_hz=31,bneps=0.002"}, "hyperparameters"),
+        ({"hparams": ""}, "hyperparameters"),
+        ({"mixed_precision": True}, "precision"),
+        ({"checkpoint": "model.ckpt-4"}, "checkpoints"),
+        ({"clips": "other"}, "samples"),
+        ({"clips": "fewer"}, "files"),
+    ],
+)
+def test_only_parts_of_one_inference_fit(
+    dataset, trained, first_part, tmp_path, change, message
+):
+    shutil.copy(first_part / "s-0-of-2.csv", tmp_path)
+    clip_dir = tmp_path / "clips"
+    shutil.copytree(dataset.clip_dir, clip_dir)
+    flags = {"hparams": "bneps=0.002,mel_min_hz=30"} | change
+    kind = flags.pop("clips", "")
+    if kind == "other":
+        size = (clip_dir / "00.wav").stat().st_size
+        write_wav(clip_dir / "00.wav", np.ones((size - 44) // 2))
+    elif kind == "fewer":
+        (clip_dir / "11.wav").unlink()
+    checkpoint = trained / flags.pop("checkpoint", "model.ckpt-5")
+    flags |= {"clip_dir": clip_dir, "inference_shard": "1/2"}
     joined = tmp_path / "s.csv"
-    for shard, step in ((0, 4), (1, 5)):
-        checkpoint = trained / f"model.ckpt-{step}"
-        flags = dataset.inference_flags(
-            checkpoint, joined, inference_shard=f"{shard}/2"
-        )
-        assert run_main(flags) == 0
-    with pytest.raises(UserError, match="s-1-of-2.csv has other checkpoints"):
+    assert run_main(dataset.inference_flags(checkpoint, joined, **flags)) == 0
+    if message is None:
+        assert join(joined) == 0
+        return
+    with pytest.raises(UserError) as error:
         join(joined)
+    expected = f"{tmp_path}/s-1-of-2.csv has other {message} than {tmp_path}/s-0-of-2"
+    assert str(error.value).startswith(expected)
+    assert not joined.exists()
 
 
 @pytest.fixture
@@ -90,7 +128,9 @@ def test_rows_are_joined_unchanged(parts, capsys):
             "s-2-of-3.csv has other",
         ),
         ("s-1-of-3.csv", HEADER + "b.wav,1,0,cd34-7\n", "s-1-of-3.csv has other"),
-        ("s-1-of-3.csv", HEADER + "b.wav,1,ab12-7\n", "s-1-of-3.csv has other"),
+        ("s-1-of-3.csv", HEADER + "b.wav,1,ab12-7\n", "b.wav has other columns"),
+        ("s-1-of-3.csv", HEADER + "b.wav\n", "b.wav has other columns"),
+        ("s-1-of-3.csv", HEADER + 200000 * "x", "s-1-of-3.csv cannot be read"),
         ("s-1-of-3.csv", HEADER + "b.wav,1,0,ab12-7\n", "6 rows in all, but 7"),
         (
             "s-1-of-3.csv",
@@ -113,4 +153,9 @@ def test_parts_that_do_not_fit_are_an_error(parts, part, text, message):
 
 def test_missing_parts_are_an_error(tmp_path):
     with pytest.raises(UserError, match=r"s\.csv: .* found none"):
+        join(tmp_path / "s.csv")
+    with pytest.raises(UserError, match=r"s\.csv: there is no folder .*none"):
+        join(tmp_path / "none" / "s.csv")
+    (tmp_path / "s-0-of-1.csv").mkdir()
+    with pytest.raises(UserError, match="s-0-of-1.csv cannot be read: "):
         join(tmp_path / "s.csv")

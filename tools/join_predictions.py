@@ -25,6 +25,8 @@ def find_parts(path: pathlib.Path) -> list[pathlib.Path]:
     Raises:
       UserError: parts are missing, or there are parts of several runs.
     """
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}")
     pattern = re.compile(rf"{re.escape(path.stem)}-\d+-of-\d+{re.escape(path.suffix)}")
     found = {
         file.name for file in path.parent.iterdir() if pattern.fullmatch(file.name)
@@ -41,26 +43,54 @@ def find_parts(path: pathlib.Path) -> list[pathlib.Path]:
     return parts
 
 
+def read_part(part: pathlib.Path) -> list[list[str]]:
+    """The rows of a part, without empty lines. Names of clips may not be UTF-8.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        with part.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return [row for row in csv.reader(file) if row]
+    except (OSError, csv.Error) as error:
+        raise UserError(f"{part} cannot be read: {error}") from None
+
+
+def difference(fingerprint: str, other: str) -> str:
+    """The first difference between the fingerprints of two parts.
+
+    The others may follow from it. If the files differ, so do their samples.
+    """
+    ours, others = (
+        dict(word.rpartition(":")[::2] for word in text.rpartition("-")[0].split())
+        for text in (fingerprint, other)
+    )
+    names = (name for name in ours if ours[name] != others.get(name))
+    return next(names, "") or FINGERPRINT_COLUMN
+
+
 def join(parts: Sequence[pathlib.Path]) -> list[list[str]]:
     """The header, then the rows of all parts, sorted by the name of the clip.
 
     Raises:
-      UserError: the parts have different fingerprints, so they have other classes,
-        clips or checkpoints; or a row is missing, or a score is not a number from 0 to
-        1.
+      UserError: a part cannot be read; the parts have different classes or
+        fingerprints; a row is missing, or a score is not a number from 0 to 1.
     """
     joined, first = [], None
     for part in parts:
-        with part.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            header, *rows = [*filter(None, csv.reader(file))] or [[]]
+        header, *rows = read_part(part) or [[]]
         if header[-1:] != [FINGERPRINT_COLUMN]:
             raise UserError(f"{part} is not a part: it has no {FINGERPRINT_COLUMN}")
-        for name, *scores, fingerprint in rows:
+        for row in rows:
+            if len(row) != len(header):
+                raise UserError(f"{part}: {row[0]} has other columns than the header")
+            name, *scores, fingerprint = row
             first = first or (header, fingerprint)
-            if (header, fingerprint) != first or len(scores) != len(header) - 2:
-                raise UserError(
-                    f"{part} has other checkpoints, classes or clips than {parts[0]}"
-                )
+            if header != first[0]:
+                raise UserError(f"{part} has other classes than {parts[0]}")
+            if fingerprint != first[1]:
+                what = difference(fingerprint, first[1])
+                raise UserError(f"{part} has other {what} than {parts[0]}")
             if not all(map(is_score, scores)):
                 raise UserError(f"{part}: a score of {name} is not from 0 to 1")
             joined.append([name, *scores])
