@@ -66,6 +66,8 @@ def train(options: TrainOptions) -> int:
         workers.check_inputs(options, hparams, class_names, clips)
         training = run.resumed_training(_describe(options, workers, identity))
         options = _count_steps(options, model_name, hparams, clips)
+        for warning in hparams.warnings(options.hparams):
+            print(f"warning: {warning}", file=sys.stderr)
         # Fails here if it does not fit into the memory.
         inputs.shuffle_buffer(clips, hparams, workers.num_workers)
         trainer = define_trainer(

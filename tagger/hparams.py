@@ -6,14 +6,26 @@ This module does not import TensorFlow.
 """
 
 import dataclasses
-import math
-import numbers
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from tagger.errors import UserError
+from tagger.hparam_fields import (
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SWITCH,
+    describe,
+    from_0_to,
+    hparam,
+    one_of,
+    parse_value,
+    problem_of,
+    up_to,
+)
 
 SAMPLE_RATE = 44100  # Hz, of every clip
 MAX_SEED = 2**31  # Seeds are smaller, because TensorFlow takes an int32.
@@ -35,30 +47,6 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
 # examples of the default size, that happens above 3,495 examples.
 MAX_BATCH_SIZE = 3000
 
-# Allowed values: a description for documentation and messages, and a predicate.
-Allowed = tuple[str, Callable[[Any], bool]]
-POSITIVE: Allowed = ("above 0", lambda value: value > 0)
-NOT_NEGATIVE: Allowed = ("0 or more", lambda value: value >= 0)
-FRACTION: Allowed = ("from 0 to 1", lambda value: 0 <= value <= 1)
-SWITCH: Allowed = ("0 or 1", lambda value: value in (0, 1))
-
-
-def _up_to(high: float) -> Allowed:
-    return f"above 0, at most {high:g}", lambda value: 0 < value <= high
-
-
-def _from_0_to(high: float) -> Allowed:
-    return f"from 0 to {high:g}", lambda value: 0 <= value <= high
-
-
-def _one_of(*names: str) -> Allowed:
-    return " or ".join(names), lambda value: value in names
-
-
-def _hparam(default: Any, unit: str, allowed: Allowed, meaning: str) -> Any:
-    metadata = {"unit": unit, "allowed": allowed, "meaning": meaning}
-    return dataclasses.field(default=default, metadata=metadata)
-
 
 @dataclasses.dataclass(frozen=True)
 class Hparams:
@@ -68,144 +56,143 @@ class Hparams:
       UserError: a value is outside its range, or two values are in conflict.
     """
 
-    stft_window_seconds: float = _hparam(
-        0.025, "s", _up_to(1), "Window length of the short-time Fourier transform"
+    stft_window_seconds: float = hparam(
+        0.025, "s", up_to(1), "Window length of the short-time Fourier transform"
     )
-    stft_hop_seconds: float = _hparam(
-        0.010, "s", _up_to(1), "Hop length of the short-time Fourier transform"
+    stft_hop_seconds: float = hparam(
+        0.010, "s", up_to(1), "Hop length of the short-time Fourier transform"
     )
-    mel_bands: int = _hparam(96, "bands", _up_to(1024), "Number of mel bands")
-    mel_min_hz: float = _hparam(
+    mel_bands: int = hparam(96, "bands", up_to(1024), "Number of mel bands")
+    mel_min_hz: float = hparam(
         20.0, "Hz", NOT_NEGATIVE, "Lower edge of the lowest mel band"
     )
-    mel_max_hz: float = _hparam(
-        20000.0, "Hz", _up_to(SAMPLE_RATE / 2), "Upper edge of the highest mel band"
+    mel_max_hz: float = hparam(
+        20000.0, "Hz", up_to(SAMPLE_RATE / 2), "Upper edge of the highest mel band"
     )
     # At 44.1 kHz, a window has 2.76 times as many samples as at 16 kHz, and a mel band
     # 1.45 times as many bins of the FFT.
-    mel_gain: float = _hparam(
+    mel_gain: float = hparam(
         1.0,
         "",
         POSITIVE,
         "Factor applied to the mel spectrogram; 0.25 approximates the magnitudes of "
         "16 kHz audio",
     )
-    mel_log_offset: float = _hparam(
+    mel_log_offset: float = hparam(
         0.001,
         "magnitude",
         POSITIVE,
         "Offset added to the mel spectrogram before the logarithm",
     )
-    example_window_seconds: float = _hparam(
-        1.0, "s", _up_to(60), "Length of an example"
+    example_window_seconds: float = hparam(1.0, "s", up_to(60), "Length of an example")
+    example_hop_seconds: float = hparam(
+        0.5, "s", up_to(60), "Time between the starts of consecutive examples"
     )
-    example_hop_seconds: float = _hparam(
-        0.5, "s", _up_to(60), "Time between the starts of consecutive examples"
+    batch_size: int = hparam(
+        64, "examples", up_to(MAX_BATCH_SIZE), "Examples per batch"
     )
-    batch_size: int = _hparam(
-        64, "examples", _up_to(MAX_BATCH_SIZE), "Examples per batch"
+    global_pool: str = hparam(
+        "mean", "", one_of("mean", "max"), "Global pooling over time and frequency"
     )
-    global_pool: str = _hparam(
-        "mean", "", _one_of("mean", "max"), "Global pooling over time and frequency"
-    )
-    dropout: float = _hparam(
+    dropout: float = hparam(
         0.0,
         "",
         FRACTION,
         "Probability of keeping (not dropping) an activation; 0: no dropout layer",
     )
-    lsmooth: float = _hparam(0.0, "", FRACTION, "Label smoothing towards 0.5; 0: none")
-    weights_init_stddev: float = _hparam(
+    lsmooth: float = hparam(0.0, "", FRACTION, "Label smoothing towards 0.5; 0: none")
+    weights_init_stddev: float = hparam(
         0.0,
         "",
         NOT_NEGATIVE,
         "Standard deviation of the initial weights; 0: Xavier uniform",
     )
-    bn: int = _hparam(
+    bn: int = hparam(
         1, "", SWITCH, "1: batch norm after each convolution; 0: biases instead"
     )
-    bndecay: float = _hparam(
+    bndecay: float = hparam(
         0.9997, "per step", FRACTION, "Decay of the moving averages of batch norm"
     )
-    bneps: float = _hparam(0.001, "", POSITIVE, "Epsilon of batch norm")
-    warmstart: int = _hparam(
+    bneps: float = hparam(0.001, "", POSITIVE, "Epsilon of batch norm")
+    warmstart: int = hparam(
         0, "", SWITCH, "1: take the initial weights from --warmstart_checkpoint"
     )
-    opt: str = _hparam("adam", "", _one_of("adam", "sgd"), "Optimizer")
-    lr: float = _hparam(1e-4, "", NOT_NEGATIVE, "Learning rate")
-    adam_eps: float = _hparam(1e-8, "", POSITIVE, "Epsilon of Adam")
-    lrdecay: float = _hparam(
+    opt: str = hparam("adam", "", one_of("adam", "sgd"), "Optimizer")
+    lr: float = hparam(1e-4, "", NOT_NEGATIVE, "Learning rate")
+    adam_eps: float = hparam(1e-8, "", POSITIVE, "Epsilon of Adam")
+    lrdecay: float = hparam(
         0.0,
         "",
         FRACTION,
         "Factor applied to the learning rate every decay_epochs; 0: constant",
     )
-    decay_epochs: float = _hparam(
-        2.5, "epochs", _up_to(100000), "Epochs between decays of the learning rate"
+    decay_epochs: float = hparam(
+        2.5, "epochs", up_to(100000), "Epochs between decays of the learning rate"
     )
-    bn_ramp: int = _hparam(
+    bn_ramp: int = hparam(
         0,
         "",
         SWITCH,
         "1: ramp up batch-norm decay early in training: min(bndecay, (1+t)/(10+t)) at "
         "step t; 0: constant decay",
     )
-    cosine: int = _hparam(
+    cosine: int = hparam(
         0,
         "",
         SWITCH,
         "1: cosine decay of the learning rate, from lr to 0 at the last step",
     )
-    warmup_steps: int = _hparam(
+    warmup_steps: int = hparam(
         0,
         "steps",
         NOT_NEGATIVE,
         "Steps of linear learning rate warm-up from 0, with cosine=1; 0: no warm-up",
     )
-    gain_db: float = _hparam(
+    gain_db: float = hparam(
         0.0,
         "dB",
-        _from_0_to(60),
+        from_0_to(60),
         "Maximum random gain or attenuation of an example; 0: none",
     )
-    freq_masks: int = _hparam(
-        0, "", _from_0_to(10), "Number of random frequency masks per example; 0: none"
+    freq_masks: int = hparam(
+        0, "", from_0_to(10), "Number of random frequency masks per example; 0: none"
     )
-    freq_mask_bands: int = _hparam(
-        12, "bands", _from_0_to(1024), "Maximum width of a frequency mask"
+    freq_mask_bands: int = hparam(
+        12, "bands", from_0_to(1024), "Maximum width of a frequency mask"
     )
-    time_masks: int = _hparam(
-        0, "", _from_0_to(10), "Number of random time masks per example; 0: none"
+    time_masks: int = hparam(
+        0, "", from_0_to(10), "Number of random time masks per example; 0: none"
     )
-    time_mask_frames: int = _hparam(
-        20, "frames", _from_0_to(6000), "Maximum width of a time mask"
+    time_mask_frames: int = hparam(
+        20, "frames", from_0_to(6000), "Maximum width of a time mask"
     )
-    frontend: str = _hparam(
+    frontend: str = hparam(
         "log",
         "",
-        _one_of("log", "pcen"),
+        one_of("log", "pcen"),
         "Compression of the mel spectrogram: logarithm or PCEN",
     )
-    pcen_alpha: float = _hparam(
-        0.98, "", FRACTION, "PCEN: strength of the gain control"
-    )
-    pcen_delta: float = _hparam(2.0, "", NOT_NEGATIVE, "PCEN: offset")
-    pcen_r: float = _hparam(0.5, "", _up_to(1), "PCEN: exponent")
-    pcen_eps: float = _hparam(
+    pcen_alpha: float = hparam(0.98, "", FRACTION, "PCEN: strength of the gain control")
+    pcen_delta: float = hparam(2.0, "", NOT_NEGATIVE, "PCEN: offset")
+    pcen_r: float = hparam(0.5, "", up_to(1), "PCEN: exponent")
+    pcen_eps: float = hparam(
         1e-6,
         "magnitude",
         ("1e-12 or more", lambda value: value >= 1e-12),
         "PCEN: offset added to the smoothed spectrogram",
     )
-    pcen_seconds: float = _hparam(
-        0.4, "s", _up_to(60), "PCEN: time constant of the smoothing"
+    pcen_seconds: float = hparam(
+        0.4, "s", up_to(60), "PCEN: time constant of the smoothing"
     )
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            _check_value(field, getattr(self, field.name))
-        for conflict in self._conflicts():  # Others may follow from the first.
-            raise UserError(f"hyperparameter {conflict}")
+        fields = dataclasses.fields(self)
+        problems = [problem_of(field, getattr(self, field.name)) for field in fields]
+        for conflict in () if any(problems) else self._conflicts():
+            problems = [conflict]  # Others may follow from the first.
+            break
+        if any(problems):
+            raise UserError(*(f"hyperparameter {text}" for text in problems if text))
 
     def _conflicts(self) -> Iterator[str]:
         """Yields one message for each conflict between values."""
@@ -266,6 +253,21 @@ class Hparams:
         changed = [f"{n}={value}" for n, value in values if value != FIELDS[n].default]
         return ", ".join(changed) or "defaults"
 
+    def warnings(self, given: Collection[str]) -> Iterator[str]:
+        """Yields one message for each given name whose value may be a mistake."""
+        for name, (other, needed) in EFFECT_NEEDS.items():
+            value = getattr(self, other)
+            if name in given and not (value if needed is None else value == needed):
+                condition = (
+                    f"{other} above 0" if needed is None else f"{other}={needed}"
+                )
+                yield f"{name} has no effect without {condition}"
+        if "dropout" in given and 0 < self.dropout < LEAST_DROPOUT:
+            yield (
+                f"dropout={self.dropout:g} keeps only {self.dropout:.0%} of the "
+                f"activations; it is the probability of keeping them"
+            )
+
     def features(self) -> tuple[Any, ...]:
         """The values that determine the features of a clip."""
         of_network = ("global_pool", "bn", "bneps")
@@ -282,12 +284,6 @@ class Hparams:
         return -(-self.num_frames(num_samples) // self.example_hop_frames)
 
 
-# The types of their values, with a description.
-KINDS = {
-    int: (int, "a whole number"),
-    float: (numbers.Real, "a number"),
-    str: (str, "a name"),
-}
 FIELDS = {field.name: field for field in dataclasses.fields(Hparams)}
 # These affect only training. The others determine what a network computes.
 TRAINING_HPARAMS = (
@@ -297,48 +293,51 @@ TRAINING_HPARAMS = (
     *("freq_masks", "freq_mask_bands", "time_masks", "time_mask_frames"),
 )
 MODEL_HPARAMS = tuple(name for name in FIELDS if name not in TRAINING_HPARAMS)
-
-
-def _check_value(field: dataclasses.Field, value: Any) -> None:
-    text, is_allowed = field.metadata["allowed"]
-    kind, description = KINDS[field.type]
-    if not isinstance(value, kind):
-        raise UserError(
-            f"hyperparameter {field.name} must be {description}, but got {value}"
-        )
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"hyperparameter {field.name} must be finite, but got {value}")
-    if not is_allowed(value):
-        raise UserError(f"hyperparameter {field.name} must be {text}, but got {value}")
+# These have no effect unless another one has this value; None: any but 0.
+EFFECT_NEEDS = {
+    **dict.fromkeys(("bndecay", "bneps", "bn_ramp"), ("bn", 1)),
+    "adam_eps": ("opt", "adam"),
+    "decay_epochs": ("lrdecay", None),
+    "warmup_steps": ("cosine", 1),
+    "freq_mask_bands": ("freq_masks", None),
+    "time_mask_frames": ("time_masks", None),
+    "mel_log_offset": ("frontend", "log"),
+    **dict.fromkeys([n for n in FIELDS if n.startswith("pcen_")], ("frontend", "pcen")),
+}
+LEAST_DROPOUT = 0.5  # A smaller probability of keeping activations is often a mistake.
 
 
 def parse_overrides(text: str) -> dict[str, Any]:
     """Parses `name=value,name=value` into typed values, by name.
 
+    The text "help" prints a list of the hyperparameters, and ends the program.
+
     Raises:
-      UserError: a name is unknown or given twice, or a value has the wrong type or is
-        outside its range.
+      UserError: names are unknown or given twice, or values have the wrong type or are
+        outside their range; one message for each.
     """
-    overrides = {}
+    if text == "help":
+        print(*map(describe, FIELDS.values()), sep="\n")
+        raise SystemExit(0)
+    overrides, problems = {}, []
     for pair in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = (part.strip() for part in pair.partition("="))
         if not equals:
-            raise UserError(f"--hparams takes name=value pairs, but got '{pair}'")
-        if name not in FIELDS:
-            raise UserError(
-                f"--hparams: there is no hyperparameter '{name}'; the names are "
-                f"{', '.join(FIELDS)}"
-            )
-        if name in overrides:
-            raise UserError(f"--hparams: {name} is given twice")
-        field = FIELDS[name]
-        try:
-            overrides[name] = field.type(value)
-        except ValueError:
-            raise UserError(
-                f"--hparams: {name} must be {KINDS[field.type][1]}, but got '{value}'"
-            ) from None
-        _check_value(field, overrides[name])
+            problems.append(f"takes name=value pairs, but got '{pair}'")
+        elif name not in FIELDS:
+            close = difflib.get_close_matches(name, FIELDS, n=1)
+            advice = f"did you mean {close[0]}?" if close else "help lists them"
+            problems.append(f"there is no hyperparameter '{name}'; {advice}")
+        elif name in overrides:
+            problems.append(f"{name} is given twice")
+        else:
+            overrides[name] = None
+            try:
+                overrides[name] = parse_value(FIELDS[name], value)
+            except UserError as error:
+                problems.append(str(error))
+    if problems:
+        raise UserError(*(f"--hparams: {problem}" for problem in problems))
     return overrides
 
 

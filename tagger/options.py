@@ -102,7 +102,8 @@ class CommonOptions:
         names=MODEL_NAMES,
     )
     hparams: Mapping[str, Any] = _option(
-        "Hyperparameters as name=value,name=value; see docs/reference.md.",
+        "Hyperparameters as name=value,name=value. --hparams help lists them; "
+        "docs/reference.md explains them.",
         "",
         parse=parse_overrides,
     )

@@ -113,7 +113,8 @@ def test_overrides_have_their_types():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lrr=1", "no hyperparameter 'lrr'"),
+        ("lrr=1", "no hyperparameter 'lrr'; did you mean lr?"),
+        ("learning_speed=1", "no hyperparameter 'learning_speed'; help lists them"),
         ("lr", "name=value"),
         ("lr=1,lr=2", "twice"),
         ("lr=fast", "lr must be a number"),
@@ -126,7 +127,8 @@ def test_overrides_have_their_types():
         ("decay_epochs=1e308", "at most 100000"),
         ("global_pool=median", "mean or max, but got median"),
         ("opt=rmsprop", "adam or sgd"),
-        ("bn=2", "0 or 1"),
+        ("bn=2", "bn must be 0 or 1, but got 2"),
+        ("bn=true", "bn must be 0 or 1, but got true"),
         ("dropout=1.1", "from 0 to 1"),
         ("mel_max_hz=22051", "at most 22050"),
         ("mel_min_hz=8000,mel_max_hz=8000", "mel_min_hz must be below mel_max_hz"),
@@ -143,6 +145,61 @@ def test_overrides_have_their_types():
 def test_bad_hparams_are_named(text, message):
     with pytest.raises(UserError, match=message):
         parse_hparams(text)
+
+
+def test_all_bad_hparams_are_named():
+    with pytest.raises(UserError) as error:
+        hparams.parse_overrides("lrr=1,bn=yes,lr,lr=-1,opt=sgd,opt=adam,mel_bands=0")
+    assert [problem.split()[1:3] for problem in error.value.problems] == [
+        ["there", "is"],
+        ["bn", "must"],
+        ["takes", "name=value"],
+        ["lr", "must"],
+        ["opt", "is"],
+        ["mel_bands", "must"],
+    ]
+    with pytest.raises(UserError) as error:
+        Hparams(bn=2, lr=-1, mel_min_hz=9e9)
+    assert len(error.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("warmup_steps=5", "warmup_steps has no effect without cosine=1"),
+        ("warmup_steps=5,cosine=1", ""),
+        ("decay_epochs=3", "decay_epochs has no effect without lrdecay above 0"),
+        ("decay_epochs=3,lrdecay=0.9", ""),
+        ("pcen_r=1", "pcen_r has no effect without frontend=pcen"),
+        ("mel_log_offset=1,frontend=pcen", "mel_log_offset .* frontend=log"),
+        ("freq_mask_bands=3", "freq_mask_bands .* freq_masks above 0"),
+        ("time_mask_frames=3,freq_masks=1", "time_mask_frames .* time_masks above 0"),
+        ("time_mask_frames=3,time_masks=1", ""),
+        ("bndecay=0.9,bn=0", "bndecay .* bn=1"),
+        ("adam_eps=1,opt=sgd", "adam_eps .* opt=adam"),
+        ("dropout=0.2", "dropout=0.2 keeps only 20% "),
+        ("dropout=0.5", ""),
+        ("dropout=0", ""),
+        ("lr=1,mel_bands=20", ""),
+    ],
+)
+def test_values_that_may_be_mistakes_are_warnings(text, warning):
+    given = hparams.parse_overrides(text)
+    found = [*Hparams(**given).warnings(given)]
+    assert [*Hparams(**given).warnings([])] == []
+    assert len(found) == bool(warning)
+    if warning:
+        assert re.match(warning, found[0])
+
+
+def test_help_lists_all(capsys):
+    with pytest.raises(SystemExit) as exit:
+        hparams.parse_overrides("help")
+    assert exit.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("=")[0] for line in lines] == [*hparams.FIELDS]
+    assert "mel_bands=96 bands: Number of mel bands (above 0, at most 1024)" in lines
+    assert "lr=0.0001: Learning rate (0 or more)" in lines
 
 
 def _read(directory, overrides, class_names=("Bark", "Meow"), **kwargs):

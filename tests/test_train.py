@@ -96,8 +96,10 @@ def test_the_same_seed_gives_the_same_run(dataset, trained, tmp_path, capsys):
 def test_a_resumed_run_keeps_its_hyperparameters(dataset, trained, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    assert run_main(dataset.train_flags(run, max_steps=7, hparams="lr=1e-4")) == 0
+    values = "lr=1e-4,warmup_steps=1"
+    assert run_main(dataset.train_flags(run, max_steps=7, hparams=values)) == 0
     output = capsys.readouterr()
+    assert "warning: warmup_steps has no effect without cosine=1\n" in output.err
     assert f"resuming from {run}/model.ckpt-5" in output.err
     assert "warning: lr=0.0001 is used, not the 0.001" in output.err
     assert list(losses_of(output.out)) == [6, 7]

@@ -45,7 +45,6 @@ def define_flags() -> None:
         socket.gethostname(),
         "For a worker: name or address of this machine for the trainers.",
     )
-    flags.mark_flag_as_required("port")
 
 
 def start_server(
@@ -121,4 +120,4 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    program.run(main)
+    program.run(main, required=["port"])

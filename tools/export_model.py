@@ -66,7 +66,6 @@ def define_flags() -> None:
         "Hyperparameters as name=value,name=value, for a checkpoint that has no "
         "hparams.json beside it.",
     )
-    flags.mark_flags_as_required(["checkpoint", "export_dir"])
 
 
 def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> Any:
@@ -230,4 +229,4 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    program.run(main)
+    program.run(main, required=["checkpoint", "export_dir"])

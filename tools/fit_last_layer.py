@@ -32,6 +32,10 @@ from tagger.terminal.files import make_folder
 from tagger.terminal.progress import counted, print_result, progress_bar
 
 FLAGS = flags.FLAGS
+REQUIRED = (
+    *("checkpoint", "class_map_path", "train_clip_dir", "train_csv_path"),
+    "train_dir",
+)
 
 
 def define_flags() -> None:
@@ -65,10 +69,6 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("hparams", "", "name=value,..., if there is no hparams.json.")
     flags.DEFINE_bool("mixed_precision", False, "Compute convolutions in bfloat16.")
-    flags.mark_flags_as_required(
-        ["checkpoint", "class_map_path", "train_clip_dir", "train_csv_path"]
-    )
-    flags.mark_flag_as_required("train_dir")
     flags.register_validator(
         "c",
         lambda c: c is None or 0 < c < float("inf"),
@@ -253,4 +253,4 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    program.run(main)
+    program.run(main, required=REQUIRED)

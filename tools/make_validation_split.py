@@ -47,7 +47,6 @@ def define_flags() -> None:
         "Column, such as recording; rows with the same value in it stay in one part.",
     )
     flags.DEFINE_integer("seed", 0, "Seed of the random choices.", lower_bound=0)
-    flags.mark_flag_as_required("out_dir")
     flags.register_validator(
         "fraction", lambda share: 0 < share < 1, message="must be between 0 and 1"
     )
@@ -139,4 +138,4 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    program.run(main)
+    program.run(main, required=["out_dir"])

@@ -61,7 +61,6 @@ def define_flags() -> None:
         "Hyperparameters as name=value,name=value, for checkpoints without "
         "hparams.json.",
     )
-    flags.mark_flag_as_required("owner")
     for name in ("owner", "name"):
         flags.register_validator(
             name,
@@ -193,4 +192,4 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    program.run(main)
+    program.run(main, required=["owner"])

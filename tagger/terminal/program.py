@@ -52,6 +52,7 @@ def run(
     main: Callable[[list[str]], int],
     argv: Sequence[str] | None = None,
     *,
+    required: Sequence[str] = (),
     lossy_stdout: bool = False,
     help_text: Callable[[], str] | None = None,
 ) -> None:
@@ -68,6 +69,7 @@ def run(
       main: takes the name of the program and the arguments that are not flags, and
         returns the exit status.
       argv: the command line; None: the command line of this process.
+      required: names of flags that must be given.
       lossy_stdout: whether text that cannot be written to stdout for another reason,
         such as a full disk, is lost, too. If not, it is an error.
       help_text: returns what --help prints; None: absl's list of the flags.
@@ -85,7 +87,8 @@ def run(
             file=sys.stderr,
         )
     parser = functools.partial(_parse_flags, help_text)
-    app.run(functools.partial(_report_errors, main), argv and list(argv), parser)
+    main = functools.partial(_report_errors, main, required)
+    app.run(main, argv and list(argv), parser)
 
 
 def _parse_flags(help_text: Callable[[], str] | None, argv: list[str]) -> list[str]:
@@ -98,11 +101,16 @@ def _parse_flags(help_text: Callable[[], str] | None, argv: list[str]) -> list[s
         sys.exit(f"error: --flagfile: {error}")
 
 
-def _report_errors(main: Callable[[list[str]], int], argv: list[str]) -> int:
+def _report_errors(
+    main: Callable[[list[str]], int], required: Sequence[str], argv: list[str]
+) -> int:
     if not flags.FLAGS["verbosity"].present:
         # The default of absl is INFO, which logs every detail of what is saved.
         logging.set_verbosity(logging.WARNING)
     try:
+        missing = [name for name in required if flags.FLAGS[name].value is None]
+        if missing:
+            raise UserError(*(f"--{name} is required; see --help" for name in missing))
         with signals.handler(signals.exit_now, [signal.SIGTERM]):
             status = main(argv)
         sys.stdout.flush()  # An error at the exit would be a traceback.

@@ -68,7 +68,7 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         ("make_class_map.py", "stdin:1"),
         ("tools.make_demo_data", "folder"),
         ("tools.make_validation_split --out_dir=out", "CSV"),
-        ("tools.make_validation_split none.csv", "--out_dir"),
+        ("tools.make_validation_split none.csv", "error: --out_dir is required"),
         ("tools.make_validation_split none.csv --out_dir=out", "none.csv"),
         ("tools.make_validation_split a/x.csv b/x.csv --out_dir=out", "names"),
         (
@@ -106,7 +106,7 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         ("tools.import_yamnet a.h5 b.csv out", "a.h5"),
         ("tools.join_predictions", "CSV"),
         ("tools.join_predictions none.csv", "none.csv"),
-        ("tools.export_model --export_dir=x", "--checkpoint"),
+        ("tools.export_model --export_dir=x", "error: --checkpoint is required"),
         ("tools.export_model --checkpoint=x", "--export_dir"),
         ("tools.data_service --port=0", "dispatcher or worker"),
         ("tools.data_service trainer --port=0", "trainer"),
