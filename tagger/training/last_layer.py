@@ -26,9 +26,10 @@ MAX_ITERATIONS = 1000
 # Largest gradients at solutions. A step of 1 changes the loss by about 1/2. In
 # cross-validation, a looser one changes scores by 0.0002 on average.
 TOLERANCE, FOLD_TOLERANCE = 1e-3, 1e-2
-# The smallest standard deviation of a dimension that is scaled to 1, as a share of the
-# largest. Without it, one that is almost constant would dominate the scores of others.
-MIN_SCALE = 1e-3
+# The smallest standard deviation that is scaled to 1, as a share of the largest one.
+# Smaller ones stay smaller, because a dimension that is almost always 0 would otherwise
+# dominate the few examples in which it is not.
+MIN_SCALE = 0.1
 
 
 class LastLayer(NamedTuple):
@@ -68,14 +69,14 @@ def fit(
       targets: float or int [E, C] in {0, 1}. A row may have any number of ones.
       groups: [E], names or numbers of groups such as recordings. Cross-validation does
         not divide them. None: each example is a group.
-      c: scikit-learn's C; None: the one of CANDIDATES with the lowest cross-entropy in
-        cross-validation.
+      c: scikit-learn's C; None: selected from CANDIDATES, see `_select`.
       num_folds: number of folds of the cross-validation; 0: none, which needs c.
 
     Raises:
       UserError: there are too few groups for the folds.
     """
     targets = np.asarray(targets, np.float32)
+    groups = np.arange(len(targets)) if groups is None else groups
     mean = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
     scale = embeddings.std(axis=0, dtype=np.float64).astype(np.float32)
     scale = np.maximum(scale, MIN_SCALE * scale.max()) if scale.any() else scale + 1
@@ -89,9 +90,8 @@ def fit(
         logits, converged = _cross_validate(
             rotated, targets, variances, groups, candidates, num_folds
         )
-        losses = [_cross_entropy(values, targets) for values in logits]
-        c = candidates[int(np.argmin(losses))]
-        scores = scipy.special.expit(logits[candidates.index(c)])
+        selected = _select(logits, targets, groups)
+        c, scores = candidates[selected], scipy.special.expit(logits[selected])
     solution, success = _solve(rotated, targets, variances, c, tolerance=TOLERANCE)
     weights = (directions @ solution[:-1]) / scale[:, np.newaxis]
     return LastLayer(
@@ -119,7 +119,7 @@ def _cross_validate(
     examples: np.ndarray,
     targets: np.ndarray,
     variances: np.ndarray,
-    groups: np.ndarray | None,
+    groups: np.ndarray,
     candidates: Sequence[float],
     num_folds: int,
 ) -> tuple[np.ndarray, bool]:
@@ -130,20 +130,46 @@ def _cross_validate(
     folds = split(targets.astype(int), groups, fraction=0, num_folds=num_folds, seed=0)
     converged = True
     for training, validation in folds:
-        solution = None
         training = np.sort(training)
+        data, solution = (examples[training], targets[training], variances), None
         for index, c in enumerate(candidates):
             solution, success = _solve(
-                examples[training],
-                targets[training],
-                variances,
-                c,
-                tolerance=FOLD_TOLERANCE,
-                start=solution,
+                *data, c, tolerance=FOLD_TOLERANCE, start=solution
             )
             logits[index, validation] = _logits(examples[validation], solution)
             converged &= success
     return logits, converged
+
+
+def _select(
+    logits: Sequence[np.ndarray], targets: np.ndarray, groups: np.ndarray
+) -> int:
+    """Selects the first candidate whose cross-entropy is within the error of the best.
+
+    This is the one-standard-error rule (Breiman et al. 1984) for C in ascending order.
+    Recordings in a data set are often more alike than those that it is used for, so the
+    smallest cross-entropy would regularise too little.
+
+    Args:
+      logits: float [E, C] for each candidate.
+      targets: [E, C].
+      groups: [E], the groups over whose means the standard error is computed.
+    """
+    _, group_of_example, sizes = np.unique(
+        groups, return_inverse=True, return_counts=True
+    )
+    losses = [
+        np.bincount(
+            group_of_example,
+            weights=(np.logaddexp(0, values) - targets * values).sum(axis=1),
+        )
+        / sizes
+        for values in logits
+    ]
+    means = np.mean(losses, axis=1)
+    best = np.argmin(means)
+    error = np.std(losses[best]) / np.sqrt(len(sizes))
+    return int(np.argmax(means <= means[best] + error))
 
 
 def _solve(
@@ -212,8 +238,3 @@ def _solve(
 def _logits(examples: np.ndarray, solution: np.ndarray) -> np.ndarray:
     """The logits, float32 [E, C], of examples [E, K] for a solution [K + 1, C]."""
     return examples @ solution[:-1] + solution[-1]
-
-
-def _cross_entropy(logits: np.ndarray, targets: np.ndarray) -> float:
-    """The mean cross-entropy of logits [E, C]."""
-    return float(np.mean(np.logaddexp(0, logits) - targets * logits, dtype=np.float64))
