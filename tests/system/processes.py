@@ -1,16 +1,57 @@
 """Processes that the tests start, watch and kill."""
 
+import atexit
+import functools
+import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 
-from helpers import PROGRAM_ENVIRONMENT, program_command
+import forks
+from helpers import PROGRAM_ENVIRONMENT, ROOT, program_command
 
 SMALL_RUNNER = "tests/system/small_runner.py"
 HANG_SECONDS = 300  # A process of the tests that takes longer hangs.
 POLL_SECONDS = 0.02
+
+
+@functools.cache
+def forking_python() -> str:
+    """A program that stands in for Python and starts in little time, see forks.py."""
+    server = subprocess.Popen(
+        [sys.executable, "-I", forks.__file__],
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # no further threads
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(server.communicate)
+    return server.stdout.readline().rstrip()
+
+
+def forked_command(*command: object) -> list[str]:
+    """Like `program_command`, with a fork instead of a new Python."""
+    return [forking_python(), *program_command(*command)[1:]]
+
+
+def run_forked(*command: object, **options) -> subprocess.CompletedProcess:
+    """Like `run_program`, with a fork instead of a new Python."""
+    return subprocess.run(forked_command(*command), env=PROGRAM_ENVIRONMENT, **options)
+
+
+def copy_code(folder: pathlib.Path) -> pathlib.Path:
+    """Copies the programs to a new folder, with the first two rows of the network."""
+    for name in ("kaggle", "notebooks", "recipes", "recordings", "tagger", "tools"):
+        shutil.copytree(ROOT / name, folder / name)
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("*.txt"), ROOT / "class_map.csv"]:
+        shutil.copy(path, folder)
+    with (folder / "model.py").open("a") as file:
+        file.write("\nMOBILENET_V1 = MOBILENET_V1[:2]\n")
+    return folder
 
 
 class Process:
@@ -29,7 +70,7 @@ class Process:
         self._out, self._err = (folder / f"{name}.{kind}" for kind in ("out", "err"))
         with self._out.open("w") as out, self._err.open("w") as err:
             self._process = subprocess.Popen(
-                program_command(*command),
+                forked_command(*command),
                 env=PROGRAM_ENVIRONMENT | environment,
                 stdout=out,
                 stderr=err,
@@ -39,7 +80,7 @@ class Process:
         return self
 
     def __exit__(self, *exception):
-        self._process.kill()
+        self.send(signal.SIGKILL)
         self._process.wait()
 
     @property
@@ -63,7 +104,7 @@ class Process:
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to the program."""
-        self._process.send_signal(number)
+        self._process.send_signal(forks.KILL if number == signal.SIGKILL else number)
 
     def ends_within(self, seconds: float) -> bool:
         """Whether the program ends within this time."""
@@ -78,7 +119,7 @@ class Process:
         try:
             return self._process.wait(HANG_SECONDS)
         finally:
-            self._process.kill()
+            self.send(signal.SIGKILL)
 
     def losses(self) -> dict[int, str]:
         """The printed losses, by step."""

@@ -11,7 +11,8 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import SMALL_HPARAMS, run_main, run_program, write_wav
+from helpers import SMALL_HPARAMS, run_main, write_wav
+from processes import run_forked
 from test_export_model import varied_network
 
 from recordings.thresholds import read_thresholds
@@ -92,7 +93,7 @@ class Exported:
         Run(str(run)).save(variables | {"global_step": np.int64(7)}, 7)
         thresholds = root / "thresholds.csv"
         thresholds.write_text("class,threshold\nTone,0.25\nNoise,1\n")
-        done = run_program(
+        done = run_forked(
             "tools.export_model",
             f"--checkpoint={run}",
             f"--thresholds={thresholds}",
@@ -213,12 +214,12 @@ def test_a_stopped_export_can_be_repeated(exported, dataset, tmp_path, number, s
         f"--class_map_path={dataset.class_map_path}",
         f"--export_dir={target}",
     )
-    done = run_program(program, int(number), *flags, capture_output=True)
+    done = run_forked(program, int(number), *flags, capture_output=True)
     assert done.returncode == status, done.stderr
     left = [path.name for path in target.parent.iterdir()]
     assert len(left) == (number == signal.SIGKILL)  # docs/export.md mentions it.
     assert all(name.startswith(".first.") for name in left)
-    done = run_program(program, 0, *flags, capture_output=True)
+    done = run_forked(program, 0, *flags, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert len(list(target.iterdir())) == 5
     assert {path.name for path in target.parent.iterdir()} == {"first", *left}

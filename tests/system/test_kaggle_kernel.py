@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from helpers import SMALL_HPARAMS, run_main, run_program, write_wav
+from processes import copy_code, forking_python
 from test_kaggle import kernel
 
 PRIVATE_CLIPS = 3361  # of the private test set
@@ -18,6 +19,11 @@ SANDBOX = [
     *["unshare", "--map-root-user", "--net", "--mount", "sh", "-ec"],
     'mount --bind "$0" "$0"; mount -o remount,ro,bind "$0"; exec "$@"',
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole():
+    """The network of this process has the first rows, as that of the kernel."""
 
 
 def read_scores(path) -> tuple[list[str], dict[str, tuple[float, ...]]]:
@@ -80,9 +86,13 @@ def test_a_submission_of_as_many_clips_as_the_private_test_set(dataset, tmp_path
     flags = dataset.train_flags(run, hparams=hparams, max_steps=2, checkpoint_steps=1)
     assert run_main(flags) == 0
     both = f"{run / 'model.ckpt-1'},{run}"
-    done = run_program(
-        *("tools.pack_kernel", packed, "--owner=me", f"--checkpoint={both}"),
-        f"--class_map_path={dataset.class_map_path}",
+    done = subprocess.run(
+        [
+            *(forking_python(), "-m", "tools.pack_kernel", packed, "--owner=me"),
+            f"--checkpoint={both}",
+            f"--class_map_path={dataset.class_map_path}",
+        ],
+        cwd=copy_code(tmp_path / "code"),
         capture_output=True,
         text=True,
     )

@@ -22,7 +22,7 @@ import pytest
 import soundfile
 import soxr
 from helpers import run_program
-from processes import Process
+from processes import Process, run_forked
 
 VARIABLE = "TAGGER_KITCHEN20_DIR"
 YAMNET_VARIABLE = "TAGGER_YAMNET_DIR"
@@ -123,7 +123,7 @@ def test_a_folder_of_recordings_is_tagged(trained, tmp_path):
     shutil.copy(folder / "short.wav", bytes(folder) + b"/\xff.wav")  # not UTF-8
     (folder / "text.mp3").write_text("hello")
     (folder / "notes.txt").write_text("hello")
-    done = run_program(
+    done = run_forked(
         *("tools.tag", trained, "none.wav", folder, "--threshold=0", "--top=1"),
         *(f"--segments={tmp_path / 's.csv'}", f"--audacity={tmp_path / 'labels'}"),
         *(f"--embeddings={tmp_path / 'e.npz'}", f"--plot={tmp_path / 'plots'}"),

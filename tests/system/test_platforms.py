@@ -3,9 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 
 from helpers import ROOT, SMALL_HPARAMS
+from processes import forking_python
 
 # All in one process, because starting TensorFlow takes seconds. Modules count the cores
 # when they are imported, so the functions are removed before that.
@@ -26,7 +26,9 @@ export_model.export(**export)
 """
 
 
-def test_all_modes_run_without_the_number_of_usable_cores(dataset, tmp_path):
+def test_all_modes_run_without_the_number_of_usable_cores(
+    dataset, tmp_path, tmp_path_factory
+):
     """As on macOS."""
     run = tmp_path / "run"
     options = {"hparams": SMALL_HPARAMS, "max_steps": 2}
@@ -41,8 +43,10 @@ def test_all_modes_run_without_the_number_of_usable_cores(dataset, tmp_path):
             "hparam_overrides": {},
         },
     ]
+    program = tmp_path_factory.mktemp("program") / "program.py"
+    program.write_text(PROGRAM)
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [forking_python(), program],
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         input=json.dumps(arguments),
         capture_output=True,

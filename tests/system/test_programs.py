@@ -20,7 +20,13 @@ from helpers import (
     program_command,
     run_program,
 )
-from processes import HANG_SECONDS, SMALL_RUNNER
+from processes import (
+    HANG_SECONDS,
+    SMALL_RUNNER,
+    copy_code,
+    forking_python,
+    run_forked,
+)
 
 import runner
 from tagger.terminal import signals
@@ -91,7 +97,7 @@ def test_the_recipe_ends_only_after_the_checkpoint_is_saved(tmp_path):
     recipe = ROOT / "recipes" / "modern.sh"
     with subprocess.Popen(
         ["timeout", "1h", recipe, "--smoke", tmp_path, "--checkpoint_steps=999"],
-        env=os.environ | {"PYTHON": sys.executable},
+        env=os.environ | {"PYTHON": forking_python()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -126,9 +132,10 @@ def test_the_recipe_for_own_sounds_runs(tmp_path):
     for path in (tmp_path / "store" / "Hum").iterdir():
         (tmp_path / "sounds" / "Hum" / path.name).symlink_to(path)
     (tmp_path / "sounds" / "Noise").symlink_to(tmp_path / "store" / "Noise")
+    recipe = copy_code(tmp_path / "code") / "recipes" / "own_sounds.sh"
     done = subprocess.run(
-        [ROOT / "recipes" / "own_sounds.sh", tmp_path / "sounds", tmp_path / "out"],
-        env=os.environ | {"PYTHON": sys.executable, "STEPS": "2"},
+        [recipe, tmp_path / "sounds", tmp_path / "out"],
+        env=os.environ | {"PYTHON": forking_python(), "STEPS": "2"},
         capture_output=True,
         text=True,
     )
@@ -229,7 +236,7 @@ def test_the_tables_of_learning_are_those_of_the_benchmark(tmp_path):
     docs = ROOT / "docs"
     shutil.copy(docs / "learning.csv", tmp_path)
     command = ["benchmarks/learning.py", tmp_path, "--data=none", "--options="]
-    done = run_program(*command, capture_output=True, text=True)
+    done = run_forked(*command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = (docs / "learning.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith(("| clean", "| noisy"))]
