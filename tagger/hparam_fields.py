@@ -1,8 +1,8 @@
 """The fields of a dataclass of hyperparameters: allowed values, and their checks."""
 
 import dataclasses
-import math
 import numbers
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +57,7 @@ def problem_of(field: dataclasses.Field, value: Any) -> str:
     kind, description = KINDS[field.type]
     if not isinstance(value, kind):
         expected = text if field.metadata["allowed"] is SWITCH else description
-    elif isinstance(value, float) and not math.isfinite(value):
+    elif field.type is not str and not abs(value) <= sys.float_info.max:
         expected = "finite"
     elif not is_allowed(value):
         expected = text

@@ -333,6 +333,12 @@ def test_evaluators_agree_on_their_parts_while_old_checkpoints_are_deleted(tmp_p
     assert chosen[1] == [1, 3, 5, 7]
 
 
+def test_foreign_lines_in_the_list_of_seen_steps_are_ignored(tmp_path):
+    run_of_steps(tmp_path / "run", 0, 1, 2)
+    (tmp_path / "steps-seen.txt").write_text(f"1\nx\n{'9' * 5000}\n-3\n0")
+    assert own_steps(tmp_path, eval_every_k=2) == [1, 2]
+
+
 def test_a_list_of_seen_steps_that_cannot_be_written_is_named(tmp_path):
     run_of_steps(tmp_path / "run", 0)
     (tmp_path / "steps-seen.txt").symlink_to(tmp_path / "none" / "steps-seen.txt")

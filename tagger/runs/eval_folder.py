@@ -310,8 +310,8 @@ class EvalFolder:
         path = self._path / SEEN_FILE
 
         def read() -> dict[int, None]:
-            words = files.read_text(path).split()
-            return dict.fromkeys(int(word) for word in words if word.isdecimal())
+            lines = re.findall(r"^[0-9]{1,18}$", files.read_text(path), re.MULTILINE)
+            return dict.fromkeys(map(int, lines))
 
         if new := [step for step in steps if step not in read()]:
             files.append_lines(path, map(str, new))

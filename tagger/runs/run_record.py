@@ -18,6 +18,7 @@ from typing import Any
 from tagger.errors import UserError
 from tagger.hparams import FIELDS, MODEL_HPARAMS, MODEL_NAMES, Hparams, model_hparams
 from tagger.terminal.files import read_json, write_json
+from tagger.terminal.progress import printable
 
 HPARAMS_FILE = "hparams.json"
 ALL_SCOPES = "."  # This regular expression matches every name.
@@ -187,8 +188,9 @@ def _problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"there is no model {values['model']}"
     if unknown := set(values["hparams"]) - set(FIELDS):
         yield f"there is no hyperparameter {', '.join(sorted(unknown))}"
-    if not all(name and isinstance(name, str) for name in values["class_names"]):
-        yield "class_names must be names that are not empty"
+    for name in values["class_names"]:
+        if not isinstance(name, str) or not name or name != printable(name):
+            yield f"a class must have a name without control characters, not {name!r}"
     scopes = values.get("training", {}).get("train_scopes", [])
     if not isinstance(scopes, list) or not all(isinstance(s, str) for s in scopes):
         yield "train_scopes must be regular expressions"
