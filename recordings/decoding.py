@@ -206,7 +206,8 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
 def read_duration(path: str) -> float:
     """Reads the duration of a file from its header, in seconds.
 
-    Headers of compressed files may be wrong, and of a stream without end: infinity.
+    It is infinite if the header does not state it. That of a compressed file may only
+    be an estimate.
 
     Raises:
       UserError: the file cannot be read; the message names it.
