@@ -61,7 +61,11 @@ _Groups = dict[tuple[str, ...], list[tuple[str, Event]]]
 
 
 def read_annotations(
-    source: str, sounds: Sequence[Sound], flag: str = "--annotations"
+    source: str,
+    sounds: Sequence[Sound],
+    flag: str = "--annotations",
+    *,
+    may_be_empty: bool = False,
 ) -> dict[str, list[Event]]:
     """Reads the annotations of recordings.
 
@@ -72,6 +76,7 @@ def read_annotations(
         end of the other's, with or without the extension.
       sounds: the recordings that may be annotated.
       flag: name of the flag with the source, for messages.
+      may_be_empty: whether there may be no annotations at all.
 
     Returns:
       The events of each annotated recording, sorted, by its path. An empty label track
@@ -104,7 +109,7 @@ def read_annotations(
         problems += wrong
     if problems:
         raise UserError(*problems)
-    if not events:
+    if not events and not may_be_empty:
         raise UserError(f"{flag}: there are no annotations in {source}")
     return {
         path: sorted(event for event in events[path] if event.label != BACKGROUND)
