@@ -6,6 +6,7 @@ The training step is in tagger/training/trainer.py.
 import contextlib
 import dataclasses
 import itertools
+import os
 import secrets
 import signal
 import sys
@@ -17,6 +18,7 @@ import tensorflow as tf
 import inputs
 import model
 from tagger.data.clips import Clips, read_clips
+from tagger.errors import UserError
 from tagger.hparams import MAX_SEED, MODEL_NAMES, Hparams
 from tagger.options import TrainOptions
 from tagger.runs import checkpoints
@@ -26,7 +28,7 @@ from tagger.terminal import files, machine
 from tagger.terminal.signals import StopRequest, end_at_once
 from tagger.training import summaries
 from tagger.training.distribution import Distribution, check_reachable
-from tagger.training.trainer import Trainer
+from tagger.training.trainer import LostWorkerError, Trainer
 
 DEFAULT_PASSES = 1000  # passes over the data, if --max_steps is 0
 
@@ -261,11 +263,18 @@ def _loop(
             steps=range(start + 1, last + 1),
             summary_steps=options.summary_steps,
         ) as report:
-            for step, result, is_last in trainer.steps(batches, last, stop):
-                report(step, result)
-                if is_last or step % options.checkpoint_steps == 0:
-                    save()
-                    tf.summary.flush()
+            try:
+                for step, result, is_last in trainer.steps(batches, last, stop):
+                    report(step, result)
+                    if is_last or step % options.checkpoint_steps == 0:
+                        save()
+                        tf.summary.flush()
+            except LostWorkerError as error:
+                newest = os.path.basename(run.checkpoints()[-1])
+                raise UserError(
+                    f"{error}; start all workers again, with the same flags, to resume "
+                    f"from {newest}"
+                ) from None
     workers.wait_for_all()  # No worker exits before the checkpoint is complete.
     reason, number = "done", 0
     if step < last:

@@ -74,10 +74,14 @@ def test_training_to_a_terminal(dataset, tmp_path, attach):
 
 def test_results_to_a_file_have_every_step(dataset, tmp_path, attach, capsys):
     terminal = attach("stderr")
-    flags = dataset.train_flags(tmp_path / "run", hparams=SMALL_HPARAMS, max_steps=2)
-    assert run_main(flags) == 0
-    assert capsys.readouterr().out.count("step ") == 2
-    assert "2/2" in terminal.getvalue()
+    flags = dict(hparams=SMALL_HPARAMS, max_steps=5, summary_steps=2)
+    assert run_main(dataset.train_flags(tmp_path / "run", **flags)) == 0
+    assert capsys.readouterr().out.count("step ") == 5
+    assert "5/5" in terminal.getvalue()
+    assert (
+        terminal.getvalue().count("the remaining 1 step will take about 0.00 hours")
+        == 1
+    )
 
 
 def test_scoring_to_a_terminal(dataset, trained, tmp_path, attach):

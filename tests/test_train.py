@@ -100,6 +100,7 @@ def test_a_resumed_run_keeps_its_hyperparameters(dataset, trained, tmp_path, cap
     assert run_main(dataset.train_flags(run, max_steps=7, hparams=values)) == 0
     output = capsys.readouterr()
     assert "warning: warmup_steps has no effect without cosine=1\n" in output.err
+    assert "remaining" not in output.err
     assert f"resuming from {run}/model.ckpt-5" in output.err
     assert "warning: lr=0.0001 is used, not the 0.001" in output.err
     assert list(losses_of(output.out)) == [6, 7]

@@ -22,7 +22,7 @@ def reports(
     """Yields a function that reports the result of a step.
 
     It writes values for TensorBoard now and then, and prints a line. On a terminal, it
-    prints only the lines with a speed.
+    prints only the lines with a speed. Once, it prints how long the steps will take.
 
     Args:
       train_dir: folder for TensorBoard's events; empty: none are written.
@@ -45,6 +45,13 @@ def reports(
         if step % summary_steps == 0:
             seconds = time.monotonic() - timed_at
             rate = (step - timed_step) * hparams.batch_size / seconds
+            # The second time, because the first step takes longer.
+            if done < timed_step <= done + summary_steps:
+                remaining = steps.stop - 1 - step
+                hours = remaining * seconds / (step - timed_step) / 3600
+                count = progress.counted(remaining, "step")
+                text = f"the remaining {count} will take about {hours:.2f} hours"
+                bar.write(text, file=sys.stderr)
             timed_step, timed_at = step, timed_at + seconds
             tf.summary.scalar("loss", result.loss, step=step)
             tf.summary.scalar("learning_rate", result.learning_rate, step=step)

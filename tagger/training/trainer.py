@@ -20,6 +20,10 @@ MEAN = tf.distribute.ReduceOp.MEAN
 ADVICE = "earlier checkpoints are unchanged; a lower lr may help"
 
 
+class LostWorkerError(UserError):
+    """Another worker has failed."""
+
+
 class StepResult(NamedTuple):
     """The result of a training step, as float32 scalars.
 
@@ -121,7 +125,8 @@ class Trainer:
           The number of each step, its result, and whether it is the last one.
 
         Raises:
-          UserError: the loss is not finite, or another worker has failed.
+          LostWorkerError: another worker has failed.
+          UserError: the loss is not finite.
         """
         for step in range(self.steps_done + 1, last + 1):
             # Each step also averages the stop requests of all workers.
@@ -131,7 +136,7 @@ class Trainer:
                 result = self.train_step(*batch, request)
             except tf.errors.UnavailableError as error:
                 reason = program.tensorflow_reason(error)
-                raise UserError(f"another worker has failed: {reason}") from None
+                raise LostWorkerError(f"another worker has failed: {reason}") from None
             if not np.isfinite(loss := float(result.loss)):
                 raise UserError(f"step {step}: the loss is {loss}; {ADVICE}")
             is_stopped = float(result.stop_requests) > 0

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import re
 import signal
 import socket
 
@@ -68,7 +69,10 @@ def test_three_workers_stop_together_and_one_that_dies_ends_the_other(
         assert f"resuming from {run}/model.ckpt-{stopped}" in chief.err
         chief.send(signal.SIGKILL)
         assert other.status() == 1
-        assert "\nerror: " in other.err  # TensorFlow may print more after it.
+        saved = newest_step(run)
+        (error,) = re.findall("^error: .*", other.err, re.MULTILINE)
+        assert "another worker has failed" in error
+        assert f"resume from model.ckpt-{saved}" in error
     for worker in (*three, other):
         assert "Traceback" not in worker.err
     # Only the chief writes: there is one file of events per start.
