@@ -373,6 +373,16 @@ def test_checkpoints_without_an_id_belong_to_any_run(run_of_network, tmp_path, c
     assert capsys.readouterr().err == ""
 
 
+def test_tensorflow_1s_saver_reads_checkpoints_with_an_id(run, tmp_path):
+    prefix = str(tmp_path / "run" / "model.ckpt-20")
+    assert checkpoints.origin(prefix) == (20, run.record.run)
+    assert checkpoints.shapes(prefix) == {"x": (), "global_step": ()}
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        variable = tf.compat.v1.get_variable("x", [], tf.float32, use_resource=False)
+        tf.compat.v1.train.Saver().restore(session, prefix)
+        assert session.run(variable) == 20
+
+
 def test_a_file_with_another_name_may_have_any_step(run_of_network, tmp_path, capsys):
     for suffix in SUFFIXES:
         (tmp_path / "run" / f"model.ckpt-20{suffix}").rename(tmp_path / f"w{suffix}")
