@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -401,26 +402,48 @@ def test_train_dir_may_be_eval_dir_while_training_runs(dataset, run):
     assert evaluated_steps(run) == [0]
 
 
-def test_max_same_ranking():
-    scores = np.array([[0.1, 0.2, 0.3], [0.2, 0.1, 0.3], [0.0, 0.8, 0.9]])
-    assert evaluation.max_same_ranking(scores) == 2
-    assert evaluation.max_same_ranking(scores[:1]) == 1
-    assert evaluation.max_same_ranking(np.zeros([4, 3])) == 4
-
-
-def test_notes_on_empty_classes_and_the_same_ranking_of_all_clips(
-    dataset, trained, tmp_path, capsys
-):
+def test_a_class_without_clips_is_noted(dataset, trained, tmp_path, capsys):
     csv_path = tmp_path / "one_class.csv"
     csv_path.write_text("fname,labels\n00.wav,Tone\n03.wav,Tone\n")
     flags = dict(eval_csv_path=csv_path, eval_every_k=9)
     assert run_eval(dataset, trained, tmp_path, **flags) == 0
-    notes = [
-        line for line in capsys.readouterr().err.splitlines() if line.startswith("note")
-    ]
-    assert "Noise" in notes[0]
-    assert "step 0, 2 of 2 clips" in notes[1]
+    assert "no clip has the label Noise" in capsys.readouterr().err
     assert "Lwlrap(Noise) = 0.000000" in (tmp_path / "eval-0.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("hparams", "note"),
+    [
+        ("bndecay=0.95", "at step 6, .* bndecay=0.95.* factor of .* bn_ramp=1$"),
+        ("bndecay=0.95,bn_ramp=1", ""),
+        ("bndecay=0", ""),
+        ("bn=0", ""),
+    ],
+)
+def test_moving_averages_that_lag_behind_are_noted(
+    dataset, tmp_path, capsys, hparams, note
+):
+    """Only by the measurement, and not at step 0."""
+    values = SMALL_HPARAMS.replace("bndecay=0.9,lr=1e-3", f"lr=1e-6,{hparams}")
+    values = values.replace("batch_size=4", "batch_size=32")
+    flags = dict(hparams=values, max_steps=6)
+    assert run_main(dataset.train_flags(tmp_path / "run", **flags)) == 0
+    capsys.readouterr()
+    assert run_eval(dataset, tmp_path / "run", tmp_path / "eval") == 0
+    found = re.findall("^note: .*lag behind.*", capsys.readouterr().err, re.MULTILINE)
+    assert len(found) == bool(note)
+    if note:
+        assert re.search(note, found[0])
+
+
+def test_frozen_layers_do_not_lag_behind(dataset, run, tmp_path, capsys):
+    path = run / "hparams.json"
+    record = json.loads(path.read_text())
+    for scopes, noted in (([], True), (["fully_connected"], False)):
+        record["training"]["train_scopes"] = scopes
+        path.write_text(json.dumps(record))
+        assert run_eval(dataset, run, tmp_path / str(noted)) == 0
+        assert ("lag behind" in capsys.readouterr().err) == noted
 
 
 def test_results_for_other_clips_are_an_error(
