@@ -22,8 +22,10 @@ import tempfile
 from multiprocessing import reduction
 from multiprocessing.connection import Client, Connection, wait
 
+POSSIBLE = hasattr(os, "pidfd_open")  # on Linux
 STREAMS = (0, 1, 2)
-KILL = signal.SIGUSR1  # stands in for SIGKILL, which cannot be handled
+# Stands in for SIGKILL, which cannot be handled.
+KILL = signal.SIGUSR1 if POSSIBLE else signal.SIGKILL
 SIGNALS = {number: number for number in (signal.SIGINT, signal.SIGTERM)}
 SIGNALS[KILL] = signal.SIGKILL
 
