@@ -22,8 +22,10 @@ import tempfile
 from multiprocessing import reduction
 from multiprocessing.connection import Client, Connection, wait
 
+POSSIBLE = hasattr(os, "pidfd_open")  # on Linux
 STREAMS = (0, 1, 2)
-KILL = signal.SIGUSR1  # stands in for SIGKILL, which cannot be handled
+# Stands in for SIGKILL, which cannot be handled.
+KILL = signal.SIGUSR1 if POSSIBLE else signal.SIGKILL
 SIGNALS = {number: number for number in (signal.SIGINT, signal.SIGTERM)}
 SIGNALS[KILL] = signal.SIGKILL
 
@@ -77,20 +79,26 @@ def start(connection: Connection) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    is_module = arguments[0] == "-m"
-    path = folder if is_module else os.path.dirname(os.path.abspath(arguments[0]))
-    sys.path[:0] = [path, *environment.get("PYTHONPATH", path).split(os.pathsep)]
-    sys.argv = arguments[is_module:]
-    if is_module:
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    sys.path[:0] = environment.get("PYTHONPATH", folder).split(os.pathsep)
+    run(arguments)
+
+
+def run(arguments: list[str]) -> None:
+    """Runs a file, `-m MODULE` or `-c CODE`, each with arguments."""
+    kind = arguments[0] if arguments[0] in ("-c", "-m") else ""
+    program, *sys.argv[1:] = arguments[bool(kind) :]
+    path = os.getcwd() if kind else os.path.dirname(os.path.abspath(program))
+    sys.path.insert(0, path)
+    if kind == "-c":
+        exec(program, {"__name__": "__main__"})
+    elif kind == "-m":
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
     else:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        runpy.run_path(program, run_name="__main__")
 
 
 def ask(address: str, arguments: list[str]) -> None:
     """Asks for a fork with these arguments of Python, and ends as it does."""
-    if arguments[0] == "-c":
-        os.execv(sys.executable, [sys.executable, *arguments])
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until there is a program
     connection = Client(address)
     connection.send((arguments, dict(os.environ), os.getcwd()))

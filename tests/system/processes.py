@@ -22,7 +22,7 @@ POLL_SECONDS = 0.02
 @functools.cache
 def forking_python() -> str:
     """A program that stands in for Python and starts in little time, see forks.py."""
-    if not hasattr(os, "pidfd_open"):  # not Linux
+    if not forks.POSSIBLE:
         return sys.executable
     server = subprocess.Popen(
         [sys.executable, "-I", forks.__file__],

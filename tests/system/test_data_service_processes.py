@@ -20,6 +20,11 @@ from tagger.runs.run import Run
 STEPS_FETCHED_AHEAD = 35  # at most: two epochs and a half
 
 
+@pytest.fixture(scope="module", autouse=True)
+def whole():
+    """The network of this process has the first rows, as that of the others."""
+
+
 def start_server(folder: pathlib.Path, name: str, *arguments: object) -> Process:
     return Process(folder, name, "tools.data_service", *arguments)
 

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 from helpers import SMALL_HPARAMS, run_main, write_wav
-from processes import run_forked
+from processes import forking_python, run_forked
 from test_export_model import varied_network
 
 from recordings.thresholds import read_thresholds
@@ -126,8 +126,9 @@ class Exported:
 
 def run_code(code: str, folder: pathlib.Path) -> str:
     """Runs code in a folder, without this project; returns its output."""
+    python = forking_python() if "import tensorflow" in code else sys.executable
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [python, "-c", code],
         cwd=folder,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         capture_output=True,

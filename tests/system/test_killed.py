@@ -11,12 +11,13 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SMALL_HPARAMS, run_main
-from processes import Process, run_forked
+from helpers import PROGRAM_ENVIRONMENT, SMALL_HPARAMS, run_main
+from processes import Process, forking_python
 
 from tagger.runs import checkpoint_files, checkpoints, eval_folder
 from tagger.runs.eval_folder import EvalFolder
@@ -179,9 +180,8 @@ def test_a_kill_while_the_best_scores_are_replaced(dataset, trained, tmp_path, c
     best, _ = EvalFolder(eval_dir).best()
     marker = EvalFolder(eval_dir).marker(best)
     marker.unlink()
-    program = tmp_path / "program.py"
-    program.write_text(KILLED_WHILE_SAVING)
-    killed = run_forked(program, *flags, capture_output=True)
+    command = [forking_python(), "-c", KILLED_WHILE_SAVING, *flags]
+    killed = subprocess.run(command, env=PROGRAM_ENVIRONMENT, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     assert f"step {best}, all" in killed.stdout.decode()
     assert path.read_bytes() == before

@@ -26,9 +26,7 @@ export_model.export(**export)
 """
 
 
-def test_all_modes_run_without_the_number_of_usable_cores(
-    dataset, tmp_path, tmp_path_factory
-):
+def test_all_modes_run_without_the_number_of_usable_cores(dataset, tmp_path):
     """As on macOS."""
     run = tmp_path / "run"
     options = {"hparams": SMALL_HPARAMS, "max_steps": 2}
@@ -43,10 +41,8 @@ def test_all_modes_run_without_the_number_of_usable_cores(
             "hparam_overrides": {},
         },
     ]
-    program = tmp_path_factory.mktemp("program") / "program.py"
-    program.write_text(PROGRAM)
     done = subprocess.run(
-        [forking_python(), program],
+        [forking_python(), "-c", PROGRAM],
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         input=json.dumps(arguments),
         capture_output=True,
