@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from recordings import segments
+from recordings import segments, tables
 from tagger.data import clips
 from tagger.hparams import Hparams
 from tools.tag import results
@@ -27,19 +27,19 @@ def test_segments_merge_neighbouring_examples():
 
 def test_a_label_track(tmp_path):
     path = tmp_path / "a.txt"
-    results.write_label_track(path, [segments.Segment(1, 2.5, "Bär", 0.987)])
+    tables.write_label_track(path, [segments.Segment(1, 2.5, "Bär", 0.987)])
     assert path.read_text() == "1.000\t2.500\tBär 0.99\n"
 
 
 @pytest.mark.parametrize("letter", ["\udcff", "\n", "\r", "\t", "\x1b", "\u2028"])
 def test_files_can_be_read_if_a_name_is_unprintable(tmp_path, letter):
     segment = segments.Segment(1, 2.5, f"A{letter}B", 0.987)
-    results.write_label_track(tmp_path / "a.txt", [segment])
+    tables.write_label_track(tmp_path / "a.txt", [segment])
     assert (tmp_path / "a.txt").read_text(encoding="utf-8").split("\t") == [
         *("1.000", "2.500", "A?B 0.99\n")
     ]
-    row = results.segment_row(f'f,"ü"{letter}.wav', segment._replace(class_name="A"))
-    clips.write_csv(tmp_path / "a.csv", [results.SEGMENT_HEADER, row])
+    row = tables.segment_row(f'f,"ü"{letter}.wav', segment._replace(class_name="A"))
+    clips.write_csv(tmp_path / "a.csv", [tables.SEGMENT_HEADER, row])
     with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
         _, found = csv.reader(file)
     assert found == ['f,"ü"?.wav', "1.000", "2.500", "A", "0.987000"]

@@ -135,13 +135,19 @@ def test_results_that_cannot_be_written(tmp_path):
     for name in ("audacity", "plot"):
         outputs = Outputs(**{name: str(tmp_path / name)})
         with pytest.raises(UserError, match=r"a/b.wav and a__b.wav .* same name"):
-            results.check_outputs(outputs, sounds)
-        results.check_outputs(outputs, sounds[:1])
-    for name in ("segments", "embeddings"):
-        # These have no result for each file.
-        results.check_outputs(Outputs(**{name: str(tmp_path / "new" / "a")}), sounds)
+            results.check_names(outputs, sounds)
+        results.check_names(outputs, sounds[:1])
+    results.check_names(Outputs(segments="s.csv"), sounds)
+    for name in ("segments", "files", "raven", "embeddings"):
+        path = tmp_path / "new" / name
+        outputs = Outputs(**{name: str(path)})
+        results.check_outputs(outputs)
+        path.touch()
+        with pytest.raises(UserError, match=f"--{name}: .*{name} exists; .* --archive"):
+            results.check_outputs(outputs)
+        results.check_outputs(outputs, replace=True)
         with pytest.raises(UserError, match=f"--{name}: .* is a folder"):
-            results.check_outputs(Outputs(**{name: str(tmp_path)}), sounds)
+            results.check_outputs(Outputs(**{name: str(tmp_path)}))
 
 
 def test_each_class_has_its_threshold(tmp_path, monkeypatch, capsys):

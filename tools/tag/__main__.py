@@ -2,6 +2,8 @@
 
     python -m tools.tag runs/first meeting.mp3 field_recordings/
     python -m tools.tag runs/first --segments tags.csv --audacity labels night.flac
+    python -m tools.tag runs/first field_recordings/ --archive field.db
+    python -m tools.tag --archive field.db --segments tags.csv --files files.csv
 
 The first argument is a checkpoint, model.ckpt-N, a train_dir for its newest one, or
 best:EVAL_DIR. The others are sound files, folders, or patterns such as "*.mp3". For
@@ -9,16 +11,22 @@ each file, this prints the classes with the highest scores, averaged over the re
 Flags select further results: detections with their times as a CSV, label tracks for
 Audacity, pictures, and embeddings.
 
+With --archive, scores and embeddings are added to a database, file by file. The same
+command continues after an interruption. Without a checkpoint, the tables are written
+from the archive.
+
 A file that cannot be read is reported. The others are tagged, and the exit status is 1.
 """
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from absl import flags
 
-from recordings.decoding import find_files
+from recordings.archive import Archive, Settings
+from recordings.decoding import Sound, find_files
 from recordings.thresholds import (
     DEFAULT_THRESHOLD,
     order_thresholds,
@@ -30,15 +38,27 @@ from tagger.hparams import parse_overrides
 from tagger.runs.checkpoint_files import describe
 from tagger.terminal import program
 from tagger.terminal.progress import counted
-from tools.tag.results import Outputs, check_outputs, tag_files
-from tools.tag.scoring import load
+from tools.tag.archived import tag_to_archive, write_archive_tables
+from tools.tag.results import Outputs, check_names, check_outputs, tag_files
+from tools.tag.scoring import Tagger, load
 
 FLAGS = flags.FLAGS
+DEFAULT_TOP = 5
 
 
 def define_flags() -> None:
     """Defines the flags of this program."""
-    flags.DEFINE_integer("top", 5, "Classes to print for each file.", lower_bound=1)
+    flags.DEFINE_integer(
+        "top",
+        None,
+        "Classes to print for each file; 0: print the progress instead. The default is "
+        "5, or 0 with --archive.",
+        lower_bound=0,
+    )
+    flags.DEFINE_string("archive", "", "Database of scores and embeddings to add to.")
+    flags.DEFINE_bool(
+        "retry_failed", False, "With --archive, try files again that failed before."
+    )
     flags.DEFINE_float(
         "threshold", DEFAULT_THRESHOLD, "Lowest score of a detection.", 0, 1
     )
@@ -49,6 +69,8 @@ def define_flags() -> None:
         "--threshold.",
     )
     flags.DEFINE_string("segments", "", "CSV to write: one row per detection.")
+    flags.DEFINE_string("files", "", "CSV to write: one row per file that was tried.")
+    flags.DEFINE_string("raven", "", "Selection table to write for Raven, a .txt file.")
     flags.DEFINE_string("audacity", "", "Folder to write a label track per file to.")
     flags.DEFINE_string("plot", "", "Folder to write a picture per file to.")
     flags.DEFINE_string("embeddings", "", "NPZ file to write: a row per example.")
@@ -63,7 +85,10 @@ def define_flags() -> None:
         "threshold", lambda score: not math.isnan(score), message="must be a number"
     )
     # A forgotten file name must not overwrite a recording.
-    for name, suffix in (("segments", ".csv"), ("embeddings", ".npz")):
+    for name, suffix in (
+        *(("segments", ".csv"), ("files", ".csv"), ("raven", ".txt")),
+        ("embeddings", ".npz"),
+    ):
         flags.register_validator(
             name,
             lambda path, suffix=suffix: not path or path.endswith(suffix),
@@ -73,37 +98,96 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the program; returns the exit status."""
-    if len(argv) < 3:
-        raise UserError("expected a checkpoint and at least one file; see --help")
+    outputs = Outputs(*(FLAGS[name].value for name in Outputs._fields))
+    _check_flags(argv, outputs)
     hparam_overrides = parse_overrides(FLAGS.hparams)
     by_class = None
     if FLAGS.thresholds:
-        if FLAGS["threshold"].present:
-            raise UserError("--thresholds replaces --threshold; give only one of them")
         by_class = read_thresholds(FLAGS.thresholds, "--thresholds")
+    check_outputs(outputs, replace=bool(FLAGS.archive))
+    if len(argv) == 1:
+        with Archive(FLAGS.archive) as archive:
+            checkpoint = archive.settings.checkpoint
+            thresholds = _thresholds(by_class, archive.settings.class_names, checkpoint)
+            write_archive_tables(archive, outputs, thresholds)
+        return 0
     found = find_files(argv[2:])
-    outputs = Outputs(*(FLAGS[name].value for name in Outputs._fields))
-    check_outputs(outputs, found)
+    check_names(outputs, found)
     program.start_tensorflow()
     from tagger.runs.run import Run
 
-    checkpoint = Run.find(argv[1], "CHECKPOINT")
+    prefix = Run.find(argv[1], "CHECKPOINT").prefix
     tagger = load(
-        checkpoint,
+        prefix,
         class_map_path=FLAGS.class_map_path,
         hparam_overrides=hparam_overrides,
         mixed_precision=FLAGS.mixed_precision,
     )
-    thresholds = FLAGS.threshold
-    if by_class is not None:
-        thresholds = order_thresholds(by_class, tagger.class_names, "--thresholds")
-        own = describe(checkpoint.prefix)
-        report_other_checkpoint(FLAGS.thresholds, own, "--thresholds")
-        print("* marks scores that reach the threshold of the class", file=sys.stderr)
-    num_failed = tag_files(found, tagger, outputs, thresholds=thresholds, top=FLAGS.top)
+    thresholds = _thresholds(by_class, tagger.class_names, describe(prefix))
+    num_failed = _tag(found, tagger, outputs, thresholds, describe(prefix))
     if num_failed:
         print(f"{num_failed} of {counted(len(found), 'file')} failed", file=sys.stderr)
     return 1 if num_failed else 0
+
+
+def _check_flags(argv: Sequence[str], outputs: Outputs) -> None:
+    """Checks which flags are given together.
+
+    Raises:
+      UserError: they exclude one another.
+    """
+    if len(argv) < 3 and not (FLAGS.archive and len(argv) == 1):
+        raise UserError(
+            "expected a checkpoint and at least one file, or only --archive; see --help"
+        )
+    if FLAGS.thresholds and FLAGS["threshold"].present:
+        raise UserError("--thresholds replaces --threshold; give only one of them")
+    if FLAGS.archive:
+        for name in ("embeddings", "plot"):
+            if getattr(outputs, name):
+                raise UserError(f"--{name} cannot be used together with --archive")
+    elif FLAGS.retry_failed:
+        raise UserError("--retry_failed needs --archive")
+
+
+def _thresholds(
+    by_class: Mapping[str, float] | None, class_names: Sequence[str], checkpoint: str
+) -> float | np.ndarray:
+    """The lowest score of a detection: of all classes, or float64 [C].
+
+    Raises:
+      UserError: see `thresholds.order_thresholds`.
+    """
+    if by_class is None:
+        return FLAGS.threshold
+    thresholds = order_thresholds(by_class, class_names, "--thresholds")
+    report_other_checkpoint(FLAGS.thresholds, checkpoint, "--thresholds")
+    return thresholds
+
+
+def _tag(
+    found: Sequence[Sound],
+    tagger: Tagger,
+    outputs: Outputs,
+    thresholds: float | np.ndarray,
+    checkpoint: str,
+) -> int:
+    """Tags files, and writes the results; returns the number of files that failed."""
+    top = FLAGS.top
+    if FLAGS.archive:
+        settings = Settings(
+            checkpoint, tagger.class_names, tagger.hparams, FLAGS.mixed_precision
+        )
+        with Archive(FLAGS.archive, settings) as archive:
+            num_failed = tag_to_archive(
+                found, tagger, archive, retry_failed=FLAGS.retry_failed, top=top or 0
+            )
+            write_archive_tables(archive, outputs, thresholds)
+        return num_failed
+    if FLAGS.thresholds:
+        print("* marks scores that reach the threshold of the class", file=sys.stderr)
+    top = DEFAULT_TOP if top is None else top
+    return tag_files(found, tagger, outputs, thresholds=thresholds, top=top)
 
 
 if __name__ == "__main__":

@@ -3,50 +3,73 @@
 Letters for shapes: E examples, C classes.
 """
 
+import datetime
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from recordings.decoding import Sound
 from recordings.segments import Segment, Tags, find_segments
-from tagger.data.clips import write_csv
+from recordings.tables import HEADERS, Tagged, write_label_track, write_tables
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams
-from tagger.terminal.files import atomic, make_folder, write_whole
+from tagger.terminal.files import atomic, make_folder
 from tagger.terminal.progress import print_result, printable, progress_bar
 from tools.tag.scoring import Tagger, tag
-
-SEGMENT_HEADER = ("file", "start", "end", "class", "score")
 
 
 class Outputs(NamedTuple):
     """The paths of the results to write, as the flags; empty: it is not written."""
 
     segments: str = ""
+    files: str = ""
+    raven: str = ""
     embeddings: str = ""
     audacity: str = ""
     plot: str = ""
 
+    def tables(self) -> dict[str, str]:
+        """The paths of the tables, by their names."""
+        return {name: getattr(self, name) for name in HEADERS}
 
-def check_outputs(outputs: Outputs, found: Sequence[Sound]) -> None:
+
+def check_outputs(outputs: Outputs, *, replace: bool = False) -> None:
     """Checks that the results can be written.
 
+    Args:
+      outputs: the results.
+      replace: whether existing tables are replaced.
+
     Raises:
-      UserError: they cannot, or two files would have the same result.
+      UserError: they cannot.
     """
     for name, path in outputs._asdict().items():
-        if path and name in ("segments", "embeddings"):
+        if path and name in ("audacity", "plot"):
+            make_folder(path, f"--{name}")
+        elif path:
             make_folder(os.path.dirname(path) or ".", f"--{name}")
             if os.path.isdir(path):
                 raise UserError(f"--{name}: {path} is a folder")
-        elif path:
-            make_folder(path, f"--{name}")
+            if os.path.isfile(path) and not replace:
+                raise UserError(
+                    f"--{name}: {path} exists; delete it, name another file, or use "
+                    f"--archive, which continues a run"
+                )
+
+
+def check_names(outputs: Outputs, sounds: Iterable[Sound]) -> None:
+    """Checks that no two recordings have results in the same file.
+
+    Raises:
+      UserError: there are such recordings.
+    """
     first = {}
-    for sound in found if outputs.audacity or outputs.plot else []:
+    for sound in sounds if outputs.audacity or outputs.plot else []:
         other = first.setdefault(result_path("", sound, ""), sound)
         if other is not sound:
             raise UserError(
@@ -76,43 +99,144 @@ def tag_files(
     Returns:
       The number of files that could not be read or whose results were not written.
     """
-    rows, embedded, num_failed = [], [], 0
-    marked_from = thresholds if isinstance(thresholds, np.ndarray) else np.inf
+    tagged, embedded = [], []
+
+    def accept(sound: Sound, tags: Tags | None, error: str) -> str:
+        if tags is None:
+            tagged.append(Tagged(sound.path, None, [], f"failed: {error}"))
+            return error
+        segments = find_segments(tags, tagger.class_names, tagger.hparams, thresholds)
+        tagged.append(Tagged(sound.path, tags.seconds, segments, status(tags.doubt)))
+        if outputs.embeddings:
+            embedded.append((sound.path, tags.embeddings))
+        try:
+            write_files(outputs, sound, tags, segments, tagger, thresholds)
+        except UserError as problem:
+            return str(problem)
+        return ""
+
     try:
-        with progress_bar(None, what="tagging", unit="s of sound") as bar:
-            for sound in found:
-                try:
-                    tags = tag(
-                        sound.path,
-                        tagger,
-                        keep_embeddings=bool(outputs.embeddings),
-                        keep_log_mel=bool(outputs.plot),
-                        progress=lambda seconds: bar.update(round(seconds)),
-                    )
-                    segments = find_segments(
-                        tags, tagger.class_names, tagger.hparams, thresholds
-                    )
-                    rows += [segment_row(sound.path, segment) for segment in segments]
-                    if outputs.embeddings:
-                        embedded.append((sound.path, tags.embeddings))
-                    write_files(outputs, sound, tags, segments, tagger, thresholds)
-                except UserError as error:
-                    bar.write(f"error: {printable(str(error))}", file=sys.stderr)
-                    num_failed += 1
-                    continue
-                name = printable(sound.path)
-                if tags.doubt:
-                    bar.write(f"note: {name}: {tags.doubt}", file=sys.stderr)
-                best = top_classes(tags, tagger.class_names, top, marked_from)
-                print_result(f"{name} ({tags.seconds:.1f} s)\n{best}")
+        return tag_each(
+            found,
+            tagger,
+            accept,
+            keep_embeddings=bool(outputs.embeddings),
+            keep_log_mel=bool(outputs.plot),
+            thresholds=thresholds,
+            top=top,
+        )
     finally:  # The results so far are kept if this is interrupted.
         try:
             if embedded:
                 write_embeddings(outputs.embeddings, embedded, tagger.hparams)
         finally:
-            if outputs.segments:
-                write_csv(outputs.segments, [SEGMENT_HEADER, *rows])
+            write_tables(outputs.tables(), tagged, tagger.hparams)
+
+
+def tag_each(
+    found: Sequence[Sound],
+    tagger: Tagger,
+    accept: Callable[[Sound, Tags | None, str], str],
+    *,
+    keep_embeddings: bool,
+    keep_log_mel: bool = False,
+    thresholds: float | np.ndarray = np.inf,
+    top: int = 0,
+    num_before: int = 0,
+) -> int:
+    """Tags files, and prints a line or the classes with the highest scores of each.
+
+    Args:
+      found: the files.
+      tagger: from `scoring.load`.
+      accept: called with each file and its tags, or None and an error. Returns this
+        error, or another one of the file; "" if there is none.
+      keep_embeddings, keep_log_mel: see `scoring.tag`.
+      thresholds: float64 [C] marks the printed scores that reach them.
+      top: number of classes to print; 0: prints the progress instead.
+      num_before: number of files that were tagged earlier.
+
+    Returns:
+      The number of files that could not be read or were not accepted.
+    """
+    num_failed, pace = 0, Pace(found, num_before)
+    marked_from = thresholds if isinstance(thresholds, np.ndarray) else np.inf
+    with progress_bar(None, what="tagging", unit="s of sound") as bar:
+        for sound in found:
+            bar.set_description_str(pace.start(sound))
+            tags, error = None, ""
+            try:
+                tags = tag(
+                    sound.path,
+                    tagger,
+                    keep_embeddings=keep_embeddings,
+                    keep_log_mel=keep_log_mel,
+                    progress=lambda seconds: bar.update(round(seconds)),
+                )
+            except UserError as problem:
+                error = str(problem)
+            if error := accept(sound, tags, error):
+                bar.write(f"error: {printable(error)}", file=sys.stderr)
+                num_failed += 1
+                continue
+            name = printable(sound.path)
+            if tags.doubt:
+                bar.write(f"note: {name}: {tags.doubt}", file=sys.stderr)
+            line = f"{name} ({tags.seconds:.1f} s)"
+            if top:
+                best = top_classes(tags, tagger.class_names, top, marked_from)
+                print_result(f"{line}\n{best}")
+            else:
+                print_result(f"{pace.position}: {line}; {pace.finish(tags.seconds)}")
     return num_failed
+
+
+class Pace:
+    """The progress of tagging files. The remaining time is estimated from their sizes.
+
+    Args:
+      sounds: the files to tag.
+      num_before: number of files that were tagged earlier.
+    """
+
+    def __init__(self, sounds: Sequence[Sound], num_before: int):
+        self._number, self._total = num_before, num_before + len(sounds)
+        self._size_left = sum(map(_size, sounds))
+        self._size_done, self._seconds, self._sound = 0, 0.0, None
+        self._start = time.monotonic()
+
+    @property
+    def position(self) -> str:
+        """The position of the file in work, such as "file 23 of 2,000"."""
+        return f"file {self._number:,} of {self._total:,}"
+
+    def start(self, sound: Sound) -> str:
+        """Starts a file; the one before it is done. Returns its position."""
+        self._number += 1
+        self._sound = _size(sound)
+        self._size_left -= self._sound
+        return self.position
+
+    def finish(self, seconds: float) -> str:
+        """Ends a file of some seconds; returns hours done, speed and remaining time."""
+        self._seconds += seconds
+        self._size_done += self._sound
+        elapsed = max(time.monotonic() - self._start, 1e-9)
+        left = round(elapsed * self._size_left / max(1, self._size_done))
+        return (
+            f"{self._seconds / 3600:,.2f} hours done, {self._seconds / elapsed:,.0f} "
+            f"hours per hour, {datetime.timedelta(seconds=left)} left"
+        )
+
+
+def _size(sound: Sound) -> int:
+    """The size of a file; 0 if there is none."""
+    return os.path.getsize(sound.path) if os.path.isfile(sound.path) else 0
+
+
+def status(doubt: str) -> str:
+    """The status of a file that was tagged, in the table of files."""
+    return f"note: {doubt}" if doubt else "ok"
 
 
 def result_path(folder: str, sound: Sound, suffix: str) -> pathlib.Path:
@@ -145,21 +269,6 @@ def write_picture(
     figure = plots.tags_figure(tags, tagger.class_names, tagger.hparams, thresholds)
     with atomic(path) as file:
         figure.savefig(file, format="png")
-
-
-def segment_row(path: str, segment: Segment) -> tuple[str, ...]:
-    """A row of the CSV of segments, in valid UTF-8."""
-    start, end, class_name, score = segment
-    return printable(path), f"{start:.3f}", f"{end:.3f}", class_name, f"{score:.6f}"
-
-
-def write_label_track(path: pathlib.Path, segments: Sequence[Segment]) -> None:
-    """Writes segments as labels for Audacity, atomically."""
-    lines = [
-        f"{start:.3f}\t{end:.3f}\t{printable(class_name)} {score:.2f}\n"
-        for start, end, class_name, score in segments
-    ]
-    write_whole(path, "".join(lines))
 
 
 def write_embeddings(

@@ -3,6 +3,7 @@
 Letters for shapes: E examples, T frames, F mel bands, C classes, S samples.
 """
 
+import concurrent.futures
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -109,6 +110,15 @@ def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[np.ndarray]:
         block = block[step:]
 
 
+def decoded_ahead(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yields blocks; a thread decodes the next one while the caller scores one."""
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, items, None)
+        while (block := following.result()) is not None:
+            following = thread.submit(next, items, None)
+            yield block
+
+
 def tag(
     path: str,
     tagger: Tagger,
@@ -134,7 +144,7 @@ def tag(
     scores, embeddings, log_mel = [], [], []
     num_samples, peak = 0, 0.0
     state = np.full(hparams.mel_bands, np.nan, np.float32)
-    for number, block in enumerate(overlapping_blocks(path, hparams)):
+    for number, block in enumerate(decoded_ahead(overlapping_blocks(path, hparams))):
         new_samples = number * step + block.size - num_samples
         num_samples += new_samples
         peak = max(peak, np.abs(block).max())
