@@ -9,6 +9,7 @@ Letters for shapes: E examples, C classes, D values of an embedding, Q queries.
 
 import contextlib
 import json
+import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -24,8 +25,7 @@ from tagger.runs import run_record
 
 VERSION = 1  # of the tables
 BLOCK_EXAMPLES = 64  # of a row, 128 KiB of embeddings
-PAGE_BYTES = 2**16  # Large pages, and a map of the file, make large rows fast.
-MAP_BYTES = 2**40
+MAP_BYTES = 2**40  # The rows are read three times as fast from a map of the file.
 WAIT_SECONDS = 60  # for another process that writes
 SMALLEST = np.finfo(np.float32).tiny
 EMBEDDING = np.dtype(ml_dtypes.bfloat16)
@@ -49,13 +49,15 @@ class Settings(NamedTuple):
     """What all recordings of an archive have been tagged with.
 
     Attributes:
-      checkpoint: name and fingerprint, see `checkpoint_files.describe`.
+      checkpoint: the prefix of its files, which may have moved.
+      fingerprint: identifies it, see `checkpoint_files.fingerprint`.
       class_names: C names.
       hparams: hyperparameters of the features.
       mixed_precision: whether convolutions were computed in bfloat16.
     """
 
     checkpoint: str
+    fingerprint: int
     class_names: list[str]
     hparams: Hparams
     mixed_precision: bool
@@ -89,10 +91,13 @@ class Example(NamedTuple):
 class Archive:
     """An open archive, for a `with` block.
 
+    `settings` are its Settings; `hop_seconds` and `window_seconds` are the times from
+    the start of an example to the start of the next one, and to its end.
+
     Args:
       path: the database.
       settings: makes an archive if there is none. If there is one, it must have the
-        same settings; the checkpoint may have another name. None: it must exist.
+        same settings; the checkpoint may have moved. None: it must exist.
 
     Raises:
       UserError: as its methods: the database cannot be read or written, or is not such
@@ -122,7 +127,6 @@ class Archive:
 
     def _open(self, settings: Settings | None) -> None:
         for pragma in (
-            f"page_size = {PAGE_BYTES}",
             "journal_mode = WAL",  # Tables can be written while recordings are added.
             "foreign_keys = ON",
             f"mmap_size = {MAP_BYTES}",
@@ -146,14 +150,18 @@ class Archive:
         }
         if settings is not None:
             new = _stored(settings)
-            if _fingerprint(new) == _fingerprint(stored):
-                new["checkpoint"] = stored["checkpoint"]  # A renamed one is the same.
+            if new["fingerprint"] == stored["fingerprint"]:
+                del new["checkpoint"]  # It may be renamed.
             if changes := run_record.changes(new, stored):
                 raise UserError(
                     f"--archive: {self.path} has other settings; use another archive: "
                     f"{'; '.join(changes)}"
                 )
-        self.settings = Settings(**stored | {"hparams": Hparams(**stored["hparams"])})
+        hparams = Hparams(**stored["hparams"])
+        self.settings = Settings(**stored | {"hparams": hparams})
+        frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
+        self.hop_seconds = hparams.example_hop_frames * frame_seconds
+        self.window_seconds = hparams.example_window_frames * frame_seconds
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -290,10 +298,7 @@ class Archive:
           files, numbers, values: see `similarities`; in the wanted order.
           most: how many examples to return at most.
         """
-        hparams = self.settings.hparams
-        frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
-        hop, window = hparams.example_hop_frames, hparams.example_window_frames
-        reach = -(-window // hop)
+        reach = math.ceil(self.window_seconds / self.hop_seconds)
         taken, found = set(), []
         columns = map(np.ndarray.tolist, (files, numbers, values))
         for file, number, value in zip(*columns, strict=True):
@@ -307,8 +312,8 @@ class Archive:
                 path, seconds = self._base.execute(
                     "SELECT path, seconds FROM files WHERE id = ?", (file,)
                 ).fetchone()
-            start = number * hop * frame_seconds
-            end = min(start + window * frame_seconds, seconds)
+            start = number * self.hop_seconds
+            end = min(start + self.window_seconds, seconds)
             found.append(Example(path, start, end, value))
         return found
 
@@ -317,10 +322,6 @@ def _stored(settings: Settings) -> dict[str, Any]:
     """The settings as JSON values, without hyperparameters of the training."""
     hparams = {name: getattr(settings.hparams, name) for name in MODEL_HPARAMS}
     return settings._asdict() | {"hparams": hparams}
-
-
-def _fingerprint(stored: dict[str, Any]) -> str:
-    return stored["checkpoint"].split()[-1]
 
 
 def _status(path: str) -> tuple[int | None, int | None]:

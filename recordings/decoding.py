@@ -203,6 +203,32 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
         yield from blocks
 
 
+def read_part(path: str, start: float, end: float) -> np.ndarray:
+    """Decodes a part of a file, from one time to another in seconds.
+
+    The position in an MP3 file may be inaccurate.
+
+    Returns:
+      float32 [S], samples at 44.1 kHz as of `read_blocks`. The part may end before.
+
+    Raises:
+      UserError: the file cannot be read, or ends before the start.
+    """
+    with _opened(path) as file:
+        rate = file.samplerate
+        first = round(start * rate)
+        if first >= file.frames:
+            raise UserError(f"{path}: ends before {start:g} s")
+        file.seek(first)
+        size = round(min(end * rate, MAX_FRAMES)) - first
+        frames = file.read(min(size, file.frames - first), np.float32, always_2d=True)
+    with np.errstate(all="ignore"):  # as in _mono_blocks
+        samples = frames.mean(axis=1)
+    if not np.isfinite(samples).all():
+        raise UserError(f"{path}: has samples that are not finite")
+    return soxr.resample(samples, rate, SAMPLE_RATE)
+
+
 def read_duration(path: str) -> float:
     """Reads the duration of a file from its header, in seconds.
 

@@ -4,9 +4,12 @@ Uses Matplotlib without pyplot, because pyplot would look for a display.
 Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 
+import matplotlib.image
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,6 +22,7 @@ from tagger.terminal.progress import counted
 FIGURE_INCHES = (12, 7)
 DOTS_PER_INCH = 100
 MAX_COLUMNS = 4000  # of the spectrogram; more would only take time
+URL_COLUMNS = 300  # of the spectrogram in a page
 MAX_CLASSES = 20  # as many as have legible names
 NAME_POINTS = 8
 TICKS_HZ = (50, 200, 500, 1000, 2000, 5000, 10000, 20000)
@@ -95,7 +99,7 @@ def score_columns(scores: np.ndarray, hparams: Hparams) -> tuple[np.ndarray, flo
 
 def _draw_spectrogram(axes: Axes, log_mel: np.ndarray, hparams: Hparams) -> AxesImage:
     """Draws a log mel spectrogram with seconds and Hz at its axes."""
-    columns, column_frames = _columns(log_mel)
+    columns, column_frames = _columns(log_mel, MAX_COLUMNS)
     column_seconds = column_frames * hparams.stft_hop_samples / SAMPLE_RATE
     image = axes.imshow(
         columns.T,
@@ -110,12 +114,20 @@ def _draw_spectrogram(axes: Axes, log_mel: np.ndarray, hparams: Hparams) -> Axes
     return image
 
 
-def _columns(log_mel: np.ndarray) -> tuple[np.ndarray, int]:
-    """At most MAX_COLUMNS maxima over equal numbers of frames, and this number.
+def spectrogram_url(log_mel: np.ndarray) -> str:
+    """A log mel spectrogram, float32 [T, F], without axes; a PNG as data URL."""
+    columns, _ = _columns(log_mel, URL_COLUMNS)
+    png = io.BytesIO()
+    matplotlib.image.imsave(png, columns.T, origin="lower", format="png")
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+
+
+def _columns(log_mel: np.ndarray, most: int) -> tuple[np.ndarray, int]:
+    """At most this many maxima over equal numbers of frames, and this number.
 
     The maxima show sounds that are shorter than a column.
     """
-    column_frames = -(-len(log_mel) // MAX_COLUMNS)
+    column_frames = -(-len(log_mel) // most)
     starts = np.arange(0, len(log_mel), column_frames)
     return np.maximum.reduceat(log_mel, starts), column_frames
 

@@ -16,7 +16,7 @@ from tagger.hparams import Hparams
 from tools.tag import archived, results, scoring
 from tools.tag.results import Outputs
 
-SETTINGS = Settings("model.ckpt-1 0a1b2c3d", ["A", "B"], Hparams(), False)
+SETTINGS = Settings("/a/model.ckpt-1", 7, ["A", "B"], Hparams(), False)
 RNG = np.random.default_rng(0)
 
 
@@ -73,7 +73,7 @@ def test_a_file_is_replaced_if_it_changes(base, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"checkpoint": "model.ckpt-1 ffffffff"}, "checkpoint .*ffffffff, not .*0a1b"),
+        ({"checkpoint": "/b", "fingerprint": 8}, "checkpoint /b, not /a/model.ckpt-1"),
         ({"class_names": ["A", "C"]}, "class 1 is C, not B"),
         ({"hparams": Hparams(mel_bands=64)}, "mel_bands=64, not 96"),
         ({"mixed_precision": True}, "mixed_precision"),
@@ -82,7 +82,7 @@ def test_a_file_is_replaced_if_it_changes(base, tmp_path):
 def test_other_settings_are_an_error(base, change, message):
     with pytest.raises(UserError, match=f"--archive: .*a.db has other .*{message}"):
         Archive(base.path, SETTINGS._replace(**change))
-    renamed = {"checkpoint": "other 0a1b2c3d", "hparams": Hparams(lr=1.0)}
+    renamed = {"checkpoint": "/b", "hparams": Hparams(lr=1.0)}
     Archive(base.path, SETTINGS._replace(**renamed)).__exit__()
 
 

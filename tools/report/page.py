@@ -3,9 +3,7 @@
 Values from few clips are marked. The curves are drawn by the script in report.html.
 """
 
-import base64
 import html
-import io
 import json
 import os
 import pathlib
@@ -30,7 +28,6 @@ TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 WORST_CLIPS = 30
 TOP_CLASSES = 5
 FEW_MARK = "<sup>†</sup>"
-SPECTROGRAM_COLUMNS = 300
 UNREADABLE = "<p>This clip cannot be read.</p>"
 
 
@@ -198,10 +195,10 @@ def spectrogram(path: str, hparams: Hparams) -> str:
 
     Of a long clip, these are the features of its first block, see `blocks.py`.
     """
-    import matplotlib.image
     import tensorflow as tf
 
     import inputs
+    from recordings import plots
     from tagger.data.wav import read_wav_header
 
     try:
@@ -211,11 +208,7 @@ def spectrogram(path: str, hparams: Hparams) -> str:
     except (UserError, tf.errors.OpError):
         return ""
     log_mel = inputs.waveform_to_log_mel_spectrogram(waveform, hparams).numpy()
-    step = -(-len(log_mel) // SPECTROGRAM_COLUMNS)
-    image = np.maximum.reduceat(log_mel, np.arange(0, len(log_mel), step))
-    png = io.BytesIO()
-    matplotlib.image.imsave(png, image.T, origin="lower", format="png")
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    return plots.spectrogram_url(log_mel)
 
 
 def class_scores(

@@ -19,6 +19,7 @@ A file that cannot be read is reported. The others are tagged, and the exit stat
 """
 
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -35,7 +36,7 @@ from recordings.thresholds import (
 )
 from tagger.errors import UserError
 from tagger.hparams import parse_overrides
-from tagger.runs.checkpoint_files import describe
+from tagger.runs.checkpoint_files import describe, fingerprint
 from tagger.terminal import program
 from tagger.terminal.progress import counted
 from tools.tag.archived import tag_to_archive, write_archive_tables
@@ -124,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
         mixed_precision=FLAGS.mixed_precision,
     )
     thresholds = _thresholds(by_class, tagger.class_names, describe(prefix))
-    num_failed = _tag(found, tagger, outputs, thresholds, describe(prefix))
+    num_failed = _tag(found, tagger, outputs, thresholds, prefix)
     if num_failed:
         print(f"{num_failed} of {counted(len(found), 'file')} failed", file=sys.stderr)
     return 1 if num_failed else 0
@@ -170,13 +171,17 @@ def _tag(
     tagger: Tagger,
     outputs: Outputs,
     thresholds: float | np.ndarray,
-    checkpoint: str,
+    prefix: str,
 ) -> int:
     """Tags files, and writes the results; returns the number of files that failed."""
     top = FLAGS.top
     if FLAGS.archive:
         settings = Settings(
-            checkpoint, tagger.class_names, tagger.hparams, FLAGS.mixed_precision
+            os.path.abspath(prefix),
+            fingerprint(prefix),
+            tagger.class_names,
+            tagger.hparams,
+            FLAGS.mixed_precision,
         )
         with Archive(FLAGS.archive, settings) as archive:
             num_failed = tag_to_archive(
