@@ -1,0 +1,61 @@
+"""Tagging into an archive is killed at random moments, and continues.
+
+TAGGER_KILLS sets how often it is killed.
+"""
+
+import csv
+import os
+import random
+import re
+import signal
+
+import numpy as np
+from helpers import run_program, write_wav
+from processes import Process
+
+from recordings.archive import Archive
+
+KILLS = int(os.environ.get("TAGGER_KILLS", 3))
+FILES = 60
+
+
+def test_nothing_is_lost_or_appears_twice(trained, tmp_path):
+    rng = np.random.default_rng(0)
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    for number in range(FILES):
+        size = int(rng.integers(20000, 90000))
+        write_wav(sounds / f"{number:02d}.wav", 3000 * rng.normal(size=size))
+    (sounds / "bad.wav").write_text("no recording")
+    path = tmp_path / "a.db"
+    command = ("tools.tag", trained, sounds, f"--archive={path}")
+    delays, signals = random.Random(0), (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+    num_before = 0
+    for number in range(KILLS):
+        with Process(tmp_path, str(number), *command) as process:
+            if process.wait_for("^file ") and not process.ends_within(
+                delays.uniform(0, 0.3)
+            ):
+                process.send(signals[number % len(signals)])
+            process.status()
+            printed = len(re.findall(r"(?m)^file .* left$", process.out))
+        with Archive(str(path)) as archive:
+            num_done = sum(not file.error for file in archive.files())
+        # A file may have been added, but its line was not printed any more.
+        assert num_before + printed <= num_done <= num_before + printed + 1
+        num_before = num_done
+    tables = (f"--segments={tmp_path / 's.csv'}", f"--files={tmp_path / 'f.csv'}")
+    done = run_program(*command, *tables, "--threshold=0", capture_output=True)
+    assert done.returncode == 1  # because of the file that cannot be read
+    once = tmp_path / "once.csv"
+    whole = (*command[:3], f"--archive={tmp_path / 'b.db'}", f"--segments={once}")
+    run_program(*whole, "--threshold=0", capture_output=True)
+    assert (tmp_path / "s.csv").read_bytes() == once.read_bytes()
+    with (tmp_path / "f.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["file"] for row in rows}) == len(rows) == FILES + 1
+    assert rows[-1]["status"].startswith("failed: ")
+    assert rows[-1]["detections"] == ""
+    again = run_program("tools.tag", f"--archive={path}", *tables, "--threshold=0")
+    assert again.returncode == 0  # without the checkpoint
+    assert (tmp_path / "s.csv").read_bytes() == once.read_bytes()
