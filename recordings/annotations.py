@@ -66,6 +66,7 @@ def read_annotations(
     flag: str = "--annotations",
     *,
     may_be_empty: bool = False,
+    keep_background: bool = False,
 ) -> dict[str, list[Event]]:
     """Reads the annotations of recordings.
 
@@ -77,6 +78,7 @@ def read_annotations(
       sounds: the recordings that may be annotated.
       flag: name of the flag with the source, for messages.
       may_be_empty: whether there may be no annotations at all.
+      keep_background: whether the label BACKGROUND is an event, too.
 
     Returns:
       The events of each annotated recording, sorted, by its path. An empty label track
@@ -112,7 +114,11 @@ def read_annotations(
     if not events and not may_be_empty:
         raise UserError(f"{flag}: there are no annotations in {source}")
     return {
-        path: sorted(event for event in events[path] if event.label != BACKGROUND)
+        path: sorted(
+            event
+            for event in events[path]
+            if keep_background or event.label != BACKGROUND
+        )
         for path in sorted(events)
     }
 

@@ -187,3 +187,22 @@ def test_ultrasound_is_noted_once(tmp_path, capsys):
         err = capsys.readouterr().err
         assert err.count("bat.wav: 100% of its energy is above 22050 Hz") == number
         assert err.count("note:") == number
+
+
+def test_only_annotated_clips_are_used(sounds, tmp_path):
+    write_sound(tmp_path / "r" / "long.wav", 6)
+    write_sound(tmp_path / "r" / "other.wav", 2)
+    reviewed = tmp_path / "reviewed.csv"
+    reviewed.write_text(
+        "file,start,end,label\n/x/r/long.wav,1,2,Dog\n/x/r/long.wav,3,4,_background_\n"
+        "/x/r/long.wav,1.5,2,_background_\n"
+    )
+    sources = {"annotations": str(reviewed), "only_annotated": True}
+    make(tmp_path / "r", tmp_path / "new", **sources)
+    _, *rows = rows_of(tmp_path / "new" / "clips.csv")
+    assert [row[1:] for row in rows] == [
+        ["Dog", "long.wav", "1.000"],
+        ["_background_", "long.wav", "3.000"],
+    ]
+    _, *events = rows_of(tmp_path / "new" / "events.csv")
+    assert [row[1:] for row in events] == [["0.000", "1.000", "Dog"]]

@@ -47,6 +47,12 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "background", "", "Folder with recordings that have none of the classes."
     )
+    flags.DEFINE_bool(
+        "only_annotated",
+        False,
+        "With --annotations, use only clips in which a label is heard, as after a "
+        "review with tools.find. The label _background_ is one of them.",
+    )
     flags.DEFINE_float(
         "clip_seconds",
         None,
@@ -77,11 +83,14 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"SOUNDS must be outside of OUT/audio, but got {sounds}")
     if FLAGS.csv and FLAGS.annotations:
         raise UserError("--csv and --annotations are mutually exclusive")
+    if FLAGS.only_annotated and not FLAGS.annotations:
+        raise UserError("--only_annotated needs --annotations")
     found = find_recordings(
         sounds,
         csv_path=FLAGS.csv,
         annotations=FLAGS.annotations,
         background=FLAGS.background,
+        only_annotated=FLAGS.only_annotated,
     )
     longest = ANNOTATED_CLIP_SECONDS if FLAGS.annotations else MAX_CLIP_SECONDS
     problems = make_dataset(

@@ -173,7 +173,7 @@ def write_tables(
         for clip, start, (labels, heard) in zip(
             item.clips, times, recording.label_clips(times)
         ):
-            if clip not in item.silent:
+            if labels and clip not in item.silent:
                 rows.append((clip, labels, recording.name, f"{start:.3f}"))
                 events += [
                     (clip, f"{event.start:.3f}", f"{event.end:.3f}", event.label)

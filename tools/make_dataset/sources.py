@@ -40,12 +40,15 @@ class Recording(NamedTuple):
       name: its path below SOUNDS, by which it is recognised.
       labels: the labels of all its clips, if it has no events.
       events: its annotations, or None.
+      only_annotated: whether clips without events have no labels. Otherwise, they are
+        BACKGROUND.
     """
 
     path: str
     name: str
     labels: Sequence[str] = ()
     events: Sequence[Event] | None = None
+    only_annotated: bool = False
 
     def problems(self, *, annotated: bool) -> list[str]:
         """What is wrong with its labels and names.
@@ -72,7 +75,7 @@ class Recording(NamedTuple):
 
         Returns:
           For each clip, its labels, and the events that they are from, with times
-          within the clip. Clips of annotated recordings without events are BACKGROUND.
+          within the clip.
         """
         if self.events is None:
             return [(self.labels, ())] * (len(times) - 1)
@@ -87,10 +90,14 @@ class Recording(NamedTuple):
                     low, high = max(event.start, start), min(event.end, end)
                     part = Event(low - start, high - start, event.label)
                     heard[index].append(part)
-        return [
-            (sorted({event.label for event in events}) or [BACKGROUND], events)
-            for events in heard
-        ]
+        labelled = []
+        for events in heard:
+            classes = [event for event in events if event.label != BACKGROUND]
+            labels = sorted({event.label for event in classes})
+            if not labels and (events or not self.only_annotated):
+                labels = [BACKGROUND]
+            labelled.append((labels, classes))
+        return labelled
 
 
 def is_annotated(recordings: Iterable[Recording]) -> bool:
@@ -99,7 +106,12 @@ def is_annotated(recordings: Iterable[Recording]) -> bool:
 
 
 def find_recordings(
-    sounds: str, *, csv_path: str = "", annotations: str = "", background: str = ""
+    sounds: str,
+    *,
+    csv_path: str = "",
+    annotations: str = "",
+    background: str = "",
+    only_annotated: bool = False,
 ) -> list[Recording]:
     """The recordings in a folder with their labels.
 
@@ -109,6 +121,8 @@ def find_recordings(
       csv_path: CSV with the labels of whole recordings.
       annotations: see `read_annotations`.
       background: folder with recordings of none of the classes; it may be in the other.
+      only_annotated: whether recordings without annotations are left out, and so are
+        clips without events; the label BACKGROUND is then an event, too.
 
     Raises:
       UserError: a folder, the CSV or the annotations cannot be used.
@@ -124,13 +138,21 @@ def find_recordings(
             for sound in _find(sounds, "SOUNDS", EXTENSIONS if annotations else ())
             if os.path.realpath(sound.path) not in quiet_paths
         ]
-        events = read_annotations(annotations, others) if annotations else {}
+        events = {}
+        if annotations:
+            events = read_annotations(
+                annotations, others, keep_background=only_annotated
+            )
         for path, name in others:
             # A recording that is in no sub-folder has no labels.
             folder = name.split("/")[0] if "/" in name else ""
             if annotations and folder != BACKGROUND:
                 folder = ""
-            found.append(Recording(path, name, parse_labels(folder), events.get(path)))
+            recording = Recording(
+                path, name, parse_labels(folder), events.get(path), only_annotated
+            )
+            if recording.labels or path in events or not only_annotated:
+                found.append(recording)
     return found + [
         Recording(path, f"{BACKGROUND}/{name}", [BACKGROUND]) for path, name in quiet
     ]
