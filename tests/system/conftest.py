@@ -1,9 +1,12 @@
 """Fixtures of system tests, which all use the whole network."""
 
 import pathlib
+from collections.abc import Iterator
 
+import browsing
 import pytest
 from helpers import SMALL_HPARAMS, run_main
+from selenium import webdriver
 
 import model
 
@@ -26,3 +29,11 @@ def trained(dataset, tmp_path_factory) -> pathlib.Path:
         patch.setattr(model, "MOBILENET_V1", WHOLE_NETWORK)
         assert run_main(flags) == 0
     return train_dir
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[webdriver.Chrome]:
+    """A headless browser with a new profile."""
+    driver = browsing.start(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()

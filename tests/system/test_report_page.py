@@ -1,21 +1,20 @@
-"""The page of tools.report in Chromium: text, tables, curves, players, phones, colours.
+"""The page of tools.report in Chromium: text, tables, curves, players, phones."""
 
-Chromium and its driver are needed, as in Debian's packages chromium and
-chromium-driver. Without them, these tests are skipped.
-"""
-
-import json
 import pathlib
 import re
-import shutil
 import urllib.parse
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from browsing import (
+    DESKTOP_WIDTH,
+    LOAD_AUDIO,
+    PHONE_WIDTH,
+    needs_browser,
+    requests,
+    show,
+)
 from helpers import CLASS_NAMES, CLIP_NAME, run_program, write_evaluation, write_wav
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -23,21 +22,8 @@ from selenium.webdriver.support.select import Select
 
 from tagger.runs import eval_folder
 
-BROWSER, DRIVER = map(shutil.which, ("chromium", "chromedriver"))
-OPTIONS = (
-    *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
-    *("disable-background-networking", "disable-component-update", "disable-sync"),
-)
 LONG_NAMES = ["Accelerating_and_revving_and_vroom", "X" * 80, "Loudspeaker", "Unused"]
 CLIP_SECONDS = 0.5
-DESKTOP_WIDTH, PHONE_WIDTH, HEIGHT = 1200, 390, 900  # pixels
-LOAD_AUDIO = """
-const [audio, done] = arguments;
-audio.addEventListener("error", () => done("cannot be loaded"));
-audio.addEventListener("canplaythrough", () => done(audio.duration));
-audio.load();
-"""
-
 # The numbers of lines of the parts of a name that end with an underscore.
 LINES_OF_PARTS = """
 const lines = [], texts = document.createTreeWalker(arguments[0], NodeFilter.SHOW_TEXT);
@@ -55,9 +41,7 @@ const texts = document.querySelectorAll("#progress text[text-anchor=middle]");
 return [...texts].slice(0, -1).map((text) => text.textContent);
 """
 
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="chromium and chromedriver are not installed"
-)
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -92,51 +76,6 @@ def long_names_page(tmp_path_factory) -> pathlib.Path:
     done = run_program("tools.report", folder / "eval", f"--clip_dir={folder}")
     assert done.returncode == 0
     return folder / "eval" / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[webdriver.Chrome]:
-    """A headless browser with a new profile, which logs its requests."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for option in (*OPTIONS, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(f"--{option}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    # With the path of the driver, Selenium downloads none.
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
-def show(
-    browser: webdriver.Chrome,
-    page: pathlib.Path,
-    *,
-    width: int = DESKTOP_WIDTH,
-    scheme: str = "light",
-) -> None:
-    """Loads the page at a width in pixels, in light or dark mode."""
-    metrics = {"width": width, "height": HEIGHT, "deviceScaleFactor": 1}
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        metrics | {"mobile": width == PHONE_WIDTH},
-    )
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-    browser.get(page.as_uri())
-
-
-def requests(browser: webdriver.Chrome) -> list[str]:
-    """The addresses that were requested since the last call."""
-    events = [
-        json.loads(entry["message"])["message"]
-        for entry in browser.get_log("performance")
-    ]
-    return [
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
 
 
 def column(table: WebElement, heading: str) -> list[str]:
