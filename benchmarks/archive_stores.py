@@ -2,10 +2,10 @@
 
     python benchmarks/archive_stores.py STORE [--examples 100000]
 
-STORE is sqlite, sqlite-vec, usearch, duckdb or lancedb; each but the first needs its
-package. Appends recordings of 1,250 examples (10 minutes), one transaction for each.
-Then searches in a new process, kills a writer, and starts two writers at once. Prints
-a line of JSON.
+STORE is sqlite, the archive of tools.tag; or sqlite-vec, usearch, duckdb or lancedb,
+which need the package of this name. Appends recordings of 1,250 examples (10 minutes),
+one transaction for each. Then searches in a new process, kills a writer, and starts two
+writers at once. Prints a line of JSON.
 """
 
 import argparse
@@ -23,9 +23,12 @@ import time
 
 import numpy as np
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
+
 SIZE = 1024
 EXAMPLES = 1250  # of a recording
 BEST = 10
+DIFFERENT = 20  # recordings; the others repeat them
 KILLS = 5
 WRITERS_FILES = 20
 
@@ -44,36 +47,27 @@ def best_rows(scores: np.ndarray) -> np.ndarray:
 
 
 class Sqlite:
-    """The standard library's SQLite with a BLOB of float16 for each recording."""
+    """The archive of tools.tag: SQLite with rows of 64 embeddings in bfloat16."""
 
     def __init__(self, folder: pathlib.Path):
-        self.path = folder / "archive.db"
-        self.base = sqlite3.connect(self.path, timeout=60)
-        self.base.execute("PRAGMA page_size = 65536")
-        self.base.execute("PRAGMA journal_mode = WAL")
-        self.base.execute("PRAGMA mmap_size = 1099511627776")
-        self.base.execute(
-            "CREATE TABLE IF NOT EXISTS e (id INTEGER PRIMARY KEY, file TEXT, v BLOB)"
-        )
+        from recordings.archive import Archive, Settings
+        from tagger.hparams import Hparams
+
+        settings = Settings("model.ckpt-1", 1, ["A"], Hparams(), False)
+        self.archive = Archive(str(folder / "archive.db"), settings)
 
     def append(self, file: str, values: np.ndarray) -> None:
-        norms = np.linalg.norm(values, axis=1, keepdims=True)
-        blob = (values / norms).astype(np.float16).tobytes()
-        with self.base:
-            self.base.execute("INSERT INTO e (file, v) VALUES (?, ?)", (file, blob))
+        from recordings.segments import Tags
+
+        scores = np.zeros([len(values), 1])
+        # The same file again would replace the first one.
+        self.archive.add(f"{os.getpid()} {file}", Tags(600.0, scores, values, None))
 
     def count(self) -> int:
-        (total,) = self.base.execute("SELECT SUM(LENGTH(v)) FROM e").fetchone()
-        return (total or 0) // (2 * SIZE)
-
-    def blocks(self):
-        for (blob,) in self.base.execute("SELECT v FROM e ORDER BY id"):
-            yield np.frombuffer(blob, np.float16).reshape(-1, SIZE)
+        return self.archive.scores(0)[0].size
 
     def exact(self, query: np.ndarray) -> np.ndarray:
-        return best_rows(
-            np.concatenate([b.astype(np.float32) @ query for b in self.blocks()])
-        )
+        return best_rows(self.archive.similarities(query[np.newaxis])[2])
 
 
 class Usearch(Sqlite):
@@ -82,18 +76,17 @@ class Usearch(Sqlite):
     def build(self) -> None:
         from usearch.index import Index
 
-        index = Index(ndim=SIZE, metric="cos", dtype="f16")
-        first = 0
-        for block in self.blocks():
-            index.add(np.arange(first, first + len(block)), block)
-            first += len(block)
-        index.save(str(self.path.with_suffix(".usearch")))
+        index = Index(ndim=SIZE, metric="cos", dtype="bf16")
+        for number in range(self.count() // EXAMPLES):
+            values = embeddings(1 + number % DIFFERENT)
+            index.add(number * EXAMPLES + np.arange(EXAMPLES), values)
+        index.save(self.archive.path + ".usearch")
 
     def approximate(self, query: np.ndarray) -> np.ndarray:
         from usearch.index import Index
 
-        index = Index.restore(str(self.path.with_suffix(".usearch")), view=True)
-        return index.search(query.astype(np.float16), BEST).keys
+        index = Index.restore(self.archive.path + ".usearch", view=True)
+        return index.search(query, BEST).keys
 
 
 class SqliteVec:
@@ -214,7 +207,7 @@ def child(*arguments: object, **options) -> subprocess.Popen:
 def write(name: str, folder: pathlib.Path, number: int) -> dict[str, float]:
     """Appends recordings; prints a line for each that is committed."""
     store = STORES[name](folder)
-    values = [embeddings(seed) for seed in range(1, min(number, 20) + 1)]
+    values = [embeddings(seed) for seed in range(1, min(number, DIFFERENT) + 1)]
     start, cpu = time.perf_counter(), time.process_time()
     for index in range(number):
         store.append(f"{index}.wav", values[index % len(values)])

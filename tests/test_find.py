@@ -11,6 +11,7 @@ from helpers import write_wav
 
 from recordings import decoding
 from recordings.archive import Archive, Example, Settings
+from tagger.data import blocks
 from tagger.errors import UserError
 from tools.find import review, search
 from tools.tag import scoring
@@ -51,19 +52,15 @@ def test_a_part_of_a_file_is_similar_to_its_like(archived, loaded, tmp_path):
     assert all(2.5 <= example.start < example.end <= 3.001 for example in found)
 
 
-def test_embeddings_of_a_part_are_those_of_the_recording(archived, loaded, monkeypatch):
-    _, folder = archived
-    path = str(folder / "a.wav")
-    tags = scoring.tag(path, loaded, keep_embeddings=True)
-    for size in (64, 2):
-        monkeypatch.setattr(search.blocks, "BLOCK_EXAMPLES", size)
-        found = search.embed(search.Query(path, 0.0, np.inf), loaded)
-        assert len(found) == len(tags.embeddings) if size == 64 else len(found)
-    np.testing.assert_allclose(
-        search.embed(search.Query(path, 1.0, 1.2), loaded)[0],
-        tags.embeddings[10],
-        atol=1e-4,
-    )
+def test_embeddings_of_a_part_are_those_of_the_recording(loaded, tmp_path):
+    noise = 3000 * np.random.default_rng(0).normal(size=8 * RATE)
+    path = write_wav(tmp_path / "a.wav", noise)  # longer than a block
+    expected = scoring.tag(path, loaded, keep_embeddings=True).embeddings
+    assert len(expected) > blocks.BLOCK_EXAMPLES
+    for start, end, size in ((0, np.inf, len(expected)), (1, 1.3, 1)):
+        found = search.embed(search.Query(path, start, end), loaded)[:size]
+        first = 10 * start
+        np.testing.assert_allclose(found, expected[first : first + size], atol=1e-4)
 
 
 @pytest.mark.parametrize("order", search.ORDERS)
