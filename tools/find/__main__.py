@@ -118,7 +118,7 @@ def _similar(archive: Archive, queries: Sequence[search.Query]) -> Found:
       UserError: a query or the checkpoint cannot be used.
     """
     tagger = _load(archive)
-    embeddings = np.concatenate([search.embed(query, tagger) for query in queries])
+    embeddings = np.stack([search.embed(query, tagger) for query in queries])
     found = search.find_similar(archive, queries, embeddings, FLAGS.number)
     return [(example, "") for example in found]
 

@@ -47,7 +47,10 @@ def parse_query(text: str) -> Query:
 
 
 def embed(query: Query, tagger: Tagger) -> np.ndarray:
-    """The embeddings of a part of a file, float32 [Q, D].
+    """The mean of the embeddings of a part of a file, float32 [D].
+
+    It stands for the whole part, which may begin or end with silence. The embeddings
+    count equally, whatever their norms.
 
     Raises:
       UserError: it cannot be read; the message names it.
@@ -60,7 +63,8 @@ def embed(query: Query, tagger: Tagger) -> np.ndarray:
     for first in range(0, num_blocks * step, step):
         _, embeddings, _, state = tagger.score(waveform[first : first + size], state)
         found.append(np.asarray(embeddings))
-    return np.concatenate(found)
+    embeddings = np.concatenate(found)
+    return (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).mean(axis=0)
 
 
 def find_similar(
@@ -71,7 +75,7 @@ def find_similar(
     Args:
       archive: the archive.
       queries: the parts that are searched for.
-      embeddings: float32 [Q, D], all their embeddings.
+      embeddings: float32 [Q, D], of the queries.
       most: how many examples to return at most.
     """
     files, numbers, values = archive.similarities(embeddings)
