@@ -175,12 +175,11 @@ def export(
 
     found = Run.find(checkpoint, "--checkpoint")
     class_names = found.run.class_names(class_map_path)
-    thresholds = {}
+    rules = {}
     if thresholds_path:
-        by_class = read_thresholds(thresholds_path, "--thresholds")
+        rules = read_thresholds(thresholds_path, "--thresholds")
         report_other_checkpoint(thresholds_path, describe(found.prefix), "--thresholds")
-        ordered = order_thresholds(by_class, class_names, "--thresholds")
-        thresholds = dict(zip(class_names, ordered, strict=True))
+        order_thresholds(rules, class_names, "--thresholds")
     target = pathlib.Path(export_dir).resolve()
     make_folder(str(target.parent), "--export_dir")
     if target.exists():
@@ -203,8 +202,9 @@ def export(
             )
             (folder / LITERT_MODEL).write_bytes(to_litert(network, hparams))
             write_description(folder, found.prefix, network.name, hparams, class_names)
-            if thresholds:
-                write_thresholds(str(folder), thresholds, describe(found.prefix))
+            if rules:
+                ordered = {name: rules[name] for name in class_names}
+                write_thresholds(str(folder), ordered, describe(found.prefix))
             folder.rename(target)
     except (tf.errors.OpError, OSError) as error:
         reason = program.tensorflow_reason(error)

@@ -21,6 +21,7 @@ from absl import flags
 from recordings.decoding import find_files
 from recordings.thresholds import (
     DEFAULT_THRESHOLD,
+    Rule,
     order_thresholds,
     read_thresholds,
     report_other_checkpoint,
@@ -94,13 +95,13 @@ def main(argv: Sequence[str]) -> int:
         hparam_overrides=hparam_overrides,
         mixed_precision=FLAGS.mixed_precision,
     )
-    thresholds = FLAGS.threshold
+    rule = Rule(FLAGS.threshold)
     if by_class is not None:
-        thresholds = order_thresholds(by_class, tagger.class_names, "--thresholds")
+        rule = order_thresholds(by_class, tagger.class_names, "--thresholds")
         own = describe(checkpoint.prefix)
         report_other_checkpoint(FLAGS.thresholds, own, "--thresholds")
         print("* marks scores that reach the threshold of the class", file=sys.stderr)
-    num_failed = tag_files(found, tagger, outputs, thresholds=thresholds, top=FLAGS.top)
+    num_failed = tag_files(found, tagger, outputs, rule=rule, top=FLAGS.top)
     if num_failed:
         print(f"{num_failed} of {counted(len(found), 'file')} failed", file=sys.stderr)
     return 1 if num_failed else 0

@@ -13,6 +13,7 @@ import numpy as np
 
 from recordings.decoding import Sound
 from recordings.segments import Segment, Tags, find_segments
+from recordings.thresholds import Rule
 from tagger.data.clips import write_csv
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams
@@ -60,7 +61,7 @@ def tag_files(
     tagger: Tagger,
     outputs: Outputs,
     *,
-    thresholds: float | np.ndarray,
+    rule: Rule,
     top: int,
 ) -> int:
     """Tags files, prints their classes with the highest scores, and writes the results.
@@ -69,15 +70,15 @@ def tag_files(
       found: the files.
       tagger: from `scoring.load`.
       outputs: what to write.
-      thresholds: lowest score of a detection, of all classes; or float64 [C], of each
-        class, which also marks the printed scores.
+      rule: when a class is detected. The thresholds of each class, as arrays [C], also
+        mark the printed scores.
       top: number of classes to print.
 
     Returns:
       The number of files that could not be read or whose results were not written.
     """
     rows, embedded, num_failed = [], [], 0
-    marked_from = thresholds if isinstance(thresholds, np.ndarray) else np.inf
+    marked_from = rule.threshold if np.ndim(rule.threshold) else np.inf
     try:
         with progress_bar(None, what="tagging", unit="s of sound") as bar:
             for sound in found:
@@ -90,12 +91,12 @@ def tag_files(
                         progress=lambda seconds: bar.update(round(seconds)),
                     )
                     segments = find_segments(
-                        tags, tagger.class_names, tagger.hparams, thresholds
+                        tags, tagger.class_names, tagger.hparams, rule
                     )
                     rows += [segment_row(sound.path, segment) for segment in segments]
                     if outputs.embeddings:
                         embedded.append((sound.path, tags.embeddings))
-                    write_files(outputs, sound, tags, segments, tagger, thresholds)
+                    write_files(outputs, sound, tags, segments, tagger)
                 except UserError as error:
                     bar.write(f"error: {printable(str(error))}", file=sys.stderr)
                     num_failed += 1
@@ -126,23 +127,22 @@ def write_files(
     tags: Tags,
     segments: Sequence[Segment],
     tagger: Tagger,
-    thresholds: float | np.ndarray,
 ) -> None:
     """Writes the results that have a file for each recording."""
     if outputs.audacity:
         write_label_track(result_path(outputs.audacity, sound, ".txt"), segments)
     if outputs.plot:
         path = result_path(outputs.plot, sound, ".png")
-        write_picture(path, tags, tagger, thresholds)
+        write_picture(path, tags, tagger, segments)
 
 
 def write_picture(
-    path: pathlib.Path, tags: Tags, tagger: Tagger, thresholds: float | np.ndarray
+    path: pathlib.Path, tags: Tags, tagger: Tagger, segments: Sequence[Segment]
 ) -> None:
     """Draws the tags of a recording, see `plots.tags_figure`, to a PNG, atomically."""
     from recordings import plots
 
-    figure = plots.tags_figure(tags, tagger.class_names, tagger.hparams, thresholds)
+    figure = plots.tags_figure(tags, tagger.class_names, tagger.hparams, segments)
     with atomic(path) as file:
         figure.savefig(file, format="png")
 
