@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tagger.data.clips import composed, read_records, write_csv
+from tagger.data.csv_files import composed, read_records, write_csv
 from tagger.errors import UserError
 from tagger.terminal.progress import counted
 
