@@ -11,13 +11,8 @@ import tensorflow as tf
 
 import inputs
 import model
-from tagger.data.clips import (
-    FINGERPRINT_COLUMN,
-    Clips,
-    make_clips,
-    read_class_map,
-    write_csv,
-)
+from tagger.data.clips import Clips, make_clips, read_class_map
+from tagger.data.csv_files import FINGERPRINT_COLUMN, write_csv
 from tagger.data.wav import SOUND_EXTENSIONS, read_wav_headers
 from tagger.errors import UserError
 from tagger.hparams import FIELDS, MODEL_HPARAMS, Hparams

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tagger.data.clips import composed, read_records, write_csv
+from tagger.data.csv_files import composed, read_records, write_csv
 from tagger.errors import UserError
 from tagger.terminal.progress import counted
 

@@ -7,7 +7,7 @@ import pytest
 
 from recordings import segments
 from recordings.thresholds import Rule
-from tagger.data import clips
+from tagger.data import csv_files
 from tagger.hparams import Hparams
 from tools.tag import results
 
@@ -69,7 +69,7 @@ def test_files_can_be_read_if_a_name_is_unprintable(tmp_path, letter):
         *("1.000", "2.500", "A?B 0.99\n")
     ]
     row = results.segment_row(f'f,"ü"{letter}.wav', segment._replace(class_name="A"))
-    clips.write_csv(tmp_path / "a.csv", [results.SEGMENT_HEADER, row])
+    csv_files.write_csv(tmp_path / "a.csv", [results.SEGMENT_HEADER, row])
     with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
         _, found = csv.reader(file)
     assert found == ['f,"ü"?.wav', "1.000", "2.500", "A", "0.987000"]

@@ -28,7 +28,7 @@ from recordings.thresholds import (
     write_thresholds,
 )
 from tagger import hparams as hparams_lib
-from tagger.data.clips import write_csv
+from tagger.data.csv_files import write_csv
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.runs.checkpoint_files import describe

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tagger.data.clips import Clips, read_clips, read_rows
+from tagger.data.clips import Clips, read_clips
+from tagger.data.csv_files import read_rows
 from tagger.data.splits import groups_of
 from tagger.errors import UserError
 from tagger.hparams import parse_overrides

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tagger.data.clips import write_csv
+from tagger.data.csv_files import write_csv
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.terminal import program

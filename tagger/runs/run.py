@@ -202,10 +202,10 @@ class Run:
 
         Returns:
           The same. If train_scopes are not given, they are those of the last training.
+          If nothing is frozen, they are empty.
         """
-        if self.record is None or not self.checkpoints():
-            return training
-        return self.record.resumed_training(self._record_path, training)
+        last = self.record.training if self.record and self.checkpoints() else {}
+        return run_record.resumed_training(self._record_path, training, last)
 
     @property
     def _record_path(self) -> str:

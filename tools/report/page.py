@@ -17,7 +17,7 @@ from collections.abc import Container, Iterable, Sequence
 import numpy as np
 
 from tagger.data.blocks import block_samples
-from tagger.data.clips import BACKGROUND
+from tagger.data.csv_files import BACKGROUND
 from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.runs import run_record

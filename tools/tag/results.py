@@ -14,7 +14,7 @@ import numpy as np
 from recordings.decoding import Sound
 from recordings.segments import Segment, Tags, find_segments
 from recordings.thresholds import Rule
-from tagger.data.clips import write_csv
+from tagger.data.csv_files import write_csv
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams
 from tagger.terminal.files import atomic, make_folder, write_whole
