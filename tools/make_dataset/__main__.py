@@ -34,8 +34,8 @@ from tools.make_dataset.sources import find_recordings
 FLAGS = flags.FLAGS
 MIN_CLIP_SECONDS = 0.1
 MAX_CLIP_SECONDS = 12 * 3600  # A WAV file has at most 4 GB.
-# Detections of a network trained on clips of 1 to 5 s are equally good, and are worse
-# with 10 s. Longer clips cut fewer events apart.
+# Detections of networks whose last layer was fitted to clips of 1 to 5 s did not differ
+# clearly. Longer clips cut fewer events apart.
 ANNOTATED_CLIP_SECONDS = 5
 
 
