@@ -29,7 +29,6 @@ from tagger.hparams import parse_overrides
 from tagger.metrics.lwlrap import Lwlrap
 from tagger.options import CHECKPOINT_FORMS
 from tagger.terminal import program
-from tagger.terminal.files import make_folder
 from tagger.terminal.progress import counted, print_result, progress_bar
 
 FLAGS = flags.FLAGS
@@ -198,7 +197,6 @@ def fit_last_layer(
         hparam_overrides=hparam_overrides,
         mixed_precision=mixed_precision,
     )
-    make_folder(train_dir, "--train_dir")
     with run.open_to_train():
         embeddings, positions = embed(network, clips, hparams)
         solved = last_layer.fit(

@@ -19,7 +19,6 @@ from tagger.runs.checkpoint_files import (
     INDEX_SUFFIX,
     CheckpointError,
     UnreadableError,
-    checkpoint_step,
     fingerprint,
     list_checkpoints,
 )
@@ -213,13 +212,14 @@ class Run:
 
     @contextlib.contextmanager
     def open_to_train(self) -> Iterator[None]:
-        """Locks the folder, which must exist, until the end of the block.
+        """Makes the folder, and locks it until the end of the block.
 
         Deletes unfinished files of killed processes.
 
         Raises:
-          UserError: another process has locked it.
+          UserError: it is not writable, or another process has locked it.
         """
+        files.make_folder(self.directory, "--train_dir")
         error = UserError(
             f"another process is training in {self.directory}; stop it, or choose "
             f"another --train_dir"
@@ -321,9 +321,10 @@ class Run:
         if self.record and self.record.training:
             values = {**values, checkpoints.RUN_ID: self.record.run}
         prefix = checkpoints.write(self.directory, values, step)
+        prefixes = self.checkpoints()
         # Training resumes from the newest checkpoint that can be read, so later ones
         # are damaged. They are neither counted nor deleted.
-        prefixes = [p for p in self.checkpoints() if checkpoint_step(p) <= step]
+        prefixes = prefixes[: prefixes.index(prefix) + 1]
         for old in list(
             outdated(self.directory, prefixes, keep, resumed_from=self._resumed_from)
         ):
