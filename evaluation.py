@@ -1,7 +1,6 @@
 """Evaluates checkpoints during or after training. Used by --mode eval."""
 
 import dataclasses
-import itertools
 import os
 import sys
 import time
@@ -16,7 +15,7 @@ from tagger.data.clips import Clips, read_clips
 from tagger.errors import UserError
 from tagger.hparams import MODEL_HPARAMS
 from tagger.metrics.lwlrap import Lwlrap, report_empty_classes
-from tagger.network.moving_averages import largest_lag
+from tagger.network.moving_averages import report_lag
 from tagger.options import EvalOptions
 from tagger.runs import checkpoints
 from tagger.runs.checkpoint_files import (
@@ -36,11 +35,6 @@ SHUFFLE_SEED = 0  # The same order for all checkpoints makes Lwlrap-5% comparabl
 PARTIAL_FRACTION = 0.05  # of the clips, for Lwlrap-5%
 RUNNING_PRINT_SECONDS = 30
 POLL_SECONDS = 2
-# Moving averages whose variances differ by a larger factor from those of some batches
-# lag behind: in training, it was 1.9 and more before lwlrap rose, and then up to 1.2.
-MAX_LAG = 1.5
-LAG_BATCHES = 2
-LAG_STEPS = 20  # time constants of the moving averages, in which they can lag
 
 
 def evaluate(options: EvalOptions) -> None:
@@ -240,7 +234,9 @@ class _Evaluator:
         print_result(
             f"step {step}, all {len(scores)} clips in {seconds:.1f} s:\n{lwlrap}"
         )
-        self._report_lag(step, run)
+        if not (run.record and run.record.training.get("train_scopes")):
+            features = (features for features, _ in inputs.read_batches(self._batches))
+            report_lag(self._network, features, step=step, hparams=self._settings[1])
         # As in the original: after one clip more than this fraction, rounded down.
         partial = self._lwlrap(scores[: int(PARTIAL_FRACTION * len(scores)) + 1])
         with self._writer.as_default(step=step):
@@ -248,28 +244,6 @@ class _Evaluator:
             tf.summary.scalar("Lwlrap-5%", partial.overall_lwlrap())
         arrays = self._arrays(scores)
         self._evaluation.write_result(step, f"{lwlrap}\n", crc32=crc32, **arrays)
-
-    def _report_lag(self, step: int, run: Run) -> None:
-        """Prints a note if the moving averages of batch norm lag behind the weights."""
-        _, hparams = self._settings
-        frozen = run.record and run.record.training.get("train_scopes")
-        # Later, they can only differ because the clips differ from those of training.
-        if frozen or step == 0 or step * (1 - hparams.bndecay) > LAG_STEPS:
-            return
-        batches = itertools.islice(inputs.read_batches(self._batches), LAG_BATCHES)
-        layer, factor = largest_lag(
-            self._network, [features for features, _ in batches]
-        )
-        if factor > MAX_LAG:
-            remedy = "a lower bndecay" if hparams.bn_ramp else "bn_ramp=1"
-            print(
-                f"note: at step {step}, the moving averages of batch norm lag behind "
-                f"the weights, so lwlrap is too low. With bndecay={hparams.bndecay:g}, "
-                f"the variances of {layer} differ by a factor of {factor:.1f} from "
-                f"those of the clips. Evaluate later checkpoints, or train with "
-                f"{remedy}",
-                file=sys.stderr,
-            )
 
     def evaluate_mean(self, found: Sequence[Checkpoint]) -> None:
         """Averages the scores of checkpoints, then prints and writes lwlrap.

@@ -5,13 +5,48 @@ Early in training, the averages lag behind the weights, so evaluation gives low 
 Letters for shapes: E examples, T frames, F mel bands.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tagger.hparams import Hparams
 from tagger.network.layers import BatchNorm
+
+# Moving averages whose variances differ by a larger factor from those of some batches
+# lag behind: in training, it was 1.9 and more before lwlrap rose, and then up to 1.2.
+MAX_LAG = 1.5
+LAG_BATCHES = 2
+LAG_STEPS = 20  # time constants of the moving averages, in which they can lag
+
+
+def report_lag(
+    network: keras.Model, batches: Iterator[tf.Tensor], *, step: int, hparams: Hparams
+) -> None:
+    """Prints a note if the moving averages of batch norm lag behind the weights.
+
+    Args:
+      network: see `largest_lag`; no layer was frozen in its training.
+      batches: see `largest_lag`.
+      step: the number of steps that it was trained for.
+      hparams: hyperparameters of its training.
+    """
+    # Later, they can only differ because the clips differ from those of training.
+    if step == 0 or step * (1 - hparams.bndecay) > LAG_STEPS:
+        return
+    layer, factor = largest_lag(network, list(itertools.islice(batches, LAG_BATCHES)))
+    if factor > MAX_LAG:
+        remedy = "a lower bndecay" if hparams.bn_ramp else "bn_ramp=1"
+        print(
+            f"note: at step {step}, the moving averages of batch norm lag behind the "
+            f"weights, so lwlrap is too low. With bndecay={hparams.bndecay:g}, the "
+            f"variances of {layer} differ by a factor of {factor:.1f} from those of "
+            f"the clips. Evaluate later checkpoints, or train with {remedy}",
+            file=sys.stderr,
+        )
 
 
 def largest_lag(
