@@ -275,6 +275,26 @@ def worst_clips(evaluation: diagnosis.Evaluation, clip_dir: str, page_dir: str) 
     return "\n".join(cards)
 
 
+def classes_table(
+    found: Sequence[diagnosis.ClassResult], *, few: Container[str], background: bool
+) -> str:
+    """HTML of a table of the results of the classes.
+
+    Args:
+      found: the results.
+      few: the classes with few clips.
+      background: whether there are background clips, which the last column is about.
+    """
+    headings = (
+        *("class", "clips", "lwlrap", "average precision", "threshold", "precision"),
+        *("recall", "F1", "false alarms"),
+    )
+    shown = slice(None if background else -1)
+    means = diagnosis.macro_means(found) | {"name": "mean"}
+    foot = table_row([means.get(name, "") for name in found[0]._fields[shown]])
+    return table(headings[shown], [row[shown] for row in found], few=few, foot=foot)
+
+
 def make_page(
     evaluation: diagnosis.Evaluation,
     found: Sequence[diagnosis.ClassResult],
@@ -309,13 +329,7 @@ def make_page(
     few = {
         result.name for result in found if 0 < result.num_clips < diagnosis.FEW_CLIPS
     }
-    means = diagnosis.macro_means(found) | {"name": "mean"}
-    headings = (
-        *("class", "clips", "lwlrap", "average precision", "threshold", "precision"),
-        *("recall", "F1", "false alarms"),
-    )
     num_background = len(evaluation.background)
-    shown = slice(None if num_background else -1)  # The last column is about these.
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(f"Evaluation {eval_dir}"),
         summary=(
@@ -323,12 +337,7 @@ def make_page(
             f"{len(evaluation.clips)} clips with {len(evaluation.class_names)} classes"
             f"{f', {num_background} of them background' if num_background else ''}."
         ),
-        classes=table(
-            headings[shown],
-            [result[shown] for result in found],
-            few=few,
-            foot=table_row([means.get(name, "") for name in found[0]._fields[shown]]),
-        ),
+        classes=classes_table(found, few=few, background=num_background > 0),
         # "<" would end the script if a class is named "</script>".
         data=json.dumps(data).replace("<", "\\u003c"),
         thresholds=thresholds_table(evaluation, thresholds),
