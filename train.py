@@ -64,8 +64,8 @@ def train(options: TrainOptions) -> int:
             class_names=class_names,
             to_train=True,
         )
-        training = run.resumed_training(_describe(options, workers, identity))
         workers.check_inputs(options, hparams, class_names, clips)
+        training = run.resumed_training(_describe(options, workers, identity))
         options = _count_steps(options, model_name, hparams, clips)
         # Fails here if it does not fit into the memory.
         inputs.shuffle_buffer(clips, hparams, workers.num_workers)

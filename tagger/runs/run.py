@@ -283,7 +283,8 @@ class Run:
           model_name, hparams, class_names, training: see `RunRecord`; None: the folder
             is not for training.
         """
-        run, earlier = self.id, self.record.copied_from if self.record else []
+        run = self.id
+        earlier = self.record.copied_from if run and self.record else []
         if run and self.record and self.record.is_copied_to(self.directory):
             print(
                 f"note: {self.directory} is a copy of {self.record.folder}; from now "
@@ -297,7 +298,7 @@ class Run:
             hparams=hparams,
             class_names=class_names,
             run=run or None,
-            copied_from=earlier if self.checkpoints() else [],
+            copied_from=earlier,
             folder="" if training is None else os.path.realpath(self.directory),
             training=dict(training or {}),
         )
