@@ -14,7 +14,6 @@ import inputs
 import model
 from tagger.data.clips import Clips, read_clips
 from tagger.errors import UserError
-from tagger.hparams import MODEL_HPARAMS
 from tagger.metrics.lwlrap import Lwlrap, report_empty_classes
 from tagger.network.moving_averages import report_lag
 from tagger.options import EvalOptions
@@ -212,7 +211,7 @@ class _Evaluator:
             class_names=self._class_names,
         )
         model_name, hparams = self._settings
-        values = {name: getattr(hparams, name) for name in MODEL_HPARAMS}
+        values = hparams.model_values()
         started = {"run": run.id, "model": model_name, "hparams": values}
         self._evaluation.check(self._contents | started, write=True)
         self._evaluation.adopt_results()
@@ -230,7 +229,8 @@ class _Evaluator:
         step, crc32 = checkpoint_step(prefix), fingerprint(prefix)
         self._load(prefix)
         started = time.monotonic()
-        scores = self._score_clips(f"step {step}", self._score_function, self._batches)
+        functions = [(f"step {step}", self._score_function)]
+        scores = self._score_clips(functions, self._batches)
         lwlrap = self._lwlrap(scores)
         seconds = time.monotonic() - started
         print_result(
@@ -258,6 +258,7 @@ class _Evaluator:
         """
         names, mean = [describe(prefix) for _, prefix in found], 0
         self._evaluation.claim(names)
+        networks = []
         for checkpoint in found:
             network, hparams = model.load_network(
                 checkpoint,
@@ -266,10 +267,11 @@ class _Evaluator:
                 hparam_overrides=self._options.hparams,
                 mixed_precision=self._options.mixed_precision,
             )
+            networks.append((checkpoint.prefix, network, hparams))
+        for hparams, functions in model.group_by_features(networks):
             batches = inputs.clip_input(self._clips, hparams)
-            score_function = model.score_function(network)
-            scores = self._score_clips(checkpoint.prefix, score_function, batches)
-            mean += scores / len(found)
+            share = len(functions) / len(found)
+            mean += self._score_clips(functions, batches) * share
         lwlrap = self._lwlrap(mean)
         print_result(f"{', '.join(names)}, all {len(mean)} clips:\n{lwlrap}")
         self._evaluation.write_result(0, f"{lwlrap}\n", **self._arrays(mean))
@@ -306,12 +308,15 @@ class _Evaluator:
 
     def _score_clips(
         self,
-        name: str,
-        score_function: Callable[[tf.Tensor], tf.Tensor],
+        functions: Sequence[tuple[str, Callable[[tf.Tensor], tf.Tensor]]],
         batches: tf.data.Dataset,
     ) -> np.ndarray:
-        """The scores of a network for all clips, float64 [N, C] in [0, 1]."""
-        functions = [(name, score_function)]
+        """The mean scores of networks for all clips, float64 [N, C] in [0, 1].
+
+        Args:
+          functions, batches: see `model.score_clips`.
+        """
+        name = ", ".join(name for name, _ in functions)
         num_clips, paths = len(self._clips), self._clips.paths
         scores = np.zeros([num_clips, len(self._class_names)])
         last_printed = time.monotonic()

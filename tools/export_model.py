@@ -125,6 +125,20 @@ def to_litert(network: Any, hparams: hparams_lib.Hparams) -> bytes:
     return converter.convert()
 
 
+def write_models(
+    folder: pathlib.Path, network: Any, hparams: hparams_lib.Hparams
+) -> None:
+    """Writes the SavedModel and the LiteRT model of the features and a network."""
+    import tensorflow as tf
+
+    import inputs
+
+    tagger = define_tagger(network, hparams, inputs.EXACT_FFT)
+    function = tagger.__call__.get_concrete_function()
+    tf.saved_model.save(tagger, str(folder / SAVED_MODEL), signatures=function)
+    (folder / LITERT_MODEL).write_bytes(to_litert(network, hparams))
+
+
 def write_description(
     folder: pathlib.Path,
     prefix: str,
@@ -169,7 +183,6 @@ def export(
     """
     import tensorflow as tf
 
-    import inputs
     import model
     from tagger.runs.run import Run
 
@@ -187,7 +200,6 @@ def export(
     network, hparams = model.load_network(
         found, class_names, hparam_overrides=hparam_overrides
     )
-    tagger = define_tagger(network, hparams, inputs.EXACT_FFT)
     try:
         # A process that is killed leaves the folder.
         with tempfile.TemporaryDirectory(
@@ -195,12 +207,7 @@ def export(
         ) as temporary:
             folder = pathlib.Path(temporary) / target.name
             folder.mkdir()
-            tf.saved_model.save(
-                tagger,
-                str(folder / SAVED_MODEL),
-                signatures=tagger.__call__.get_concrete_function(),
-            )
-            (folder / LITERT_MODEL).write_bytes(to_litert(network, hparams))
+            write_models(folder, network, hparams)
             write_description(folder, found.prefix, network.name, hparams, class_names)
             if rules:
                 ordered = {name: rules[name] for name in class_names}

@@ -127,6 +127,7 @@ def composed(name: str) -> str:
 
 
 def read_file(path: str, flag: str = "") -> bytes:
+    """Reads the contents of a file; a UserError names the flag with the path."""
     prefix = f"{flag}: " if flag else ""
     try:
         return pathlib.Path(path).read_bytes()
