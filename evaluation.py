@@ -14,9 +14,8 @@ import inputs
 import model
 from tagger.data.clips import Clips, read_clips
 from tagger.errors import UserError
-from tagger.hparams import MODEL_HPARAMS
 from tagger.metrics.lwlrap import Lwlrap, report_empty_classes
-from tagger.network.moving_averages import largest_lag
+from tagger.network.moving_averages import report_lag
 from tagger.options import EvalOptions
 from tagger.runs import checkpoints
 from tagger.runs.checkpoint_files import (
@@ -36,11 +35,7 @@ SHUFFLE_SEED = 0  # The same order for all checkpoints makes Lwlrap-5% comparabl
 PARTIAL_FRACTION = 0.05  # of the clips, for Lwlrap-5%
 RUNNING_PRINT_SECONDS = 30
 POLL_SECONDS = 2
-# Moving averages whose variances differ by a larger factor from those of some batches
-# lag behind: in training, it was 1.9 and more before lwlrap rose, and then up to 1.2.
-MAX_LAG = 1.5
-LAG_BATCHES = 2
-LAG_STEPS = 20  # time constants of the moving averages, in which they can lag
+LAG_BATCHES = 2  # to compare the moving averages of batch norm with
 
 
 def evaluate(options: EvalOptions) -> None:
@@ -216,7 +211,7 @@ class _Evaluator:
             class_names=self._class_names,
         )
         model_name, hparams = self._settings
-        values = {name: getattr(hparams, name) for name in MODEL_HPARAMS}
+        values = hparams.model_values()
         started = {"run": run.id, "model": model_name, "hparams": values}
         self._evaluation.check(self._contents | started, write=True)
         self._evaluation.adopt_results()
@@ -234,13 +229,18 @@ class _Evaluator:
         step, crc32 = checkpoint_step(prefix), fingerprint(prefix)
         self._load(prefix)
         started = time.monotonic()
-        scores = self._score_clips(f"step {step}", self._score_function, self._batches)
+        functions = [(f"step {step}", self._score_function)]
+        scores = self._score_clips(functions, self._batches)
         lwlrap = self._lwlrap(scores)
         seconds = time.monotonic() - started
         print_result(
             f"step {step}, all {len(scores)} clips in {seconds:.1f} s:\n{lwlrap}"
         )
-        self._report_lag(step, run)
+        # The averages of frozen layers are those of another data set, on purpose.
+        if step and not (run.record and run.record.training.get("train_scopes")):
+            batches = (features for features, _ in inputs.read_batches(self._batches))
+            batches = itertools.islice(batches, LAG_BATCHES)
+            report_lag(step, self._network, self._settings[1], batches)
         # As in the original: after one clip more than this fraction, rounded down.
         partial = self._lwlrap(scores[: int(PARTIAL_FRACTION * len(scores)) + 1])
         with self._writer.as_default(step=step):
@@ -248,28 +248,6 @@ class _Evaluator:
             tf.summary.scalar("Lwlrap-5%", partial.overall_lwlrap())
         arrays = self._arrays(scores)
         self._evaluation.write_result(step, f"{lwlrap}\n", crc32=crc32, **arrays)
-
-    def _report_lag(self, step: int, run: Run) -> None:
-        """Prints a note if the moving averages of batch norm lag behind the weights."""
-        _, hparams = self._settings
-        frozen = run.record and run.record.training.get("train_scopes")
-        # Later, they can only differ because the clips differ from those of training.
-        if frozen or step == 0 or step * (1 - hparams.bndecay) > LAG_STEPS:
-            return
-        batches = itertools.islice(inputs.read_batches(self._batches), LAG_BATCHES)
-        layer, factor = largest_lag(
-            self._network, [features for features, _ in batches]
-        )
-        if factor > MAX_LAG:
-            remedy = "a lower bndecay" if hparams.bn_ramp else "bn_ramp=1"
-            print(
-                f"note: at step {step}, the moving averages of batch norm lag behind "
-                f"the weights, so lwlrap is too low. With bndecay={hparams.bndecay:g}, "
-                f"the variances of {layer} differ by a factor of {factor:.1f} from "
-                f"those of the clips. Evaluate later checkpoints, or train with "
-                f"{remedy}",
-                file=sys.stderr,
-            )
 
     def evaluate_mean(self, found: Sequence[Checkpoint]) -> None:
         """Averages the scores of checkpoints, then prints and writes lwlrap.
@@ -280,6 +258,7 @@ class _Evaluator:
         """
         names, mean = [describe(prefix) for _, prefix in found], 0
         self._evaluation.claim(names)
+        networks = []
         for checkpoint in found:
             network, hparams = model.load_network(
                 checkpoint,
@@ -288,10 +267,11 @@ class _Evaluator:
                 hparam_overrides=self._options.hparams,
                 mixed_precision=self._options.mixed_precision,
             )
+            networks.append((checkpoint.prefix, network, hparams))
+        for hparams, functions in model.group_by_features(networks):
             batches = inputs.clip_input(self._clips, hparams)
-            score_function = model.score_function(network)
-            scores = self._score_clips(checkpoint.prefix, score_function, batches)
-            mean += scores / len(found)
+            share = len(functions) / len(found)
+            mean += self._score_clips(functions, batches) * share
         lwlrap = self._lwlrap(mean)
         print_result(f"{', '.join(names)}, all {len(mean)} clips:\n{lwlrap}")
         self._evaluation.write_result(0, f"{lwlrap}\n", **self._arrays(mean))
@@ -328,12 +308,15 @@ class _Evaluator:
 
     def _score_clips(
         self,
-        name: str,
-        score_function: Callable[[tf.Tensor], tf.Tensor],
+        functions: Sequence[tuple[str, Callable[[tf.Tensor], tf.Tensor]]],
         batches: tf.data.Dataset,
     ) -> np.ndarray:
-        """The scores of a network for all clips, float64 [N, C] in [0, 1]."""
-        functions = [(name, score_function)]
+        """The mean scores of networks for all clips, float64 [N, C] in [0, 1].
+
+        Args:
+          functions, batches: see `model.score_clips`.
+        """
+        name = ", ".join(name for name, _ in functions)
         num_clips, paths = len(self._clips), self._clips.paths
         scores = np.zeros([num_clips, len(self._class_names)])
         last_printed = time.monotonic()

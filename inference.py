@@ -11,16 +11,11 @@ import tensorflow as tf
 
 import inputs
 import model
-from tagger.data.clips import (
-    FINGERPRINT_COLUMN,
-    Clips,
-    make_clips,
-    read_class_map,
-    write_csv,
-)
+from tagger.data.clips import Clips, make_clips, read_class_map
+from tagger.data.csv_files import FINGERPRINT_COLUMN, write_csv
 from tagger.data.wav import SOUND_EXTENSIONS, read_wav_headers
 from tagger.errors import UserError
-from tagger.hparams import FIELDS, MODEL_HPARAMS, Hparams
+from tagger.hparams import Hparams
 from tagger.options import InferenceOptions
 from tagger.runs.checkpoint_files import fingerprint
 from tagger.runs.run import Checkpoint, Run
@@ -166,7 +161,7 @@ def _identity(
       Words such as `precision:1a2b3c4d`; then "-" and the number of paths.
     """
     settings = [
-        [network.name, *(FIELDS[n].type(getattr(hparams, n)) for n in MODEL_HPARAMS)]
+        [network.name, *hparams.model_values().values()]
         for network, hparams in networks
     ]
     crc32s = [fingerprint(prefix) for _, prefix in found]
@@ -208,12 +203,9 @@ def _score(
     Raises:
       UserError: a score is not finite.
     """
-    by_features = {}
-    for prefix, (network, hparams) in zip(prefixes, networks, strict=True):
-        _, functions = by_features.setdefault(hparams.features(), (hparams, []))
-        functions.append((prefix, model.score_function(network)))
+    named = [(name, *both) for name, both in zip(prefixes, networks, strict=True)]
     mean = np.zeros([len(clips), num_classes])
-    for hparams, functions in by_features.values():
+    for hparams, functions in model.group_by_features(named):
         scores = np.full_like(mean, np.nan)
         batches = inputs.clip_input(clips, hparams, skip_unreadable=True)
         names = ", ".join(name for name, _ in functions)

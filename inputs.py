@@ -22,6 +22,7 @@ from tagger.network import spectrogram
 from tagger.network.augmentation import augment_batches
 from tagger.network.spectrogram import EXACT_FFT, FAST_FFT
 from tagger.network.waveforms import (
+    CLIP_ERRORS,
     CUT_OFF,
     clip_to_waveform,
     read_part,
@@ -40,13 +41,6 @@ MAX_MEMORY_SHARE = 0.8  # of the machine, for the shuffle buffer
 # One clip per core. tf.data.AUTOTUNE would start with one clip and adapt slowly.
 PARALLEL_CLIPS = num_cpu_cores()
 ENDLESS = np.iinfo(np.int64).max  # length of the stream from a data service
-# What TensorFlow raises if a clip was deleted, replaced by a folder, or cut off.
-CLIP_ERRORS = (
-    tf.errors.NotFoundError,
-    tf.errors.PermissionDeniedError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.InvalidArgumentError,
-)
 CACHE_BYTES = 2 * 2**30  # Features up to this size are kept in memory between passes.
 # AutoGraph would take 1 s to search these functions for control flow. There is none.
 without_autograph = tf.autograph.experimental.do_not_convert

@@ -13,7 +13,7 @@ import csv
 import sys
 from collections.abc import Sequence
 
-from tagger.data import clips
+from tagger.data import csv_files
 from tagger.errors import UserError
 from tagger.terminal import program
 
@@ -22,8 +22,8 @@ def main(argv: Sequence[str]) -> int:
     """Writes the class map of the CSV on stdin to stdout; returns the exit status."""
     if argv[1:] or sys.stdin is None or sys.stdin.isatty():
         raise UserError("expected a CSV on stdin, and no arguments; see --help")
-    _, rows = clips.read_rows("stdin", contents=sys.stdin.buffer.read())
-    names = clips.class_names_of(row.labels for row in rows)
+    _, rows = csv_files.read_rows("stdin", contents=sys.stdin.buffer.read())
+    names = csv_files.class_names_of(row.labels for row in rows)
     csv.writer(sys.stdout, lineterminator="\n").writerows(enumerate(names))
     return 0
 

@@ -203,26 +203,23 @@ def add_embeddings(network: keras.Model) -> keras.Model:
     return keras.Model(network.input, [network.output, embeddings])
 
 
-def embed_clips(
-    network: keras.Model, batches: Iterable[tuple[tf.Tensor, tf.Tensor]]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the embeddings of batches of examples.
+def group_by_features(
+    networks: Iterable[tuple[str, keras.Model, Hparams]],
+) -> list[tuple[Hparams, list[tuple[str, Callable[[tf.Tensor], tf.Tensor]]]]]:
+    """Groups networks with the same features, which can share a pass over the clips.
 
     Args:
-      network: from `define_model`.
-      batches: (features float32 [E, T, F], int [E] positions of their clips).
+      networks: the name of each network, the network and its hyperparameters.
 
-    Yields:
-      float32 [E, 1024], the inputs of the last layer, and the positions.
+    Returns:
+      For each group, the hyperparameters of its features, and for each network, its
+      name and `score_function`.
     """
-    embedder = keras.Model(network.input, network.get_layer("embedding").output)
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def embed(features: tf.Tensor) -> tf.Tensor:
-        return embedder(features, training=False)
-
-    for features, positions in batches:
-        yield embed(features).numpy(), positions.numpy()
+    groups = {}
+    for name, network, hparams in networks:
+        _, functions = groups.setdefault(hparams.features(), (hparams, []))
+        functions.append((name, score_function(network)))
+    return list(groups.values())
 
 
 def score_clips(

@@ -24,7 +24,7 @@ from tagger.options import TrainOptions
 from tagger.runs import checkpoints
 from tagger.runs.run import Run
 from tagger.runs.warm_start import warm_start
-from tagger.terminal import files, machine
+from tagger.terminal import machine
 from tagger.terminal.signals import StopRequest, end_at_once
 from tagger.training import summaries
 from tagger.training.distribution import Distribution, check_reachable
@@ -56,7 +56,6 @@ def train(options: TrainOptions) -> int:
         flag_prefix="train",
     )
     identity = clips.identity(options.train_clip_dir)
-    files.make_folder(options.train_dir, "--train_dir")
     # Only the chief writes.
     with run.open_to_train() if workers.is_chief else contextlib.nullcontext():
         model_name, hparams = run.settings(
@@ -68,8 +67,6 @@ def train(options: TrainOptions) -> int:
         workers.check_inputs(options, hparams, class_names, clips)
         training = run.resumed_training(_describe(options, workers, identity))
         options = _count_steps(options, model_name, hparams, clips)
-        for warning in hparams.warnings(options.hparams):
-            print(f"warning: {warning}", file=sys.stderr)
         # Fails here if it does not fit into the memory.
         inputs.shuffle_buffer(clips, hparams, workers.num_workers)
         trainer = define_trainer(
@@ -113,7 +110,10 @@ def _describe(
 def _count_steps(
     options: TrainOptions, model_name: str, hparams: Hparams, clips: Clips
 ) -> TrainOptions:
-    """Computes epoch_num_batches and max_steps where they are 0; prints all numbers."""
+    """Computes epoch_num_batches and max_steps where they are 0.
+
+    Prints all numbers and hyperparameters, with warnings of those that may be mistakes.
+    """
     num_examples = int(hparams.num_examples(clips.num_samples).sum())
     one_pass = max(1, num_examples // hparams.batch_size)
     all_passes = max(1, DEFAULT_PASSES * num_examples // hparams.batch_size)
@@ -127,6 +127,7 @@ def _count_steps(
         f"{clips}, {num_examples} examples; {options.epoch_num_batches} batches of "
         f"{hparams.batch_size} per epoch; training to step {options.max_steps}",
         f"{model_name}, hyperparameters: {hparams}",
+        *(f"warning: {warning}" for warning in hparams.warnings(options.hparams)),
         sep="\n",
         file=sys.stderr,
     )

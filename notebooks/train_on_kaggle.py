@@ -67,7 +67,8 @@ for stage in ("noisy", "curated"):
 # %% [markdown]
 """## Training
 
-After HOURS, the training gets SIGTERM, saves a checkpoint and stops.
+After HOURS, the training gets SIGTERM, saves a checkpoint and stops. It uses the whole
+curated set, and nothing is evaluated.
 """
 
 # %%
@@ -78,7 +79,7 @@ command = [
 ]
 with subprocess.Popen(
     command,
-    env=os.environ | {"PYTHON": sys.executable},
+    env=os.environ | {"PYTHON": sys.executable, "VALIDATION": "0"},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     encoding="utf-8",

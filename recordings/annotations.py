@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from recordings.decoding import Sound, read_duration, walk
-from tagger.data.clips import (
+from tagger.data.csv_files import (
     BACKGROUND,
     composed,
     label_problem,

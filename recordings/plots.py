@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from recordings.segments import Tags
+from recordings.segments import Segment, Tags
 from tagger.hparams import SAMPLE_RATE, Hparams
 from tagger.terminal.progress import counted
 
@@ -35,7 +35,7 @@ def tags_figure(
     tags: Tags,
     class_names: Sequence[str],
     hparams: Hparams,
-    thresholds: float | np.ndarray,
+    segments: Sequence[Segment],
 ) -> Figure:
     """A spectrogram, and below it the scores of classes over time.
 
@@ -46,13 +46,13 @@ def tags_figure(
       tags: the scores of a recording, with log_mel.
       class_names: C names.
       hparams: hyperparameters of the features, for the axes.
-      thresholds: the lowest scores of a detection, as in `segments.find_segments`.
+      segments: the detections.
     """
     figure = Figure(figsize=FIGURE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     image = _draw_spectrogram(above, tags.log_mel, hparams)
     figure.colorbar(image, ax=above, label="features", pad=0.01)
-    detected = (tags.scores >= thresholds).any(axis=0)
+    detected = np.isin(class_names, [segment.class_name for segment in segments])
     order = np.lexsort([-tags.scores.max(axis=0), ~detected])  # the last key is first
     shown = order[:MAX_CLASSES]
     columns, column_seconds = score_columns(tags.scores[:, shown], hparams)

@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recordings.thresholds import Rule
 from tagger.hparams import SAMPLE_RATE, Hparams
+
+ROUNDING_SECONDS = 1e-6  # of sums of hops
 
 
 class Tags(NamedTuple):
@@ -49,7 +52,7 @@ def find_segments(
     tags: Tags,
     class_names: Sequence[str],
     hparams: Hparams,
-    thresholds: float | np.ndarray,
+    rule: Rule,
 ) -> list[Segment]:
     """Merges consecutive examples with a score of at least the threshold, per class.
 
@@ -57,7 +60,7 @@ def find_segments(
       tags: the scores of a recording.
       class_names: C names.
       hparams: hyperparameters of the features, for the times.
-      thresholds: of all classes, or float64 [C], of each.
+      rule: of all classes, or as arrays [C], of each.
 
     Returns:
       The segments, sorted by their start.
@@ -66,12 +69,21 @@ def find_segments(
     hop_seconds = hparams.example_hop_frames * frame_seconds
     window_seconds = hparams.example_window_frames * frame_seconds
     segments = []
-    detected = np.pad(tags.scores >= thresholds, ((1, 1), (0, 0))).astype(np.int8)
-    changes = np.diff(detected, axis=0)
-    for index, class_name in enumerate(class_names):
-        starts, stops = np.flatnonzero(changes[:, index]).reshape(-1, 2).T
+    values = [np.broadcast_to(value, len(class_names)) for value in rule]
+    for class_name, scores, threshold, gap_seconds, min_seconds in zip(
+        class_names, tags.scores.T, *values, strict=True
+    ):
+        detected = np.pad(scores >= threshold, 1).astype(np.int8)
+        starts, stops = np.flatnonzero(np.diff(detected)).reshape(-1, 2).T
+        gaps = (starts[1:] - stops[:-1]) * hop_seconds
+        apart = gaps > gap_seconds + ROUNDING_SECONDS
+        starts = starts[np.append(True, apart)[: starts.size]]
+        stops = stops[np.append(apart, True)[: stops.size]]
         for first, stop in zip(starts, stops, strict=True):
-            end = min((stop - 1) * hop_seconds + window_seconds, tags.seconds)
-            score = tags.scores[first:stop, index].max()
-            segments.append(Segment(first * hop_seconds, end, class_name, score))
+            seconds = (stop - 1 - first) * hop_seconds + window_seconds
+            if seconds >= min_seconds - ROUNDING_SECONDS:
+                start = first * hop_seconds
+                end = min(start + seconds, tags.seconds)
+                score = scores[first:stop].max()
+                segments.append(Segment(start, end, class_name, score))
     return sorted(segments)

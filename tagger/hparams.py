@@ -188,9 +188,8 @@ class Hparams:
     def __post_init__(self):
         fields = dataclasses.fields(self)
         problems = [problem_of(field, getattr(self, field.name)) for field in fields]
-        for conflict in () if any(problems) else self._conflicts():
-            problems = [conflict]  # Others may follow from the first.
-            break
+        if not any(problems):
+            problems = [next(self._conflicts(), "")]  # Others may follow from it.
         if any(problems):
             raise UserError(*(f"hyperparameter {text}" for text in problems if text))
 
@@ -268,11 +267,15 @@ class Hparams:
                 f"activations; it is the probability of keeping them"
             )
 
+    def model_values(self) -> dict[str, Any]:
+        """The values that determine what a network computes, by name."""
+        return {n: FIELDS[n].type(getattr(self, n)) for n in MODEL_HPARAMS}
+
     def features(self) -> tuple[Any, ...]:
         """The values that determine the features of a clip."""
         of_network = ("global_pool", "bn", "bneps")
-        names = [name for name in MODEL_HPARAMS if name not in of_network]
-        return tuple(getattr(self, name) for name in names)
+        values = self.model_values().items()
+        return tuple(value for name, value in values if name not in of_network)
 
     def num_frames(self, num_samples: np.ndarray | int) -> np.ndarray | int:
         """STFT frames of a clip of num_samples samples, at least 1 (padded)."""

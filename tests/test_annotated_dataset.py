@@ -10,7 +10,8 @@ import soundfile
 
 from recordings.annotations import Event, is_heard, read_annotations
 from recordings.decoding import find_sounds
-from tagger.data.clips import BACKGROUND, read_class_map
+from tagger.data.clips import read_class_map
+from tagger.data.csv_files import BACKGROUND
 from tagger.errors import UserError
 from tools.make_dataset import conversion
 from tools.make_dataset.dataset import make_dataset

@@ -11,6 +11,7 @@ from helpers import write_wav
 from recordings import annotations, archive, decoding
 from recordings.archive import Archive, Settings
 from recordings.segments import Tags
+from recordings.thresholds import Rule
 from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tools.tag import archived, results, scoring
@@ -201,7 +202,7 @@ def test_tables_of_an_archive(base, folder, monkeypatch):
     }
     outputs = Outputs(**paths, audacity=str(folder / "tracks"))
     results.check_outputs(outputs)
-    archived.write_archive_tables(base, outputs, np.array([0.0, 1.0]))
+    archived.write_archive_tables(base, outputs, Rule(np.array([0.0, 1.0])))
     files = [str(folder / name) for name in ("x/1.wav", "y/1.wav", "y/2.wav")]
     header, rows = read_table(paths["files"])
     assert header == ["file", "seconds", "detections", "status"]
@@ -220,7 +221,7 @@ def test_tables_of_an_archive(base, folder, monkeypatch):
     assert (second["Begin File"], second["File Offset (s)"]) == ("1.wav", "0.000")
     tracks = sorted(os.listdir(folder / "tracks"))
     assert tracks == ["x__1.wav.txt", "y__1.wav.txt"]  # A failed file has none.
-    archived.write_archive_tables(base, outputs, 1.0)
+    archived.write_archive_tables(base, outputs, Rule(1.0))
     _, rows = read_table(paths["files"])
     assert [row[2] for row in rows] == ["0", "0", ""]
     assert not (folder / "tracks" / tracks[0]).read_text()
@@ -230,7 +231,9 @@ def test_raven_tables_are_read_as_annotations(base, tmp_path):
     path = str(tmp_path / 'a "b".wav')
     write_wav(path, np.ones(3 * 44100))
     base.add(path, random_tags(5))
-    archived.write_archive_tables(base, Outputs(raven=str(tmp_path / "t.txt")), 0.0)
+    archived.write_archive_tables(
+        base, Outputs(raven=str(tmp_path / "t.txt")), Rule(0.0)
+    )
     sounds = [decoding.Sound(path, os.path.basename(path))]
     found = annotations.read_annotations(str(tmp_path / "t.txt"), sounds)
     assert found == {path: [(0, 3, "A"), (0, 3, "B")]}

@@ -10,7 +10,7 @@ import wav_corpus
 from helpers import ROOT, write_wav
 from wav_corpus import INVALID, SAMPLES, VALID, VALID_LENGTHS
 
-from tagger.data import clips, wav
+from tagger.data import clips, csv_files, wav
 from tagger.errors import UserError
 
 NOBODY = 65534  # the number of a user without permissions
@@ -83,7 +83,7 @@ def test_a_file_without_permission_is_named(forbidden):
 def read_rows(tmp_path, contents: str | bytes):
     path = tmp_path / "clips.csv"
     path.write_bytes(contents if isinstance(contents, bytes) else contents.encode())
-    return clips.read_rows(str(path))
+    return csv_files.read_rows(str(path))
 
 
 @pytest.mark.parametrize(

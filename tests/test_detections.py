@@ -1,9 +1,13 @@
 """Thresholds for a wanted precision, and what they detect in other clips."""
 
+import os
+import pathlib
+
 import numpy as np
 import pytest
 from helpers import CLASS_NAMES, write_evaluation
 
+from tools import score
 from tools.report.detections import NEVER, find_detections, precision_thresholds
 from tools.report.diagnosis import ALL_CLASSES, Evaluation, read_evaluation
 
@@ -15,17 +19,18 @@ def evaluation_of(labels, scores) -> Evaluation:
     return Evaluation(0, names, clips, labels, scores, labels)
 
 
-def test_a_threshold_has_the_estimated_precision():
+def test_a_threshold_has_the_precision_with_a_confidence():
     """Ten right clips, a wrong one, three right ones with equal scores, wrong ones."""
     labels = [1] * 10 + [0] + [1] * 3 + [0] * 10
     scores = [*np.linspace(0.9, 0.81, 10), 0.8, 0.7, 0.7, 0.7, *np.linspace(0.6, 0, 10)]
     evaluation = evaluation_of([labels], [scores])
     for wanted, expected in (
-        (0.96, NEVER),
-        (10.5 / 11, 0.81),
-        (0.9, 0.7),  # 13.5 / 15, but not with only two of the equal scores
-        (0.85, 0.7),
-        (0.84, 0.6),  # 13.5 / 16
+        (0.93, NEVER),
+        (0.92, 0.81),  # 10 of 10
+        (0.85, 0.81),
+        (0.84, 0.7),  # 13 of 14; not with only two of the equal scores
+        (0.78, 0.7),
+        (0.77, 0.6),  # 13 of 15
     ):
         assert precision_thresholds(evaluation, wanted) == [pytest.approx(expected)]
 
@@ -75,3 +80,26 @@ def test_thresholds_hold_for_other_clips(tmp_path):
         assert found.low < 0.9 < found.high
     assert classes[3].threshold == NEVER
     assert total.low < 0.9 < total.high
+
+
+DATA_VARIABLE = "TAGGER_FSDKAGGLE2019_DIR"
+
+
+@pytest.mark.skipif(DATA_VARIABLE not in os.environ, reason="no such data")
+def test_the_precision_holds_for_the_other_half_of_real_clips(tmp_path):
+    folder, where = pathlib.Path(os.environ[DATA_VARIABLE]), "usage=Public"
+    names = ("submission_v3.csv", "test_post_competition.csv")
+    paths = [str(folder / name) for name in names]
+    score.score(*paths, where=where, class_map_path="", out=str(tmp_path))
+    evaluation, counts = read_evaluation(str(tmp_path)), np.zeros(2)
+    for seed in range(10):
+        order = np.random.default_rng(seed).permutation(len(evaluation.clips))
+        first, second = (
+            evaluation._replace(
+                labels=evaluation.labels[r], scores=evaluation.scores[r]
+            )
+            for r in np.array_split(order, 2)
+        )
+        *_, total = find_detections(second, precision_thresholds(first, 0.9))
+        counts += total.count * np.array([np.nan_to_num(total.precision), 1])
+    assert counts[0] / counts[1] == pytest.approx(0.9, abs=0.05)

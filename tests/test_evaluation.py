@@ -183,12 +183,20 @@ def test_a_named_checkpoint_that_cannot_be_read_is_an_error(
 
 
 def test_the_scores_of_several_checkpoints_are_averaged(
-    dataset, trained, run, tmp_path, capsys
+    dataset, trained, run, tmp_path, capsys, monkeypatch
 ):
-    """As those of inference."""
+    """As those of inference, and with one pass over the features."""
+    passes, clip_input = [], evaluation.inputs.clip_input
+
+    def counted(clips, *arguments, **options):
+        passes.append(len(clips))
+        return clip_input(clips, *arguments, **options)
+
+    monkeypatch.setattr(evaluation.inputs, "clip_input", counted)
     checkpoints = f"{trained / 'model.ckpt-4'},{run}"
     flags = dict(eval_checkpoint=checkpoints, eval_every_k=9)
     assert run_eval(dataset, trained, tmp_path / "mean", **flags) == 0
+    assert passes == [12]
     output = capsys.readouterr().out
     assert run_main(dataset.inference_flags(checkpoints, tmp_path / "p.csv")) == 0
     lwlrap = score.score(

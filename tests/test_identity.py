@@ -498,6 +498,14 @@ def test_frozen_layers_stay_frozen(tmp_path, capsys):
     )
 
 
+def test_a_run_that_trains_all_layers_from_the_start_has_no_scopes(tmp_path, capsys):
+    everything = TRAINING | {"train_scopes": ["."]}
+    training = Run(tmp_path / "run").resumed_training(everything)
+    save(write_run(tmp_path / "run", **training), 10)
+    assert Run(tmp_path / "run").resumed_training(TRAINING) == training == TRAINING
+    assert capsys.readouterr().err == ""
+
+
 def test_records_of_earlier_versions_say_nothing_about_the_training(tmp_path, capsys):
     values = {"model_name": "yamnet", "hparams": Hparams(), "class_names": ["A"]}
     run_record.write_record(tmp_path, **values)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from tagger.data.clips import read_class_map, read_clips, read_rows
+from tagger.data.clips import read_class_map, read_clips
+from tagger.data.csv_files import read_rows
 from tagger.errors import UserError
 from tagger.terminal import files
 from tools.make_dataset import conversion, dataset, sources

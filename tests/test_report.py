@@ -29,7 +29,8 @@ from tagger.hparams import Hparams, model_hparams
 from tagger.runs import checkpoint_files, eval_folder, run_record
 from tagger.runs.eval_folder import EvalFolder
 from tools.report import diagnosis
-from tools.report.page import comparison_section, make_page, spectrogram, table_row
+from tools.report.page import comparison_section, make_page, spectrogram
+from tools.report.tables import table_row
 
 
 def page_of(eval_dir, clip_dir, against="", threshold=0.5) -> str:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from recordings import segments, tables
-from tagger.data import clips
+from recordings.thresholds import Rule
+from tagger.data import csv_files
 from tagger.hparams import Hparams
 from tools.tag import results
 
@@ -14,15 +15,44 @@ from tools.tag import results
 def test_segments_merge_neighbouring_examples():
     scores = np.array([[0.9, 0], [0.5, 0], [0.4, 0.7], [0, 0], [0, 0], [0.6, 1]])
     tags = segments.Tags(3.2, scores, None, None)
-    assert segments.find_segments(tags, ["A", "B"], Hparams(), 0.5) == [
+    assert segments.find_segments(tags, ["A", "B"], Hparams(), Rule(0.5)) == [
         (0, 1.5, "A", 0.9),
         (1, 2, "B", 0.7),
         (2.5, 3.2, "A", 0.6),  # The recording ends before the example.
         (2.5, 3.2, "B", 1),
     ]
-    assert segments.find_segments(tags, ["A", "B"], Hparams(), 1.0)[0].class_name == "B"
-    found = segments.find_segments(tags, ["A", "B"], Hparams(), np.array([0.6, 0.71]))
+    assert (
+        segments.find_segments(tags, ["A", "B"], Hparams(), Rule(1.0))[0].class_name
+        == "B"
+    )
+    found = segments.find_segments(
+        tags, ["A", "B"], Hparams(), Rule(np.array([0.6, 0.71]))
+    )
     assert found == [(0, 1, "A", 0.9), (2.5, 3.2, "A", 0.6), (2.5, 3.2, "B", 1)]
+
+
+def test_gaps_are_closed_and_short_segments_left_out():
+    """Examples of 1 s every 0.5 s."""
+    scores = np.array([[1, 1, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 1, 1, 1]], float).T
+    tags = segments.Tags(7.7, scores, None, None)
+
+    def find(*times: float) -> list[tuple[float, float]]:
+        found = segments.find_segments(tags, ["A"], Hparams(), Rule(0.5, *times))
+        return [(start, end) for start, end, *_ in found]
+
+    assert find(0.49, 0) == [(0, 1.5), (1.5, 2.5), (3, 4), (4, 5), (6, 7.7)]
+    assert find(0.5, 0) == [(0, 2.5), (3, 5), (6, 7.7)]
+    assert find(1, 0) == [(0, 5), (6, 7.7)]
+    assert find(0, 1.5) == [(0, 1.5), (6, 7.7)]
+    assert find(0, 2) == [(6, 7.7)]  # The recording ends before the example.
+    assert find(0.5, 2.1) == [(0, 2.5)]
+    assert find(9, 9) == []
+
+
+@pytest.mark.parametrize("num_examples", [0, 3])
+def test_no_segments(num_examples):
+    tags = segments.Tags(2, np.zeros([num_examples, 1]), None, None)
+    assert segments.find_segments(tags, ["A"], Hparams(), Rule(0.5, 1, 1)) == []
 
 
 def test_a_label_track(tmp_path):
@@ -39,7 +69,7 @@ def test_files_can_be_read_if_a_name_is_unprintable(tmp_path, letter):
         *("1.000", "2.500", "A?B 0.99\n")
     ]
     row = tables.segment_row(f'f,"ü"{letter}.wav', segment._replace(class_name="A"))
-    clips.write_csv(tmp_path / "a.csv", [tables.SEGMENT_HEADER, row])
+    csv_files.write_csv(tmp_path / "a.csv", [tables.SEGMENT_HEADER, row])
     with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
         _, found = csv.reader(file)
     assert found == ['f,"ü"?.wav', "1.000", "2.500", "A", "0.987000"]

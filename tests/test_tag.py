@@ -14,6 +14,7 @@ from helpers import ALT_HPARAMS, SMALL_HPARAMS, parse_hparams, run_main
 
 import inputs
 from recordings import decoding, plots, segments
+from recordings.thresholds import Rule
 from tagger.data import blocks
 from tagger.errors import UserError
 from tagger.hparams import Hparams
@@ -127,7 +128,7 @@ def test_a_list_of_top_classes():
 def tag_files(files, tagger, *, thresholds=0.5, **outputs: object) -> int:
     """Tags files; the outputs are paths by the names of the flags."""
     paths = Outputs(**{name: str(path) for name, path in outputs.items()})
-    return results.tag_files(files, tagger, paths, thresholds=thresholds, top=5)
+    return results.tag_files(files, tagger, paths, rule=Rule(thresholds), top=5)
 
 
 def test_results_that_cannot_be_written(tmp_path):
@@ -238,7 +239,8 @@ def test_pictures_show_detected_classes_first(by_class):
     for rows, title in ((30, r"1 class .*20 of 30"), (5, "0 classes .* 5 of 5")):
         arguments = (tags_of(scores[:, :rows], 1.5), class_names[:rows], Hparams())
         reached = thresholds[:rows] if by_class else thresholds
-        figure = plots.tags_figure(*arguments, reached)
+        found = segments.find_segments(*arguments, Rule(reached))
+        figure = plots.tags_figure(*arguments, found)
         _, below, *_ = figure.axes
         names = [label.get_text() for label in below.get_yticklabels()]
         expected = ["C29"] * (rows == 30) + class_names[: 19 if rows == 30 else 5]
@@ -256,7 +258,7 @@ def test_pictures_cover_what_segments_cover(hparams, num_examples):
     scores = np.random.default_rng(num_examples).uniform(0, 1, [num_examples, 3])
     columns, column_seconds = plots.score_columns(scores, hparams)
     tags = segments.Tags(np.inf, scores, None, None)
-    found = segments.find_segments(tags, "ABC", hparams, 0.5)
+    found = segments.find_segments(tags, "ABC", hparams, Rule(0.5))
     # Segments of a class may touch or overlap, if an example lies between two others.
     expected = np.zeros(columns.shape, bool)
     for start, end, class_name, _ in found:
@@ -267,7 +269,7 @@ def test_pictures_cover_what_segments_cover(hparams, num_examples):
 
 
 def test_pictures_end_with_the_recording():
-    arguments = (["A", "B", "C"], Hparams(), 0.5)
+    arguments = (["A", "B", "C"], Hparams(), [])
     for seconds, num_examples in ((3.2, 7), (0.01, 1)):
         tags = tags_of(np.ones([num_examples, 3]), max(seconds, 0.01))
         figure = plots.tags_figure(tags, *arguments)
@@ -292,7 +294,7 @@ def test_ticks_are_at_the_bands_of_the_features(low, high):
 def test_pictures_show_short_sounds():
     log_mel = np.zeros([2 * plots.MAX_COLUMNS + 1, 3], np.float32)
     log_mel[5] = 1
-    columns, column_frames = plots._columns(log_mel)
+    columns, column_frames = plots._columns(log_mel, plots.MAX_COLUMNS)
     assert column_frames == 3
     assert columns.shape == (-(-len(log_mel) // 3), 3)
     assert columns[:, 0].nonzero()[0].tolist() == [1]

@@ -4,21 +4,35 @@ import numpy as np
 import pytest
 
 from recordings import thresholds
+from recordings.thresholds import Rule
 from tagger.errors import UserError
 
 
 def test_thresholds_are_read_as_they_were_written(tmp_path):
-    by_class = {'Bär, "x"': np.float64(0.1) + 0.2, "Rare": 1e-300, "<b>": 1.0}
+    scores = {'Bär, "x"': np.float64(0.1) + 0.2, "Rare": 1e-300, "<b>": 1.0}
+    by_class = {name: Rule(score) for name, score in scores.items()}
     thresholds.write_thresholds(str(tmp_path), by_class)
     path = str(tmp_path / thresholds.THRESHOLDS_FILE)
     assert "\nRare,1e-300\n" in (tmp_path / thresholds.THRESHOLDS_FILE).read_text()
     assert thresholds.read_thresholds(path, "--thresholds") == by_class
     found = thresholds.order_thresholds(by_class, ["Rare", 'Bär, "x"', "<b>"], "")
-    assert found.tolist() == [1e-300, 0.1 + 0.2, 1.0]
+    assert found.threshold.tolist() == [1e-300, 0.1 + 0.2, 1.0]
+    assert not np.any(found[1:])
+
+
+def test_thresholds_with_times(tmp_path):
+    by_class = {"A": Rule(0.5, 0.0, 1.2), "B": Rule(0.25, 0.48, 0.0)}
+    thresholds.write_thresholds(str(tmp_path), by_class, "model.ckpt-0 0a1b2c3d")
+    path = tmp_path / thresholds.THRESHOLDS_FILE
+    header = "class,threshold,gap_seconds,min_seconds,checkpoint\n"
+    assert path.read_text().startswith(header)
+    assert thresholds.read_thresholds(str(path), "--thresholds") == by_class
+    path.write_text("min_seconds,class,threshold\n1.2,A,0.5\n")
+    assert thresholds.read_thresholds(str(path), "") == {"A": Rule(0.5, 0, 1.2)}
 
 
 def test_thresholds_of_another_checkpoint_are_reported(tmp_path, capsys):
-    by_class = {"A": 0.5, "B": 0.25}
+    by_class = {"A": Rule(0.5), "B": Rule(0.25)}
     thresholds.write_thresholds(str(tmp_path), by_class, "model.ckpt-20 0a1b2c3d")
     path = str(tmp_path / thresholds.THRESHOLDS_FILE)
     assert thresholds.read_thresholds(path, "--thresholds") == by_class
@@ -49,6 +63,9 @@ def test_thresholds_of_another_checkpoint_are_reported(tmp_path, capsys):
         ("class,threshold\nA,0.5\n\nB,-0.1\n", 4),
         ("class,threshold\nA,1.01\n", 2),
         ("class,threshold\nA,0.5\n A ,0.5\n", 3),
+        ("class,threshold,class\nA,0.5,A\n", 1),
+        ("class,threshold,min_seconds\nA,0.5,-1\n", 2),
+        ("class,threshold,min_seconds\nA,0.5,inf\n", 2),
     ],
 )
 def test_wrong_thresholds_are_named(tmp_path, text, line):
@@ -65,6 +82,6 @@ def test_a_missing_file_of_thresholds_names_the_flag():
 
 @pytest.mark.parametrize(("names", "named"), [("A", "B"), ("ABC", "C")])
 def test_each_class_of_the_checkpoint_needs_a_threshold(names, named):
-    by_class = dict.fromkeys(names, 0.5)
+    by_class = dict.fromkeys(names, Rule())
     with pytest.raises(UserError, match=f"--thresholds: .* such as {named}$"):
         thresholds.order_thresholds(by_class, ["A", "B"], "--thresholds")

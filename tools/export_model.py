@@ -28,7 +28,7 @@ from recordings.thresholds import (
     write_thresholds,
 )
 from tagger import hparams as hparams_lib
-from tagger.data.clips import write_csv
+from tagger.data.csv_files import write_csv
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.runs.checkpoint_files import describe
@@ -125,6 +125,20 @@ def to_litert(network: Any, hparams: hparams_lib.Hparams) -> bytes:
     return converter.convert()
 
 
+def write_models(
+    folder: pathlib.Path, network: Any, hparams: hparams_lib.Hparams
+) -> None:
+    """Writes the SavedModel and the LiteRT model of the features and a network."""
+    import tensorflow as tf
+
+    import inputs
+
+    tagger = define_tagger(network, hparams, inputs.EXACT_FFT)
+    function = tagger.__call__.get_concrete_function()
+    tf.saved_model.save(tagger, str(folder / SAVED_MODEL), signatures=function)
+    (folder / LITERT_MODEL).write_bytes(to_litert(network, hparams))
+
+
 def write_description(
     folder: pathlib.Path,
     prefix: str,
@@ -169,18 +183,16 @@ def export(
     """
     import tensorflow as tf
 
-    import inputs
     import model
     from tagger.runs.run import Run
 
     found = Run.find(checkpoint, "--checkpoint")
     class_names = found.run.class_names(class_map_path)
-    thresholds = {}
+    rules = {}
     if thresholds_path:
-        by_class = read_thresholds(thresholds_path, "--thresholds")
+        rules = read_thresholds(thresholds_path, "--thresholds")
         report_other_checkpoint(thresholds_path, describe(found.prefix), "--thresholds")
-        ordered = order_thresholds(by_class, class_names, "--thresholds")
-        thresholds = dict(zip(class_names, ordered, strict=True))
+        order_thresholds(rules, class_names, "--thresholds")
     target = pathlib.Path(export_dir).resolve()
     make_folder(str(target.parent), "--export_dir")
     if target.exists():
@@ -188,7 +200,6 @@ def export(
     network, hparams = model.load_network(
         found, class_names, hparam_overrides=hparam_overrides
     )
-    tagger = define_tagger(network, hparams, inputs.EXACT_FFT)
     try:
         # A process that is killed leaves the folder.
         with tempfile.TemporaryDirectory(
@@ -196,15 +207,11 @@ def export(
         ) as temporary:
             folder = pathlib.Path(temporary) / target.name
             folder.mkdir()
-            tf.saved_model.save(
-                tagger,
-                str(folder / SAVED_MODEL),
-                signatures=tagger.__call__.get_concrete_function(),
-            )
-            (folder / LITERT_MODEL).write_bytes(to_litert(network, hparams))
+            write_models(folder, network, hparams)
             write_description(folder, found.prefix, network.name, hparams, class_names)
-            if thresholds:
-                write_thresholds(str(folder), thresholds, describe(found.prefix))
+            if rules:
+                ordered = {name: rules[name] for name in class_names}
+                write_thresholds(str(folder), ordered, describe(found.prefix))
             folder.rename(target)
     except (tf.errors.OpError, OSError) as error:
         reason = program.tensorflow_reason(error)

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tagger.data.clips import Clips, read_clips, read_rows
+from tagger.data.clips import Clips, read_clips
+from tagger.data.csv_files import read_rows
 from tagger.data.splits import groups_of
 from tagger.errors import UserError
 from tagger.hparams import parse_overrides
 from tagger.metrics.lwlrap import Lwlrap
 from tagger.options import CHECKPOINT_FORMS
 from tagger.terminal import program
-from tagger.terminal.files import make_folder
 from tagger.terminal.progress import counted, print_result, progress_bar
 
 FLAGS = flags.FLAGS
@@ -125,14 +125,23 @@ def embed(network: Any, clips: Clips, hparams: Any) -> tuple[np.ndarray, np.ndar
     Raises:
       UserError: a clip can no longer be read, or its embeddings are not finite.
     """
+    import tensorflow as tf
+
     import inputs
     import model
+
+    with_embeddings = model.add_embeddings(network)
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def embed_examples(features: tf.Tensor) -> tf.Tensor:
+        return with_embeddings(features, training=False)[1]
 
     batches = inputs.read_batches(inputs.clip_input(clips, hparams))
     total = int(hparams.num_examples(clips.num_samples).sum())
     embeddings, positions = [], []
     with progress_bar(total, what="embeddings", unit="example") as bar:
-        for values, indices in model.embed_clips(network, batches):
+        for features, rows in batches:
+            values, indices = embed_examples(features).numpy(), rows.numpy()
             if not np.isfinite(values).all():
                 row = np.flatnonzero(~np.isfinite(values).all(axis=1))[0]
                 raise UserError(
@@ -197,7 +206,6 @@ def fit_last_layer(
         hparam_overrides=hparam_overrides,
         mixed_precision=mixed_precision,
     )
-    make_folder(train_dir, "--train_dir")
     with run.open_to_train():
         embeddings, positions = embed(network, clips, hparams)
         solved = last_layer.fit(

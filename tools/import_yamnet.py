@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tagger.data.clips import read_records, write_csv
+from tagger.data.csv_files import read_records, write_csv
 from tagger.errors import UserError
 from tagger.hparams import model_hparams
 from tagger.terminal import program

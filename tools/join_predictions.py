@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 
 from recordings.thresholds import is_score
-from tagger.data.clips import FINGERPRINT_COLUMN, write_csv
+from tagger.data.csv_files import FINGERPRINT_COLUMN, write_csv
 from tagger.errors import UserError
 from tagger.terminal import program
 from tagger.terminal.progress import print_result

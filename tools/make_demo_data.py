@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tagger.data.clips import write_csv
+from tagger.data.csv_files import write_csv
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.terminal import program
@@ -108,7 +108,7 @@ def write_data(out: pathlib.Path) -> None:
     pairs = list(itertools.combinations(SYNTHESIZERS, 2))
     labelled = singles * CLIPS_PER_CLASS + pairs * CLIPS_PER_PAIR
     tests = list(itertools.islice(itertools.cycle(singles), TEST_CLIPS))
-    rows = [("fname", "labels")]
+    rows, test_rows = [("fname", "labels")], [("fname", "labels", "usage")]
     for folder, clips in (("train_curated", labelled), ("test", tests)):
         (out / folder).mkdir(parents=True, exist_ok=True)
         for labels in clips:
@@ -117,7 +117,10 @@ def write_data(out: pathlib.Path) -> None:
             write_wav(out / folder / fname, synthesize(labels, seconds, rng))
             if folder == "train_curated":
                 rows.append((fname, ",".join(labels)))
+            else:
+                test_rows.append((fname, ",".join(labels), "Public"))
     write_csv(out / "train_curated.csv", rows)
+    write_csv(out / "test_post_competition.csv", test_rows)
     print_result(f"{len(labelled)} labelled clips and {len(tests)} test clips in {out}")
 
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from tagger.data.clips import read_rows, write_csv
+from tagger.data.csv_files import read_rows, write_csv
 from tagger.data.splits import RECORDING, groups_of, split
 from tagger.errors import UserError
 from tagger.terminal import program

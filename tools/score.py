@@ -19,16 +19,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from absl import flags
 
-from tagger.data.clips import (
-    FILE_COLUMN,
-    Row,
-    composed,
-    label_matrix,
-    label_problems,
-    read_class_map,
-    read_records,
-    read_rows,
-)
+from tagger.data.clips import label_matrix, label_problems, read_class_map
+from tagger.data.csv_files import FILE_COLUMN, Row, composed, read_records, read_rows
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap, report_empty_classes
 from tagger.runs.eval_folder import EvalFolder

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tagger.data.clips import FILE_COLUMN, Row
+from tagger.data.csv_files import FILE_COLUMN, Row
 from tagger.errors import UserError
 
 RECORDING = "recording"  # the column with the recording of a clip, of make_dataset
@@ -21,7 +21,7 @@ def groups_of(
 
     Args:
       path: of the CSV, for messages.
-      header, rows: its contents, see `clips.read_rows`.
+      header, rows: its contents, see `csv_files.read_rows`.
       column: its name; empty: RECORDING, or without such a column, a group per clip.
 
     Raises:

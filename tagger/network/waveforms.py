@@ -10,6 +10,13 @@ from tagger.data.wav import BYTES_PER_SAMPLE
 
 INT16_SCALE = 1 / 32768  # int16 samples to [-1, 1), as tf.audio.decode_wav does.
 CUT_OFF = "clip was cut off after its header was read:"
+# What TensorFlow raises if a clip was deleted, replaced by a folder, or cut off.
+CLIP_ERRORS = (
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InvalidArgumentError,
+)
 
 
 def clip_to_waveform(

@@ -19,7 +19,6 @@ from tagger.runs.checkpoint_files import (
     INDEX_SUFFIX,
     CheckpointError,
     UnreadableError,
-    checkpoint_step,
     fingerprint,
     list_checkpoints,
 )
@@ -202,10 +201,10 @@ class Run:
 
         Returns:
           The same. If train_scopes are not given, they are those of the last training.
+          If nothing is frozen, they are empty.
         """
-        if self.record is None or not self.checkpoints():
-            return training
-        return self.record.resumed_training(self._record_path, training)
+        last = self.record.training if self.record and self.checkpoints() else {}
+        return run_record.resumed_training(self._record_path, training, last)
 
     @property
     def _record_path(self) -> str:
@@ -213,13 +212,14 @@ class Run:
 
     @contextlib.contextmanager
     def open_to_train(self) -> Iterator[None]:
-        """Locks the folder, which must exist, until the end of the block.
+        """Makes the folder, and locks it until the end of the block.
 
         Deletes unfinished files of killed processes.
 
         Raises:
-          UserError: another process has locked it.
+          UserError: it is not writable, or another process has locked it.
         """
+        files.make_folder(self.directory, "--train_dir")
         error = UserError(
             f"another process is training in {self.directory}; stop it, or choose "
             f"another --train_dir"
@@ -283,7 +283,8 @@ class Run:
           model_name, hparams, class_names, training: see `RunRecord`; None: the folder
             is not for training.
         """
-        run, earlier = self.id, self.record.copied_from if self.record else []
+        run = self.id
+        earlier = self.record.copied_from if run and self.record else []
         if run and self.record and self.record.is_copied_to(self.directory):
             print(
                 f"note: {self.directory} is a copy of {self.record.folder}; from now "
@@ -297,7 +298,7 @@ class Run:
             hparams=hparams,
             class_names=class_names,
             run=run or None,
-            copied_from=earlier if self.checkpoints() else [],
+            copied_from=earlier,
             folder="" if training is None else os.path.realpath(self.directory),
             training=dict(training or {}),
         )
@@ -321,9 +322,10 @@ class Run:
         if self.record and self.record.training:
             values = {**values, checkpoints.RUN_ID: self.record.run}
         prefix = checkpoints.write(self.directory, values, step)
+        prefixes = self.checkpoints()
         # Training resumes from the newest checkpoint that can be read, so later ones
         # are damaged. They are neither counted nor deleted.
-        prefixes = [p for p in self.checkpoints() if checkpoint_step(p) <= step]
+        prefixes = prefixes[: prefixes.index(prefix) + 1]
         for old in list(
             outdated(self.directory, prefixes, keep, resumed_from=self._resumed_from)
         ):

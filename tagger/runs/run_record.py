@@ -91,21 +91,6 @@ class RunRecord:
             )
         return self.model, dataclasses.replace(self.hparams, **overrides)
 
-    def resumed_training(self, path: str, training: dict[str, Any]) -> dict[str, Any]:
-        """How training resumes; see `Run.resumed_training`."""
-        scopes = training["train_scopes"] or self.training.get("train_scopes", [])
-        scopes = [] if scopes == [ALL_SCOPES] else scopes
-        if scopes and not training["train_scopes"]:
-            print(
-                f"note: --train_scopes={_shown(scopes)}, as in {path}; "
-                f"--train_scopes={ALL_SCOPES} trains all layers",
-                file=sys.stderr,
-            )
-        training = training | {"train_scopes": scopes}
-        for change in changes(training, self.training):
-            print(f"warning: resuming with {change}", file=sys.stderr)
-        return training
-
     def is_copied_to(self, directory: str) -> bool:
         """Whether the folder in which the run was trained exists beside this one."""
         if not os.path.isdir(self.folder) or os.path.samefile(self.folder, directory):
@@ -114,6 +99,30 @@ class RunRecord:
             other = read_record(self.folder)
             return other is not None and other.run == self.run
         return False
+
+
+def resumed_training(
+    path: str, training: dict[str, Any], last: Mapping[str, Any]
+) -> dict[str, Any]:
+    """How training starts or resumes; see `Run.resumed_training`.
+
+    Args:
+      path: the file, for messages.
+      training: see `RunRecord`.
+      last: the same of the last training; empty: it starts, or this is not known.
+    """
+    scopes = training["train_scopes"] or last.get("train_scopes", [])
+    scopes = [] if scopes == [ALL_SCOPES] else scopes
+    if scopes and not training["train_scopes"]:
+        print(
+            f"note: --train_scopes={_shown(scopes)}, as in {path}; "
+            f"--train_scopes={ALL_SCOPES} trains all layers",
+            file=sys.stderr,
+        )
+    training = training | {"train_scopes": scopes}
+    for change in changes(training, last):
+        print(f"warning: resuming with {change}", file=sys.stderr)
+    return training
 
 
 # The types in the file. The values of the first ones are required.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import keras
 
 from tagger.errors import UserError
-from tagger.hparams import MODEL_HPARAMS, Hparams
+from tagger.hparams import Hparams
 from tagger.network.layers import LAST_LAYER
 from tagger.runs import checkpoints
 from tagger.runs.run import Run
@@ -79,9 +79,8 @@ def _check_record(
             f"order; leave out its last layer with "
             f"--warmstart_exclude_scopes={LAST_LAYER}"
         )
-    for name in MODEL_HPARAMS:
-        value, trained = getattr(hparams, name), getattr(record.hparams, name)
-        if value != trained:
+    for name, value in hparams.model_values().items():
+        if value != (trained := getattr(record.hparams, name)):
             print(
                 f"warning: {name} is {value}, but the weights of the warm start were "
                 f"trained with {trained}",

@@ -15,7 +15,7 @@ from helpers import SMALL_HPARAMS, run_main, write_wav
 from processes import forking_python, run_forked
 from test_export_model import varied_network
 
-from recordings.thresholds import read_thresholds
+from recordings.thresholds import Rule, read_thresholds
 from tagger.runs import checkpoints
 from tagger.runs.run import Run
 from tagger.runs.run_record import write_record
@@ -154,7 +154,7 @@ def test_the_folder_has_both_models_and_the_class_map(exported):
     text = (exported.export_dir / "class_map.csv").read_text()
     assert text == "0,Noise\n1,Tone\n"
     path = str(exported.export_dir / "thresholds.csv")
-    assert read_thresholds(path, "") == {"Noise": 1, "Tone": 0.25}
+    assert read_thresholds(path, "") == {"Noise": Rule(1), "Tone": Rule(0.25)}
     readme = (exported.export_dir / "README.md").read_text()
     assert "2 classes" in readme
     assert "one row every 0.1 s" in readme

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import inputs
 from tagger import hparams
-from tagger.data import clips, wav
+from tagger.data import clips, csv_files, wav
 from tagger.errors import UserError
 
 FUZZ_INPUTS = int(os.environ.get("TAGGER_FUZZ_INPUTS", 500))
@@ -104,7 +104,8 @@ def read_or_refused(read, path, contents: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("read", "contents"), [(clips.read_rows, CSV), (clips.read_class_map, CLASS_MAP)]
+    ("read", "contents"),
+    [(csv_files.read_rows, CSV), (clips.read_class_map, CLASS_MAP)],
 )
 def test_mutated_csvs(tmp_path, read, contents):
     rng = np.random.default_rng(0)
@@ -113,7 +114,9 @@ def test_mutated_csvs(tmp_path, read, contents):
 
 
 @MANY
-@given(st.binary(max_size=60), st.sampled_from([clips.read_rows, clips.read_class_map]))
+@given(
+    st.binary(max_size=60), st.sampled_from([csv_files.read_rows, clips.read_class_map])
+)
 def test_random_bytes_as_csvs(tmp_path_factory, contents, read):
     path = tmp_path_factory.getbasetemp() / "random.csv"
     read_or_refused(read, path, contents)

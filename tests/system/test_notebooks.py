@@ -3,6 +3,7 @@
 import copy
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import wave
@@ -30,8 +31,10 @@ def code(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def recipe(code, tmp_path_factory) -> tuple[pathlib.Path, str]:
-    """OUT of a few steps of the published recipe, and its stderr; do not change OUT.
+def recipe(code, tmp_path_factory) -> tuple[pathlib.Path, str, str]:
+    """OUT of a few steps of the published recipe, its stderr and its stdout.
+
+    Do not change OUT.
 
     OUT/data has synthetic clips in the form of the competition's data.
     """
@@ -44,12 +47,17 @@ def recipe(code, tmp_path_factory) -> tuple[pathlib.Path, str]:
         timeout=400,
     )
     assert done.returncode == 0, done.stderr
-    return out, done.stderr
+    return out, done.stderr, done.stdout
 
 
 def test_the_recipe_runs(recipe):
-    """Runs a few steps of both stages on synthetic clips, and makes a submission."""
-    out, stderr = recipe
+    """A few steps of both stages, evaluations, a submission and its lwlrap."""
+    out, stderr, stdout = recipe
+    assert re.match(r"Overall lwlrap = [01]\.\d{6}$", stdout.splitlines()[-1])
+    for stage in ("noisy", "curated"):
+        results = {path.name for path in (out / stage / "eval").glob("eval-*.txt")}
+        assert results == {"eval-0.txt", "eval-2.txt", "eval-4.txt"}
+        assert "waiting for a checkpoint" in (out / f"{stage}-eval.log").read_text()
     assert "11 of 11 variables restored" in stderr
     submission = (out / "submission.csv").read_text().splitlines()
     assert len(submission) == 13
@@ -181,7 +189,9 @@ def inputs(code, recipe, tmp_path) -> pathlib.Path:
     subprocess.run([*command, "--train"], cwd=code, check=True)
     (folder / "datasets" / "me").mkdir(parents=True)
     (packed / "dataset").rename(folder / "datasets" / "me" / "code")
-    shutil.copytree(recipe[0] / "data", folder / "competitions" / "tagging")
+    without_labels = shutil.ignore_patterns("test_post_competition.csv")
+    data = folder / "competitions" / "tagging"
+    shutil.copytree(recipe[0] / "data", data, ignore=without_labels)
     return folder
 
 
@@ -190,7 +200,8 @@ def test_training_on_kaggle_resumes_from_the_output_of_the_previous_version(
 ):
     for stage in ("noisy", "curated"):
         output = inputs / "notebooks" / "me" / "train" / "published_baseline"
-        shutil.copytree(recipe[0] / stage, output / stage)
+        without_results = shutil.ignore_patterns("eval")
+        shutil.copytree(recipe[0] / stage, output / stage, ignore=without_results)
     notebook = read_notebook(
         "train_on_kaggle",
         INPUT_DIR=str(inputs),

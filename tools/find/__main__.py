@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from recordings.archive import Archive, Example
-from tagger.data.clips import composed, write_csv
+from tagger.data.csv_files import composed, write_csv
 from tagger.errors import UserError
 from tagger.runs.checkpoint_files import fingerprint
 from tagger.terminal import program

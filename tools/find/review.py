@@ -14,7 +14,7 @@ from typing import Any
 from recordings import plots
 from recordings.archive import Example
 from recordings.decoding import read_part
-from tagger.data.clips import BACKGROUND
+from tagger.data.csv_files import BACKGROUND
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams
 from tagger.terminal.progress import printable, progress_bar

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from recordings.decoding import describe_range
-from tagger.data.clips import class_names_of, write_csv
+from tagger.data.csv_files import class_names_of, write_csv
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.terminal.files import locked, make_folder, write_whole

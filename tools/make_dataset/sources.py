@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from recordings.annotations import EXTENSIONS, Event, is_heard, read_annotations
 from recordings.decoding import Sound, find_sounds
-from tagger.data.clips import (
+from tagger.data.csv_files import (
     BACKGROUND,
     label_problem,
     parse_labels,

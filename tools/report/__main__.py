@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from recordings.thresholds import (
-    DEFAULT_THRESHOLD,
     PRECISION_FILE,
     THRESHOLDS_FILE,
+    Rule,
     order_thresholds,
     read_thresholds,
     report_other_checkpoint,
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     shown, title = precise, f"Thresholds with a precision of {FLAGS.precision:g}"
     if FLAGS.thresholds:
         by_class = read_thresholds(FLAGS.thresholds, "--thresholds")
-        shown = order_thresholds(by_class, names, "--thresholds")
+        shown = order_thresholds(by_class, names, "--thresholds").threshold
         if own := evaluation.checkpoint:
             report_other_checkpoint(FLAGS.thresholds, own, "--thresholds")
         title = f"Thresholds in {FLAGS.thresholds}"
@@ -86,13 +86,15 @@ def main(argv: Sequence[str]) -> int:
     )
     path = os.path.join(eval_dir, "report.html")
     write_whole(pathlib.Path(path), page)
-    thresholds = {
-        result.name: result.threshold if result.num_clips else DEFAULT_THRESHOLD
+    best = {
+        result.name: Rule(result.threshold) if result.num_clips else Rule()
         for result in classes
     }
     own = evaluation.checkpoint
-    write_thresholds(eval_dir, thresholds, own)
-    write_thresholds(eval_dir, dict(zip(names, precise)), own, PRECISION_FILE)
+    write_thresholds(eval_dir, best, own)
+    write_thresholds(
+        eval_dir, dict(zip(names, map(Rule, precise))), own, PRECISION_FILE
+    )
     print_result(
         f"{path}, {THRESHOLDS_FILE} and {PRECISION_FILE} written for step "
         f"{evaluation.step}"

@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from tagger.data.clips import is_below
+from tagger.data.csv_files import is_below
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import positive_class_precisions
 from tagger.runs.checkpoint_files import checkpoint_prefix, describe

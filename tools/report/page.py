@@ -1,6 +1,6 @@
 """The page about an evaluation, as HTML.
 
-Values from few clips are marked. The curves are drawn by the script in report.html.
+The curves are drawn by the script in report.html.
 """
 
 import html
@@ -10,12 +10,12 @@ import pathlib
 import string
 import sys
 import urllib.parse
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
 from tagger.data.blocks import block_samples
-from tagger.data.clips import BACKGROUND
+from tagger.data.csv_files import BACKGROUND
 from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.runs import run_record
@@ -23,69 +23,12 @@ from tagger.runs.eval_folder import SCORES_FILE, EvalFolder
 from tagger.terminal.progress import counted
 from tools.report import diagnosis
 from tools.report.detections import NEVER, find_detections
+from tools.report.tables import escape, table, table_row
 
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 WORST_CLIPS = 30
 TOP_CLASSES = 5
-FEW_MARK = "<sup>†</sup>"
 UNREADABLE = "<p>This clip cannot be read.</p>"
-
-
-def escape(name: str) -> str:
-    """HTML of a name, whose lines can also break after underscores."""
-    return html.escape(name).replace("_", "_<wbr>")
-
-
-def table_row(values: Sequence[str | int | float], *, few: bool = False) -> str:
-    """A row of an HTML table; empty cells for NaN.
-
-    Args:
-      values: texts, whole numbers, or values, which are rounded to three digits.
-      few: whether the values are from few clips, and are marked.
-    """
-    cells = []
-    for value in values:
-        if isinstance(value, str):
-            cells.append(f"<td>{escape(value)}</td>")
-        elif np.isnan(value):
-            cells.append('<td class="number"></td>')
-        else:
-            whole = isinstance(value, int)
-            text = str(value) if whole else f"{value:.3f}"
-            text += FEW_MARK if few and not whole else ""
-            cells.append(f'<td class="number" data-value="{value}">{text}</td>')
-    return f"<tr{' class=few' if few else ''}>{''.join(cells)}</tr>\n"
-
-
-def table(
-    headings: Sequence[str],
-    rows: Iterable[Sequence[str | int | float]],
-    *,
-    few: Container[str],
-    foot: str = "",
-) -> str:
-    """An HTML table that can be sorted.
-
-    Args:
-      headings: the headings of its columns.
-      rows: its rows. The first value of each is a class.
-      few: the classes with few clips.
-      foot: a row that remains at the end.
-    """
-    head = "".join(
-        f'<th><button type="button">{html.escape(heading)}</button></th>'
-        for heading in headings
-    )
-    body = "".join(table_row(row, few=row[0] in few) for row in rows)
-    note = (
-        f"<p>{FEW_MARK} These values rest on fewer than {diagnosis.FEW_CLIPS} clips of "
-        f"the class. They can be very different for other clips.</p>"
-    )
-    return (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody><tfoot>{foot}</tfoot></table></div>"
-        f"{note if FEW_MARK in body else ''}"
-    )
 
 
 def check_scores(evaluation: diagnosis.Evaluation, eval_dir: str) -> dict[int, float]:
@@ -152,6 +95,27 @@ def comparison_section(evaluation: diagnosis.Evaluation, against: str) -> str:
         f"class in 20, and more often for classes with few clips. For a class with up "
         f"to three clips, nothing is named.</p>"
         f"{table(headings, rows, few=few)}"
+    )
+
+
+def classes_table(
+    found: Sequence[diagnosis.ClassResult],
+    few: Container[str],
+    *,
+    with_background: bool,
+) -> str:
+    """HTML of a table of the results of the classes, and their means."""
+    means = diagnosis.macro_means(found) | {"name": "mean"}
+    headings = (
+        *("class", "clips", "lwlrap", "average precision", "threshold", "precision"),
+        *("recall", "F1", "false alarms"),
+    )
+    shown = slice(None if with_background else -1)  # The last column is about these.
+    return table(
+        headings[shown],
+        [result[shown] for result in found],
+        few=few,
+        foot=table_row([means.get(name, "") for name in found[0]._fields[shown]]),
     )
 
 
@@ -302,13 +266,7 @@ def make_page(
     few = {
         result.name for result in found if 0 < result.num_clips < diagnosis.FEW_CLIPS
     }
-    means = diagnosis.macro_means(found) | {"name": "mean"}
-    headings = (
-        *("class", "clips", "lwlrap", "average precision", "threshold", "precision"),
-        *("recall", "F1", "false alarms"),
-    )
     num_background = len(evaluation.background)
-    shown = slice(None if num_background else -1)  # The last column is about these.
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(f"Evaluation {eval_dir}"),
         summary=(
@@ -316,12 +274,7 @@ def make_page(
             f"{len(evaluation.clips)} clips with {len(evaluation.class_names)} classes"
             f"{f', {num_background} of them background' if num_background else ''}."
         ),
-        classes=table(
-            headings[shown],
-            [result[shown] for result in found],
-            few=few,
-            foot=table_row([means.get(name, "") for name in found[0]._fields[shown]]),
-        ),
+        classes=classes_table(found, few, with_background=num_background > 0),
         # "<" would end the script if a class is named "</script>".
         data=json.dumps(data).replace("<", "\\u003c"),
         thresholds=thresholds_table(evaluation, thresholds),

@@ -23,13 +23,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from absl import flags
 
 from recordings.archive import Archive, Settings
 from recordings.decoding import Sound, find_files
 from recordings.thresholds import (
     DEFAULT_THRESHOLD,
+    Rule,
     order_thresholds,
     read_thresholds,
     report_other_checkpoint,
@@ -109,8 +109,8 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) == 1:
         with Archive(FLAGS.archive) as archive:
             checkpoint = archive.settings.checkpoint
-            thresholds = _thresholds(by_class, archive.settings.class_names, checkpoint)
-            write_archive_tables(archive, outputs, thresholds)
+            rule = _rule(by_class, archive.settings.class_names, checkpoint)
+            write_archive_tables(archive, outputs, rule)
         return 0
     found = find_files(argv[2:])
     check_names(outputs, found)
@@ -124,8 +124,8 @@ def main(argv: Sequence[str]) -> int:
         hparam_overrides=hparam_overrides,
         mixed_precision=FLAGS.mixed_precision,
     )
-    thresholds = _thresholds(by_class, tagger.class_names, describe(prefix))
-    num_failed = _tag(found, tagger, outputs, thresholds, prefix)
+    rule = _rule(by_class, tagger.class_names, describe(prefix))
+    num_failed = _tag(found, tagger, outputs, rule, prefix)
     if num_failed:
         print(f"{num_failed} of {counted(len(found), 'file')} failed", file=sys.stderr)
     return 1 if num_failed else 0
@@ -151,26 +151,26 @@ def _check_flags(argv: Sequence[str], outputs: Outputs) -> None:
         raise UserError("--retry_failed needs --archive")
 
 
-def _thresholds(
-    by_class: Mapping[str, float] | None, class_names: Sequence[str], checkpoint: str
-) -> float | np.ndarray:
-    """The lowest score of a detection: of all classes, or float64 [C].
+def _rule(
+    by_class: Mapping[str, Rule] | None, class_names: Sequence[str], checkpoint: str
+) -> Rule:
+    """When a class is detected, or each of C classes.
 
     Raises:
       UserError: see `thresholds.order_thresholds`.
     """
     if by_class is None:
-        return FLAGS.threshold
-    thresholds = order_thresholds(by_class, class_names, "--thresholds")
+        return Rule(FLAGS.threshold)
+    rule = order_thresholds(by_class, class_names, "--thresholds")
     report_other_checkpoint(FLAGS.thresholds, checkpoint, "--thresholds")
-    return thresholds
+    return rule
 
 
 def _tag(
     found: Sequence[Sound],
     tagger: Tagger,
     outputs: Outputs,
-    thresholds: float | np.ndarray,
+    rule: Rule,
     prefix: str,
 ) -> int:
     """Tags files, and writes the results; returns the number of files that failed."""
@@ -187,12 +187,12 @@ def _tag(
             num_failed = tag_to_archive(
                 found, tagger, archive, retry_failed=FLAGS.retry_failed, top=top or 0
             )
-            write_archive_tables(archive, outputs, thresholds)
+            write_archive_tables(archive, outputs, rule)
         return num_failed
     if FLAGS.thresholds:
         print("* marks scores that reach the threshold of the class", file=sys.stderr)
     top = DEFAULT_TOP if top is None else top
-    return tag_files(found, tagger, outputs, thresholds=thresholds, top=top)
+    return tag_files(found, tagger, outputs, rule=rule, top=top)
 
 
 if __name__ == "__main__":

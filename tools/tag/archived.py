@@ -4,12 +4,11 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from recordings.archive import Archive, File
 from recordings.decoding import Sound
-from recordings.segments import Tags, find_segments
+from recordings.segments import Segment, Tags, find_segments
 from recordings.tables import Tagged, write_label_track, write_tables
+from recordings.thresholds import Rule
 from tools.tag.results import Outputs, check_names, result_path, status, tag_each
 from tools.tag.scoring import Tagger
 
@@ -62,15 +61,13 @@ def tag_to_archive(
     )
 
 
-def write_archive_tables(
-    archive: Archive, outputs: Outputs, thresholds: float | np.ndarray
-) -> None:
+def write_archive_tables(archive: Archive, outputs: Outputs, rule: Rule) -> None:
     """Writes the tables and label tracks of all files of an archive.
 
     Args:
       archive: the archive.
       outputs: what to write.
-      thresholds: see `segments.find_segments`.
+      rule: see `segments.find_segments`.
 
     Raises:
       UserError: a table cannot be written, or two label tracks would be the same.
@@ -88,7 +85,7 @@ def write_archive_tables(
             if file.error:
                 yield Tagged(file.path, None, [], f"failed: {file.error}")
                 continue
-            segments = _segments(archive, file, thresholds)
+            segments = _segments(archive, file, rule)
             if outputs.audacity:
                 track = result_path(outputs.audacity, named(file.path), ".txt")
                 write_label_track(track, segments)
@@ -98,8 +95,8 @@ def write_archive_tables(
     write_tables(outputs.tables(), tagged(), archive.settings.hparams)
 
 
-def _segments(archive: Archive, file: File, thresholds: float | np.ndarray) -> list:
+def _segments(archive: Archive, file: File, rule: Rule) -> list[Segment]:
     settings = archive.settings
     return find_segments(
-        archive.tags(file), settings.class_names, settings.hparams, thresholds
+        archive.tags(file), settings.class_names, settings.hparams, rule
     )

@@ -16,6 +16,7 @@ import numpy as np
 from recordings.decoding import Sound
 from recordings.segments import Segment, Tags, find_segments
 from recordings.tables import HEADERS, Tagged, write_label_track, write_tables
+from recordings.thresholds import Rule
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams
 from tagger.terminal.files import atomic, make_folder
@@ -83,7 +84,7 @@ def tag_files(
     tagger: Tagger,
     outputs: Outputs,
     *,
-    thresholds: float | np.ndarray,
+    rule: Rule,
     top: int,
 ) -> int:
     """Tags files, prints their classes with the highest scores, and writes the results.
@@ -92,8 +93,8 @@ def tag_files(
       found: the files.
       tagger: from `scoring.load`.
       outputs: what to write.
-      thresholds: lowest score of a detection, of all classes; or float64 [C], of each
-        class, which also marks the printed scores.
+      rule: when a class is detected. The thresholds of each class, as arrays [C], also
+        mark the printed scores.
       top: number of classes to print.
 
     Returns:
@@ -105,12 +106,12 @@ def tag_files(
         if tags is None:
             tagged.append(Tagged(sound.path, None, [], f"failed: {error}"))
             return error
-        segments = find_segments(tags, tagger.class_names, tagger.hparams, thresholds)
+        segments = find_segments(tags, tagger.class_names, tagger.hparams, rule)
         tagged.append(Tagged(sound.path, tags.seconds, segments, status(tags.doubt)))
         if outputs.embeddings:
             embedded.append((sound.path, tags.embeddings))
         try:
-            write_files(outputs, sound, tags, segments, tagger, thresholds)
+            write_files(outputs, sound, tags, segments, tagger)
         except UserError as problem:
             return str(problem)
         return ""
@@ -122,7 +123,7 @@ def tag_files(
             accept,
             keep_embeddings=bool(outputs.embeddings),
             keep_log_mel=bool(outputs.plot),
-            thresholds=thresholds,
+            marked_from=rule.threshold if np.ndim(rule.threshold) else np.inf,
             top=top,
         )
     finally:  # The results so far are kept if this is interrupted.
@@ -140,7 +141,7 @@ def tag_each(
     *,
     keep_embeddings: bool,
     keep_log_mel: bool = False,
-    thresholds: float | np.ndarray = np.inf,
+    marked_from: float | np.ndarray = np.inf,
     top: int = 0,
     num_before: int = 0,
 ) -> int:
@@ -152,7 +153,7 @@ def tag_each(
       accept: called with each file and its tags, or None and an error. Returns this
         error, or another one of the file; "" if there is none.
       keep_embeddings, keep_log_mel: see `scoring.tag`.
-      thresholds: float64 [C] marks the printed scores that reach them.
+      marked_from: see `top_classes`.
       top: number of classes to print; 0: prints the progress instead.
       num_before: number of files that were tagged earlier.
 
@@ -160,7 +161,6 @@ def tag_each(
       The number of files that could not be read or were not accepted.
     """
     num_failed, pace = 0, Pace(found, num_before)
-    marked_from = thresholds if isinstance(thresholds, np.ndarray) else np.inf
     with progress_bar(None, what="tagging", unit="s of sound") as bar:
         for sound in found:
             bar.set_description_str(pace.start(sound))
@@ -250,23 +250,22 @@ def write_files(
     tags: Tags,
     segments: Sequence[Segment],
     tagger: Tagger,
-    thresholds: float | np.ndarray,
 ) -> None:
     """Writes the results that have a file for each recording."""
     if outputs.audacity:
         write_label_track(result_path(outputs.audacity, sound, ".txt"), segments)
     if outputs.plot:
         path = result_path(outputs.plot, sound, ".png")
-        write_picture(path, tags, tagger, thresholds)
+        write_picture(path, tags, tagger, segments)
 
 
 def write_picture(
-    path: pathlib.Path, tags: Tags, tagger: Tagger, thresholds: float | np.ndarray
+    path: pathlib.Path, tags: Tags, tagger: Tagger, segments: Sequence[Segment]
 ) -> None:
     """Draws the tags of a recording, see `plots.tags_figure`, to a PNG, atomically."""
     from recordings import plots
 
-    figure = plots.tags_figure(tags, tagger.class_names, tagger.hparams, thresholds)
+    figure = plots.tags_figure(tags, tagger.class_names, tagger.hparams, segments)
     with atomic(path) as file:
         figure.savefig(file, format="png")
 
