@@ -62,6 +62,11 @@ class Settings(NamedTuple):
     hparams: Hparams
     mixed_precision: bool
 
+    @property
+    def description(self) -> str:
+        """The name and the fingerprint, as of `checkpoint_files.describe`."""
+        return f"{os.path.basename(self.checkpoint)} {self.fingerprint:08x}"
+
 
 class File(NamedTuple):
     """A file that was tried: seconds is None if it failed, and error says why."""

@@ -44,6 +44,7 @@ def test_what_is_added_is_found(base, tmp_path):
         base.add(path, tags)
     with Archive(base.path) as again:
         assert again.settings == SETTINGS
+        assert again.settings.description == "model.ckpt-1 00000007"
         files = list(again.files())
         assert [file.path for file in files] == sorted(added)
         for file in files:

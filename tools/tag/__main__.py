@@ -108,8 +108,8 @@ def main(argv: Sequence[str]) -> int:
     check_outputs(outputs, replace=bool(FLAGS.archive))
     if len(argv) == 1:
         with Archive(FLAGS.archive) as archive:
-            checkpoint = archive.settings.checkpoint
-            rule = _rule(by_class, archive.settings.class_names, checkpoint)
+            settings = archive.settings
+            rule = _rule(by_class, settings.class_names, settings.description)
             write_archive_tables(archive, outputs, rule)
         return 0
     found = find_files(argv[2:])
