@@ -143,6 +143,8 @@ def _check_flags(argv: Sequence[str], outputs: Outputs) -> None:
         )
     if FLAGS.thresholds and FLAGS["threshold"].present:
         raise UserError("--thresholds replaces --threshold; give only one of them")
+    if len(argv) == 1 and not any(outputs):
+        raise UserError("expected a table to write from --archive; see --help")
     if FLAGS.archive:
         for name in ("embeddings", "plot"):
             if getattr(outputs, name):
