@@ -378,7 +378,9 @@ def test_tensorflow_1s_saver_reads_checkpoints_with_an_id(run, tmp_path):
     assert checkpoints.origin(prefix) == (20, run.record.run)
     assert checkpoints.shapes(prefix) == {"x": (), "global_step": ()}
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        variable = tf.compat.v1.get_variable("x", [], tf.float32, use_resource=False)
+        variable = tf.compat.v1.get_variable(
+            "x", [], initializer=tf.zeros_initializer(), use_resource=False
+        )
         tf.compat.v1.train.Saver().restore(session, prefix)
         assert session.run(variable) == 20
 
