@@ -385,6 +385,21 @@ def test_tensorflow_1s_saver_reads_checkpoints_with_an_id(run, tmp_path):
         assert session.run(variable) == 20
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("global_step", np.zeros(2, np.int64)),
+        ("global_step", np.float32(20)),
+        (checkpoints.RUN_ID, np.int64(7)),
+        (checkpoints.RUN_ID, np.array([b"a", b"b"])),
+    ],
+)
+def test_foreign_values_in_a_checkpoint_are_one_line(tmp_path, name, value):
+    prefix = checkpoints.write(str(tmp_path), {"x": np.float32(0), name: value}, 20)
+    with pytest.raises(UnreadableError, match=f"ckpt-20 is damaged: {name}"):
+        checkpoints.origin(prefix)
+
+
 def test_a_file_with_another_name_may_have_any_step(run_of_network, tmp_path, capsys):
     for suffix in SUFFIXES:
         (tmp_path / "run" / f"model.ckpt-20{suffix}").rename(tmp_path / f"w{suffix}")
