@@ -225,7 +225,8 @@ class _Evaluator:
           UserError: a score is not finite, or a result cannot be written.
         """
         run = self.check()
-        run.report_misplacement(prefix)
+        if not self._options.eval_checkpoint:  # Otherwise, Run.find has reported it.
+            run.report_misplacement(prefix)
         step, crc32 = checkpoint_step(prefix), fingerprint(prefix)
         self._load(prefix)
         started = time.monotonic()

@@ -117,9 +117,9 @@ def report_other_checkpoint(path: str, own: str, flag: str) -> None:
     names = [name.strip() for name in header]
     if CHECKPOINT_COLUMN in names:
         index = names.index(CHECKPOINT_COLUMN)
-        for checkpoint in sorted({fields[index] for _, fields in records}):
+        for checkpoint in sorted({fields[index].strip() for _, fields in records}):
             # Their names may differ, because checkpoints are copied and renamed.
-            if checkpoint.split()[-1:] != own.split()[-1:]:
+            if checkpoint and checkpoint.split()[-1] != own.split()[-1]:
                 print(
                     f"warning: {flag}: {path} is for {checkpoint}, not for {own}",
                     file=sys.stderr,

@@ -182,6 +182,16 @@ def test_a_named_checkpoint_that_cannot_be_read_is_an_error(
     assert "--eval_checkpoint" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_named_checkpoint_that_was_renamed_is_reported_once(
+    dataset, run, tmp_path, capsys
+):
+    for path in run.glob("model.ckpt-4.*"):
+        path.rename(run / path.name.replace("-4", "-7"))
+    flags = dict(eval_checkpoint=run / "model.ckpt-7")
+    assert run_eval(dataset, run, tmp_path, **flags) == 0
+    assert capsys.readouterr().err.count("is of step 4; was it renamed?") == 1
+
+
 def test_the_scores_of_several_checkpoints_are_averaged(
     dataset, trained, run, tmp_path, capsys, monkeypatch
 ):

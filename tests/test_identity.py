@@ -378,9 +378,26 @@ def test_tensorflow_1s_saver_reads_checkpoints_with_an_id(run, tmp_path):
     assert checkpoints.origin(prefix) == (20, run.record.run)
     assert checkpoints.shapes(prefix) == {"x": (), "global_step": ()}
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        variable = tf.compat.v1.get_variable("x", [], tf.float32, use_resource=False)
+        variable = tf.compat.v1.get_variable(
+            "x", [], initializer=tf.zeros_initializer(), use_resource=False
+        )
         tf.compat.v1.train.Saver().restore(session, prefix)
         assert session.run(variable) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("global_step", np.zeros(2, np.int64)),
+        ("global_step", np.float32(20)),
+        (checkpoints.RUN_ID, np.int64(7)),
+        (checkpoints.RUN_ID, np.array([b"a", b"b"])),
+    ],
+)
+def test_foreign_values_in_a_checkpoint_are_one_line(tmp_path, name, value):
+    prefix = checkpoints.write(str(tmp_path), {"x": np.float32(0), name: value}, 20)
+    with pytest.raises(UnreadableError, match=f"ckpt-20 is damaged: {name}"):
+        checkpoints.origin(prefix)
 
 
 def test_a_file_with_another_name_may_have_any_step(run_of_network, tmp_path, capsys):

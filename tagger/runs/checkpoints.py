@@ -167,14 +167,29 @@ class Origin(NamedTuple):
 
 
 def origin(prefix: str) -> Origin:
-    """Reads the step and the id of the run in a checkpoint."""
+    """Reads the step and the id of the run in a checkpoint.
+
+    Raises:
+      UnreadableError: it cannot be read, or they are not a whole number and a text.
+    """
     with open_reader(prefix) as reader:
-        step, run = None, ""
-        if reader.has_tensor(GLOBAL_STEP):
-            step = int(reader.get_tensor(GLOBAL_STEP))
-        if reader.has_tensor(RUN_ID):
-            run = reader.get_tensor(RUN_ID).decode()
-    return Origin(step, run)
+        stored = {
+            name: reader.get_tensor(name)
+            for name in (GLOBAL_STEP, RUN_ID)
+            if reader.has_tensor(name)
+        }
+    step, run = np.asarray(stored.get(GLOBAL_STEP, 0)), stored.get(RUN_ID, b"")
+    for name, is_valid in (
+        (GLOBAL_STEP, step.ndim == 0 and np.issubdtype(step.dtype, np.integer)),
+        (RUN_ID, isinstance(run, bytes)),
+    ):
+        if not is_valid:
+            raise UnreadableError(
+                f"checkpoint {prefix} is damaged: {name} must not be {stored[name]}"
+            )
+    return Origin(
+        int(step) if GLOBAL_STEP in stored else None, run.decode(errors="replace")
+    )
 
 
 def misplacement(prefix: str, runs: Sequence[str]) -> str:

@@ -200,8 +200,7 @@ class Run:
           training: see `RunRecord`.
 
         Returns:
-          The same. If train_scopes are not given, they are those of the last training.
-          If nothing is frozen, they are empty.
+          The same. train_scopes that are not given are those of the last training.
         """
         last = self.record.training if self.record and self.checkpoints() else {}
         return run_record.resumed_training(self._record_path, training, last)
