@@ -1,13 +1,15 @@
-"""Tagging into an archive is killed at random moments, and continues.
+"""Archives: tagging is killed at random moments and continues; sounds are found.
 
 TAGGER_KILLS sets how often it is killed.
 """
 
 import csv
 import os
+import pathlib
 import random
 import re
 import signal
+import subprocess
 
 import numpy as np
 from helpers import run_program, write_wav
@@ -59,3 +61,34 @@ def test_nothing_is_lost_or_appears_twice(trained, tmp_path):
     again = run_program("tools.tag", f"--archive={path}", *tables, "--threshold=0")
     assert again.returncode == 0  # without the checkpoint
     assert (tmp_path / "s.csv").read_bytes() == once.read_bytes()
+
+
+def find(archive: pathlib.Path, *arguments: object) -> subprocess.CompletedProcess:
+    command = ("tools.find", f"--archive={archive}", *arguments)
+    return run_program(*command, capture_output=True, text=True)
+
+
+def test_sounds_are_found(trained, dataset, tmp_path):
+    path, table, page = (tmp_path / name for name in ("a.db", "f.csv", "f.html"))
+    clips = dataset.clip_dir
+    run_program("tools.tag", trained, clips, f"--archive={path}", capture_output=True)
+    outputs = (f"--csv={table}", f"--page={page}", "--number=3")
+    done = find(path, clips / "01.wav", *outputs)
+    assert done.returncode == 0, done.stderr
+    header, *rows = csv.reader(table.open())
+    assert header == ["file", "start", "end", "similarity"]
+    assert len(rows) == len(done.stdout.splitlines()) == 3
+    assert str(clips / "01.wav") not in [row[0] for row in rows]
+    assert "01.wav" not in page.read_text()
+    done = find(path, "--classes=Tone,Noise", "--order=random", *outputs)
+    assert done.returncode == 0, done.stderr
+    header, *rows = csv.reader(table.open())
+    assert header == ["file", "start", "end", "class", "score"]
+    assert [row[3] for row in rows] == ["Tone"] * 3 + ["Noise"] * 3
+    for arguments, problem in (
+        (["--classes=Bark"], "--classes: .* no class Bark"),
+        ([clips / "01.wav", f"--checkpoint={trained}/model.ckpt-0"], "--checkpoint"),
+    ):
+        done = find(path, *arguments)
+        assert done.returncode == 1
+        assert re.search(f"^error: .*{problem}", done.stderr, re.MULTILINE)
