@@ -35,7 +35,7 @@ SHUFFLE_SEED = 0  # The same order for all checkpoints makes Lwlrap-5% comparabl
 PARTIAL_FRACTION = 0.05  # of the clips, for Lwlrap-5%
 RUNNING_PRINT_SECONDS = 30
 POLL_SECONDS = 2
-LAG_BATCHES = 2  # to compare the moving averages of batch norm with
+LAG_BATCHES = 4  # to compare the moving averages of batch norm with
 
 
 def evaluate(options: EvalOptions) -> None:

@@ -38,7 +38,6 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "annotations", None, "File or folder with labels and times in the recordings."
     )
-    flags.mark_flag_as_required("annotations")
 
 
 def read_results(
@@ -109,4 +108,4 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    program.run(main)
+    program.run(main, required=["annotations"])
