@@ -40,7 +40,6 @@ def serve() -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
-    print(python, flush=True)
     gc.disable()
     import tensorflow as tf
 
@@ -48,6 +47,7 @@ def serve() -> None:
     gc.enable()
     tf.config.list_physical_devices("GPU")
     assert len(os.listdir("/proc/self/task")) == 1, "a fork would lack threads"
+    print(python, flush=True)
     while sys.stdin not in wait([sys.stdin, listener]):
         connection = Connection(listener.accept()[0].detach())
         if not os.fork():

@@ -29,10 +29,13 @@ def forking_python() -> str:
         env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # no further threads
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
     atexit.register(server.communicate)
-    return server.stdout.readline().rstrip()
+    path = server.stdout.readline().rstrip()
+    assert path, server.stderr.read()
+    return path
 
 
 def forked_command(*command: object) -> list[str]:
