@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import sys
 
 import pytest
 from helpers import SMALL_HPARAMS, Dataset, run_main
@@ -11,7 +12,8 @@ from tagger.terminal import program
 
 # Shells ignore SIGINT for background jobs, and child processes would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-program.set_environment()  # As for users. This must precede importing TensorFlow.
+assert "tensorflow" not in sys.modules  # It reads variables when it is imported.
+program.start_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 

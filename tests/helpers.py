@@ -17,7 +17,6 @@ from tagger.hparams import Hparams, parse_overrides
 from tagger.metrics.lwlrap import Lwlrap
 from tagger.runs import eval_folder
 from tagger.runs.eval_folder import EvalFolder
-from tagger.runs.run import Run
 from tagger.terminal import program
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -84,6 +83,8 @@ def write_evaluation(
 
 def store_contents(eval_dir: pathlib.Path, train_dir: pathlib.Path) -> None:
     """Describes in an eval_dir that its results are of the run in train_dir."""
+    from tagger.runs.run import Run
+
     contents = {"run": Run(train_dir).id}
     EvalFolder(eval_dir, train_dir).check(contents, write=True)
 
@@ -230,6 +231,7 @@ def save_without_finite_scores(prefix: str, folder: pathlib.Path) -> None:
     import tensorflow as tf
 
     from tagger.runs import checkpoint_files
+    from tagger.runs.run import Run
 
     values = {name: tf.Variable(value) for name, value in values_of(prefix).items()}
     values["fully_connected/biases"].assign([np.nan, 0])
