@@ -6,12 +6,13 @@ which is then found. So precision counts detections, and recall counts events.
 
 import collections
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from recordings.annotations import Event, is_heard
 
 ALL_CLASSES = "all classes"
+HEADER = "events  detections  precision  recall     F1  false alarms/h"
 
 
 class Result(NamedTuple):
@@ -100,3 +101,19 @@ def score_events(results: Iterable[Result]) -> dict[str, EventScores]:
         label: EventScores(*(counter[label] for counter in counters), total)
         for label in sorted(counters[0] | counters[2])
     } | {ALL_CLASSES: EventScores(*(c.total() for c in counters), total)}
+
+
+def format_scores(scores: Mapping[str, EventScores]) -> str:
+    """A table with a line for each class. Values without a meaning are a dash."""
+    width = max(map(len, scores))
+    lines = [f"{'class':{width}}  {HEADER}"]
+    for name, found in scores.items():
+        precision, recall, f1 = (
+            "-" if math.isnan(value) else f"{value:.3f}"
+            for value in (found.precision, found.recall, found.f1)
+        )
+        lines.append(
+            f"{name:{width}}  {found.num_events:6}  {found.num_detections:10}  "
+            f"{precision:>9}  {recall:>6}  {f1:>5}  {found.false_alarms_per_hour:14.1f}"
+        )
+    return "\n".join(lines)

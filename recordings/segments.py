@@ -48,6 +48,13 @@ class Segment(NamedTuple):
     score: float
 
 
+def example_times(hparams: Hparams) -> tuple[float, float]:
+    """Seconds from the start of an example to that of the next one, and to its end."""
+    frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
+    hop, window = hparams.example_hop_frames, hparams.example_window_frames
+    return hop * frame_seconds, window * frame_seconds
+
+
 def find_segments(
     tags: Tags,
     class_names: Sequence[str],
@@ -65,9 +72,7 @@ def find_segments(
     Returns:
       The segments, sorted by their start.
     """
-    frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
-    hop_seconds = hparams.example_hop_frames * frame_seconds
-    window_seconds = hparams.example_window_frames * frame_seconds
+    hop_seconds, window_seconds = example_times(hparams)
     segments = []
     values = [np.broadcast_to(value, len(class_names)) for value in rule]
     for class_name, scores, threshold, gap_seconds, min_seconds in zip(

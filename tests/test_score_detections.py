@@ -8,7 +8,14 @@ import pytest
 import soundfile
 
 from recordings.annotations import Event
-from recordings.events import ALL_CLASSES, EventScores, Result, match, score_events
+from recordings.events import (
+    ALL_CLASSES,
+    EventScores,
+    Result,
+    format_scores,
+    match,
+    score_events,
+)
 from tagger.errors import UserError
 from tools import score_detections
 
@@ -137,7 +144,7 @@ def test_the_table(field, named, capsys):
     recordings = [str(field)] if named else []
     results = score_detections.read_results(path, recordings, str(field))
     assert "1 recording with detections ignored" in capsys.readouterr().err
-    table = score_detections.format_scores(score_events(results))
+    table = format_scores(score_events(results))
     header, *lines = table.splitlines()
     assert header.split()[:3] == ["class", "events", "detections"]
     assert [line.split() for line in lines] == [

@@ -12,23 +12,40 @@ example. This takes seconds where training takes minutes or hours.
 Cross-validation selects the regularisation. It does not divide recordings. This prints
 the lwlrap of the cross-validation, and writes a new train_dir with model.ckpt-0 and
 hparams.json, which all other programs read. Training can resume from it.
+
+For a detector of sounds in recordings, add the times of the labels, as
+tools.make_dataset --annotations writes them:
+
+    ... --events data/events.csv --eval_dir runs/solved/eval --thresholds thresholds.csv
+
+Each example then has the labels that are heard in it. Mixtures of the events with other
+parts of the background are additional examples. --thresholds is written with the
+thresholds that detect the events best in the cross-validation.
 """
 
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
 
+from recordings.choosing import write_chosen_rules
+from recordings.examples import heard_labels, mixture_examples, read_events
+from recordings.segments import Tags
 from tagger.data.clips import Clips, read_clips
 from tagger.data.csv_files import read_rows
-from tagger.data.splits import groups_of
+from tagger.data.splits import assign_folds, groups_of
 from tagger.errors import UserError
-from tagger.hparams import parse_overrides
+from tagger.hparams import SAMPLE_RATE, parse_overrides
 from tagger.metrics.lwlrap import Lwlrap
 from tagger.options import CHECKPOINT_FORMS
+from tagger.runs.checkpoint_files import describe, fingerprint
+from tagger.runs.eval_folder import EvalFolder
+from tagger.runs.run import Checkpoint, Run
 from tagger.terminal import program
+from tagger.terminal.files import make_folder
 from tagger.terminal.progress import counted, print_result, progress_bar
 
 FLAGS = flags.FLAGS
@@ -67,7 +84,32 @@ def define_flags() -> None:
         "Column; rows with the same value in it stay in one fold. Default: recording, "
         "if there is such a column.",
     )
-    flags.DEFINE_string("hparams", "", "name=value,..., if there is no hparams.json.")
+    flags.DEFINE_string(
+        "events", "", "CSV with the times of the labels in the clips; see above."
+    )
+    flags.DEFINE_integer(
+        "mixtures",
+        2,
+        "With --events: how often each part of the background is mixed with events.",
+        lower_bound=0,
+    )
+    flags.DEFINE_string(
+        "thresholds", "", "CSV to write, with --events: thresholds of detections."
+    )
+    flags.DEFINE_float(
+        "precision",
+        None,
+        "Precision of the thresholds in cross-validation. Default: they have the "
+        "highest F1.",
+        0,
+        1,
+    )
+    flags.DEFINE_string(
+        "eval_dir", "", "Folder to write the scores of the cross-validation to."
+    )
+    flags.DEFINE_string(
+        "hparams", "", "name=value,...; they override those of the checkpoint."
+    )
     flags.DEFINE_bool("mixed_precision", False, "Compute convolutions in bfloat16.")
     flags.register_validator(
         "c",
@@ -95,7 +137,6 @@ def load_layers(
     import model
     from tagger.network.layers import LAST_LAYER
     from tagger.runs import checkpoints
-    from tagger.runs.run import Run
 
     run, prefix = Run.find(checkpoint, "--checkpoint")
     model_name, hparams = run.settings(
@@ -116,15 +157,20 @@ def load_layers(
     return network, hparams
 
 
-def embed(network: Any, clips: Clips, hparams: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The embeddings of all examples of N clips.
+def groups_for_folds(groups: np.ndarray, num_folds: int) -> np.ndarray:
+    """The groups of N clips, or if they are fewer than the folds, a group per clip."""
+    if len(np.unique(groups)) >= num_folds:
+        return groups
+    print(
+        f"note: cross-validation divides recordings, because there are fewer than "
+        f"{num_folds}",
+        file=sys.stderr,
+    )
+    return np.arange(len(groups)).astype(str)
 
-    Returns:
-      float32 [E, 1024], and int [E], the positions of their clips.
 
-    Raises:
-      UserError: a clip can no longer be read, or its embeddings are not finite.
-    """
+def define_embedder(network: Any) -> Callable[[Any], np.ndarray]:
+    """A function from examples, float32 [E, T, F], to embeddings, float32 [E, 1024]."""
     import tensorflow as tf
 
     import inputs
@@ -133,15 +179,36 @@ def embed(network: Any, clips: Clips, hparams: Any) -> tuple[np.ndarray, np.ndar
     with_embeddings = model.add_embeddings(network)
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def embed_examples(features: tf.Tensor) -> tf.Tensor:
+    def embed_batch(features: tf.Tensor) -> tf.Tensor:
         return with_embeddings(features, training=False)[1]
+
+    def embed_examples(features: Any) -> np.ndarray:
+        batches = range(0, len(features), inputs.SCORING_BATCH)
+        parts = [features[start:][: inputs.SCORING_BATCH] for start in batches]
+        return np.concatenate([embed_batch(part).numpy() for part in parts])
+
+    return embed_examples
+
+
+def embed(
+    embedder: Callable[[Any], np.ndarray], clips: Clips, hparams: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The embeddings of all examples of N clips.
+
+    Returns:
+      float32 [E, 1024], and int [E], the positions of their clips.
+
+    Raises:
+      UserError: a clip can no longer be read, or its embeddings are not finite.
+    """
+    import inputs
 
     batches = inputs.read_batches(inputs.clip_input(clips, hparams))
     total = int(hparams.num_examples(clips.num_samples).sum())
     embeddings, positions = [], []
     with progress_bar(total, what="embeddings", unit="example") as bar:
         for features, rows in batches:
-            values, indices = embed_examples(features).numpy(), rows.numpy()
+            values, indices = embedder(features), rows.numpy()
             if not np.isfinite(values).all():
                 row = np.flatnonzero(~np.isfinite(values).all(axis=1))[0]
                 raise UserError(
@@ -152,6 +219,69 @@ def embed(network: Any, clips: Clips, hparams: Any) -> tuple[np.ndarray, np.ndar
             positions.append(indices)
             bar.update(len(values))
     return np.concatenate(embeddings), np.concatenate(positions)
+
+
+def embed_mixtures(
+    embedder: Callable[[Any], np.ndarray],
+    mixtures: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The embeddings, float32 [E, 1024], labels and folds of `mixture_examples`."""
+    found = []
+    with progress_bar(None, what="mixtures", unit="example") as bar:
+        for features, labels, folds in mixtures:
+            found.append((embedder(features), labels, folds))
+            bar.update(len(features))
+    return found
+
+
+def write_cross_validation(
+    solved: Any,
+    positions: np.ndarray,
+    clips: Clips,
+    class_names: Sequence[str],
+    *,
+    num_folds: int,
+    clip_dir: str,
+    checkpoint: Checkpoint,
+    eval_dir: str,
+) -> None:
+    """Prints the lwlrap of the cross-validation, and writes it like an evaluation.
+
+    Args:
+      solved: from `last_layer.fit`.
+      positions: int [E], the clips of the first E examples.
+      clips: the N clips.
+      class_names: C names.
+      num_folds: number of folds.
+      clip_dir: the folder of the clips.
+      checkpoint: the solved checkpoint.
+      eval_dir: folder to write to; empty: none.
+
+    Raises:
+      UserError: the folder has other results, or cannot be written.
+    """
+    scores = np.zeros(clips.labels.shape)
+    np.add.at(scores, positions, solved.scores[: len(positions)])
+    scores /= np.bincount(positions)[:, np.newaxis]
+    lwlrap = Lwlrap(class_names)
+    lwlrap.accumulate(clips.labels, scores)
+    print_result(f"{num_folds}-fold cross-validation:\n{lwlrap}")
+    if not eval_dir:
+        return
+    run, prefix = checkpoint
+    make_folder(eval_dir, "--eval_dir")
+    folder = EvalFolder(eval_dir, run.directory)
+    contents = {"run": run.id, "clips": clips.identity(clip_dir)}
+    folder.check(contents | {"scores_of": ["cross-validation"]}, write=True)
+    folder.write_result(
+        0,
+        f"{lwlrap}\n",
+        crc32=fingerprint(prefix),
+        class_names=np.array(class_names),
+        clips=np.array([os.path.relpath(path, clip_dir) for path in clips.paths]),
+        labels=clips.labels,
+        scores=scores,
+    )
 
 
 def fit_last_layer(
@@ -166,6 +296,11 @@ def fit_last_layer(
     group_by: str,
     hparam_overrides: Mapping[str, Any],
     mixed_precision: bool,
+    events_path: str = "",
+    mixtures: int = 0,
+    thresholds_path: str = "",
+    precision: float | None = None,
+    eval_dir: str = "",
 ) -> None:
     """Solves the last layer, and writes the network to train_dir; see above.
 
@@ -178,13 +313,18 @@ def fit_last_layer(
       group_by: column of the groups; empty: see `splits.groups_of`.
       hparam_overrides: hyperparameters for a checkpoint without hparams.json.
       mixed_precision: see `model.define_model`.
+      events_path: CSV with the times of the labels in the clips; empty: the examples
+        have the labels of their clips.
+      mixtures: see `mixture_examples`; only with events_path.
+      thresholds_path: CSV of thresholds to write; empty: none.
+      precision: see `choose_rules`.
+      eval_dir: folder to write the scores of the cross-validation to; empty: none.
 
     Raises:
       UserError: an input cannot be used; the message names it.
     """
     from tagger.network.layers import LAST_LAYER
     from tagger.runs import checkpoints
-    from tagger.runs.run import Run
     from tagger.training import last_layer
 
     run = Run(train_dir)
@@ -200,6 +340,13 @@ def fit_last_layer(
         check_class_map=lambda names: None,
     )
     groups = np.array(groups_of(csv_path, *read_rows(csv_path), group_by))
+    events = None
+    if events_path:
+        events = read_events(events_path, clips, clip_dir, class_names)
+        groups = groups_for_folds(groups, num_folds)
+    folds = np.zeros(len(clips), int)
+    if num_folds:
+        folds = assign_folds(clips.labels.astype(int), groups, num_folds)
     network, hparams = load_layers(
         checkpoint,
         num_classes=len(class_names),
@@ -207,13 +354,29 @@ def fit_last_layer(
         mixed_precision=mixed_precision,
     )
     with run.open_to_train():
-        embeddings, positions = embed(network, clips, hparams)
+        embedder = define_embedder(network)
+        embeddings, positions = embed(embedder, clips, hparams)
+        targets = clips.labels[positions]
+        mixed = []
+        if events is not None:
+            targets = heard_labels(events, positions, class_names, hparams)
+            mixed = embed_mixtures(
+                embedder,
+                mixture_examples(
+                    clips, events, folds, class_names, hparams, rounds=mixtures
+                ),
+            )
+        embeddings, targets, all_folds = map(
+            np.concatenate, zip((embeddings, targets, folds[positions]), *mixed)
+        )
+        mixed_groups = [f"fold {fold}" for fold in all_folds[len(positions) :]]
         solved = last_layer.fit(
             embeddings,
-            clips.labels[positions],
-            groups[positions],
+            targets,
+            np.array([*groups[positions], *mixed_groups]),
             c=c,
             num_folds=num_folds,
+            folds=all_folds,
         )
         if not solved.converged:
             print("warning: the regression did not converge", file=sys.stderr)
@@ -224,11 +387,30 @@ def fit_last_layer(
         values = checkpoints.network_variables(network)
         prefix = run.save(values | {checkpoints.GLOBAL_STEP: np.int64(0)}, step=0)
     if solved.scores is not None:
-        scores = np.zeros(clips.labels.shape)
-        np.add.at(scores, positions, solved.scores)
-        lwlrap = Lwlrap(class_names)
-        lwlrap.accumulate(clips.labels, scores / np.bincount(positions)[:, np.newaxis])
-        print_result(f"{num_folds}-fold cross-validation:\n{lwlrap}")
+        write_cross_validation(
+            solved,
+            positions,
+            clips,
+            class_names,
+            num_folds=num_folds,
+            clip_dir=clip_dir,
+            checkpoint=Run.find(prefix, ""),
+            eval_dir=eval_dir,
+        )
+    if thresholds_path:
+        scores = solved.scores[: len(positions)].astype(np.float64)
+        scored = [
+            (Tags(size / SAMPLE_RATE, scores[positions == index], None, None), known)
+            for index, (size, known) in enumerate(zip(clips.num_samples, events))
+        ]
+        write_chosen_rules(
+            thresholds_path,
+            scored,
+            class_names,
+            hparams,
+            precision=precision,
+            checkpoint=describe(prefix),
+        )
     print_result(
         f"solved with C {solved.c:g} for {len(embeddings)} examples of "
         f"{counted(len(clips), 'clip')}; checkpoint {prefix}"
@@ -241,6 +423,14 @@ def main(argv: Sequence[str]) -> int:
     if FLAGS.folds == 1 or (FLAGS.folds == 0 and FLAGS.c is None):
         raise UserError(
             f"--folds must be at least 2, or 0 with --c, but got {FLAGS.folds}"
+        )
+    if not FLAGS.events and (FLAGS.thresholds or FLAGS.precision is not None):
+        raise UserError("--thresholds and --precision need --events")
+    if FLAGS.precision is not None and not FLAGS.thresholds:
+        raise UserError("--precision needs --thresholds")
+    if FLAGS.folds == 0 and (FLAGS.thresholds or FLAGS.eval_dir):
+        raise UserError(
+            "--thresholds and --eval_dir need cross-validation, not 0 folds"
         )
     hparam_overrides = parse_overrides(FLAGS.hparams)
     program.start_tensorflow()
@@ -255,6 +445,11 @@ def main(argv: Sequence[str]) -> int:
         group_by=FLAGS.group_by,
         hparam_overrides=hparam_overrides,
         mixed_precision=FLAGS.mixed_precision,
+        events_path=FLAGS.events,
+        mixtures=FLAGS.mixtures,
+        thresholds_path=FLAGS.thresholds,
+        precision=FLAGS.precision,
+        eval_dir=FLAGS.eval_dir,
     )
     return 0
 

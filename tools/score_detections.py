@@ -18,19 +18,18 @@ alarms per hour.
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 
 from recordings.annotations import EXTENSIONS, read_annotations
 from recordings.decoding import find_files, find_sounds, read_duration
-from recordings.events import EventScores, Result, score_events
+from recordings.events import Result, format_scores, score_events
 from tagger.errors import UserError
 from tagger.terminal import program
 from tagger.terminal.progress import counted, print_result
 
 FLAGS = flags.FLAGS
-HEADER = "events  detections  precision  recall     F1  false alarms/h"
 
 
 def define_flags() -> None:
@@ -79,22 +78,6 @@ def read_results(
             raise UserError(f"{path}: its header has no length; convert it first")
         results.append(Result(annotated, detected.get(path, []), seconds))
     return results
-
-
-def format_scores(scores: Mapping[str, EventScores]) -> str:
-    """A table with a line for each class. Values without a meaning are a dash."""
-    width = max(map(len, scores))
-    lines = [f"{'class':{width}}  {HEADER}"]
-    for name, found in scores.items():
-        precision, recall, f1 = (
-            "-" if math.isnan(value) else f"{value:.3f}"
-            for value in (found.precision, found.recall, found.f1)
-        )
-        lines.append(
-            f"{name:{width}}  {found.num_events:6}  {found.num_detections:10}  "
-            f"{precision:>9}  {recall:>6}  {f1:>5}  {found.false_alarms_per_hour:14.1f}"
-        )
-    return "\n".join(lines)
 
 
 def main(argv: Sequence[str]) -> int:

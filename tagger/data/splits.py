@@ -95,3 +95,14 @@ def split(
     if not all(part.size for pair in parts for part in pair):
         raise too_few
     return [tuple(map(random_state.permutation, pair)) for pair in parts]
+
+
+def assign_folds(
+    labels: np.ndarray, groups: Sequence[str] | None, num_folds: int
+) -> np.ndarray:
+    """The fold of each of N clips, int [N], from 0; see `split`."""
+    folds = np.zeros(len(labels), int)
+    parts = split(labels, groups, fraction=0, num_folds=num_folds, seed=0)
+    for fold, (_, validation) in enumerate(parts):
+        folds[validation] = fold
+    return folds

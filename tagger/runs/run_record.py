@@ -84,7 +84,8 @@ class RunRecord:
             if not to_train and name not in MODEL_HPARAMS:
                 print(f"note: {name} matters only in training", file=sys.stderr)
                 continue
-            wrong = "" if to_train else "; scores will be wrong"
+            is_safe = to_train or name == "example_hop_seconds"
+            wrong = "" if is_safe else "; scores will be wrong"
             print(
                 f"warning: {name}={value} is used, not the {trained} of {path}{wrong}",
                 file=sys.stderr,

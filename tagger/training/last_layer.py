@@ -16,7 +16,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-from tagger.data.splits import split
+from tagger.data.splits import assign_folds
 
 CANDIDATES = (0.001, 0.003, 0.01, 0.03, 0.1)  # values of C that are compared
 NUM_FOLDS = 5
@@ -58,6 +58,7 @@ def fit(
     *,
     c: float | None = None,
     num_folds: int = NUM_FOLDS,
+    folds: np.ndarray | None = None,
 ) -> LastLayer:
     """Solves the weights and biases that map embeddings to logits.
 
@@ -71,6 +72,7 @@ def fit(
         not divide them. None: each example is a group.
       c: scikit-learn's C; None: selected from CANDIDATES, see `_select`.
       num_folds: number of folds of the cross-validation; 0: none, which needs c.
+      folds: int [E], the fold of each example, from 0; None: see `assign_folds`.
 
     Raises:
       UserError: there are too few groups for the folds.
@@ -87,8 +89,10 @@ def fit(
     candidates = CANDIDATES if c is None else (c,)
     scores, converged = None, True
     if num_folds:
+        if folds is None:
+            folds = assign_folds(targets.astype(int), groups, num_folds)
         logits, converged = _cross_validate(
-            rotated, targets, variances, groups, candidates, num_folds
+            rotated, targets, variances, folds, candidates
         )
         selected = _select(logits, targets, groups)
         c, scores = candidates[selected], scipy.special.expit(logits[selected])
@@ -119,19 +123,17 @@ def _cross_validate(
     examples: np.ndarray,
     targets: np.ndarray,
     variances: np.ndarray,
-    groups: np.ndarray,
+    folds: np.ndarray,
     candidates: Sequence[float],
-    num_folds: int,
 ) -> tuple[np.ndarray, bool]:
     """The logits of each example in the fold that has it, float32 [len(candidates), E,
     C], and whether all solutions converged.
     """
     logits = np.zeros([len(candidates), *targets.shape], np.float32)
-    folds = split(targets.astype(int), groups, fraction=0, num_folds=num_folds, seed=0)
     converged = True
-    for training, validation in folds:
-        training = np.sort(training)
-        data, solution = (examples[training], targets[training], variances), None
+    for fold in np.unique(folds):
+        validation = folds == fold
+        data, solution = (examples[~validation], targets[~validation], variances), None
         for index, c in enumerate(candidates):
             solution, success = _solve(
                 *data, c, tolerance=FOLD_TOLERANCE, start=solution
