@@ -7,7 +7,6 @@ three modes read only WAV files; see `wav.py`. Letter for shapes: S samples.
 import contextlib
 import glob
 import io
-import itertools
 import math
 import os
 import pathlib
@@ -35,11 +34,7 @@ BLOCK_SAMPLES = 2**17  # about 3 s
 RATES = range(1000, 768001)  # Hz; a header with another rate is probably damaged
 # The header of a compressed file may only estimate the length.
 MIN_COMPLETE = 0.99
-LOUDEST = 2.0  # A peak beyond this is not from compression or resampling.
-SILENCE = 0.5 / 2**15  # A peak up to this is rounded to zeros of 16 bits.
 MAX_FRAMES = 2**62  # libsndfile reports more if the header has no length.
-RANGE_SECONDS, RANGE_SAMPLES = 60, 1024  # of describe_range, and of its FFT
-MIN_SHARE_ABOVE = 0.5
 # libsndfile corrects sizes beyond the end of a WAV or AIFF file, and logs this.
 CORRECTED_SIZE = re.compile(r"(?:data|SSND)\s*: (\d+) \(should be (\d+)\)")
 
@@ -196,8 +191,8 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
       UserError: the file cannot be read, is cut off (which is not known of MP3, Ogg and
         Opus files), or has samples that are not finite; the message names it.
     """
-    with _opened(path) as file:
-        blocks = _mono_blocks(file, path)
+    with opened(path) as file:
+        blocks = mono_blocks(file, path)
         if file.samplerate != SAMPLE_RATE:
             blocks = _resampled(blocks, file.samplerate)
         yield from blocks
@@ -214,7 +209,7 @@ def read_part(path: str, start: float, end: float) -> np.ndarray:
     Raises:
       UserError: the file cannot be read, or ends before the start.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         rate = file.samplerate
         first = round(start * rate)
         if first >= file.frames:
@@ -222,7 +217,7 @@ def read_part(path: str, start: float, end: float) -> np.ndarray:
         file.seek(first)
         size = round(min(end * rate, MAX_FRAMES)) - first
         frames = file.read(min(size, file.frames - first), np.float32, always_2d=True)
-    with np.errstate(all="ignore"):  # as in _mono_blocks
+    with np.errstate(all="ignore"):  # as in mono_blocks
         samples = frames.mean(axis=1)
     if not np.isfinite(samples).all():
         raise UserError(f"{path}: has samples that are not finite")
@@ -238,12 +233,12 @@ def read_duration(path: str) -> float:
     Raises:
       UserError: the file cannot be read; the message names it.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return file.frames / file.samplerate if file.frames < MAX_FRAMES else math.inf
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[soundfile.SoundFile]:
+def opened(path: str) -> Iterator[soundfile.SoundFile]:
     """Opens a file, checked; libsndfile's errors in the block become UserErrors."""
     check_file(path)
     try:
@@ -270,7 +265,7 @@ def check_file(path: str) -> None:
         raise UserError(f"{path}: is empty")
 
 
-def _mono_blocks(file: soundfile.SoundFile, path: str) -> Iterator[np.ndarray]:
+def mono_blocks(file: soundfile.SoundFile, path: str) -> Iterator[np.ndarray]:
     """The blocks of an open file at its own rate, checked."""
     total = 0
     # SoundFile.blocks() would return memory that was not written if a file is short.
@@ -298,52 +293,6 @@ def _resampled(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
     for block in blocks:
         yield stream.resample_chunk(block)
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
-
-
-def describe_doubt(num_samples: int, peak: float, window_samples: int) -> str:
-    """Why the scores of a recording mean little; empty if there is no reason.
-
-    Args:
-      num_samples: samples of the recording at 44.1 kHz.
-      peak: highest magnitude of its samples; 1.0 is full scale.
-      window_samples: samples of an STFT window.
-    """
-    if peak <= SILENCE:
-        return "is silent, so its scores mean nothing"
-    if peak > LOUDEST:
-        return f"has samples up to {peak:.3g} times full scale; its scores can be wrong"
-    if num_samples < window_samples:
-        number = counted(num_samples, "sample")
-        return f"has {number} at 44.1 kHz, but an STFT window has {window_samples}"
-    return ""
-
-
-def describe_range(path: str, max_hz: float) -> str:
-    """Says that most of a recording's energy is above a frequency, such as of bats.
-
-    Args:
-      path: the sound file; only its first RANGE_SECONDS count.
-      max_hz: the highest frequency of the features.
-
-    Returns:
-      What is above the frequency; empty if it is less than half of the energy.
-
-    Raises:
-      UserError: see `read_blocks`.
-    """
-    with _opened(path) as file:
-        if file.samplerate <= 2 * max_hz:
-            return ""
-        power = np.zeros(RANGE_SAMPLES // 2 + 1)
-        num_blocks = -(-RANGE_SECONDS * file.samplerate // BLOCK_SAMPLES)
-        for block in itertools.islice(_mono_blocks(file, path), num_blocks):
-            frames = np.resize(block, [len(block) // RANGE_SAMPLES, RANGE_SAMPLES])
-            power += np.square(np.abs(np.fft.rfft(frames))).sum(axis=0)
-        is_above = np.fft.rfftfreq(RANGE_SAMPLES, 1 / file.samplerate) > max_hz
-    share = power[is_above].sum() / max(power.sum(), np.finfo(float).tiny)
-    if share < MIN_SHARE_ABOVE:
-        return ""
-    return f"{share:.0%} of its energy is above {max_hz:g} Hz, and is not used"
 
 
 def read_chunks(path: str, sizes: Iterable[int]) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ import soundfile
 import soxr
 import wav_corpus
 
-from recordings import decoding
+from recordings import decoding, doubts
 from tagger.errors import UserError
 
 SECONDS = 6  # two blocks
@@ -216,7 +216,7 @@ def test_other_chunks_are_not_samples(tmp_path, name):
 def test_energy_above_the_range(tmp_path, hz, rate, max_hz, expected):
     samples = np.sin(2 * np.pi * hz * np.arange(rate // 4) / rate)
     soundfile.write(tmp_path / "a.wav", samples / 2, rate)
-    described = decoding.describe_range(str(tmp_path / "a.wav"), max_hz)
+    described = doubts.describe_range(str(tmp_path / "a.wav"), max_hz)
     assert described.startswith(expected)
     assert bool(described) == bool(expected)
 
@@ -226,7 +226,7 @@ def test_the_share_of_the_energy_above_the_range(tmp_path):
     for weight, expected in ((1, "80%"), (0.4, "")):
         samples = np.sin(2e4 * np.pi * times) / 2 + weight * np.sin(6e4 * np.pi * times)
         soundfile.write(tmp_path / "a.wav", samples / 2, 96000)
-        assert decoding.describe_range(str(tmp_path / "a.wav"), 22050)[:3] == expected
+        assert doubts.describe_range(str(tmp_path / "a.wav"), 22050)[:3] == expected
 
 
 def test_durations(tmp_path):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from helpers import ALT_HPARAMS, SMALL_HPARAMS, parse_hparams, run_main
 
 import inputs
-from recordings import decoding, plots, segments
+from recordings import decoding, doubts, plots, segments
 from recordings.thresholds import Rule
 from tagger.data import blocks
 from tagger.errors import UserError
@@ -74,7 +74,7 @@ def test_blocks_of_any_length_have_the_same_examples(
         example_hop_seconds=hop,
     )
     monkeypatch.setattr(blocks, "BLOCK_EXAMPLES", 2)
-    monkeypatch.setattr(decoding, "describe_range", lambda path, max_hz: "")
+    monkeypatch.setattr(doubts, "describe_range", lambda path, max_hz: "")
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 30000).astype(np.float32)
 
     def network(examples, training):
@@ -103,7 +103,7 @@ def test_blocks_of_any_length_have_the_same_examples(
 def test_what_is_not_kept_is_freed(monkeypatch):
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 200 * 44100).astype(np.float32)
     monkeypatch.setattr(decoding, "read_blocks", lambda path: iter([noise]))
-    monkeypatch.setattr(decoding, "describe_range", lambda path, max_hz: "")
+    monkeypatch.setattr(doubts, "describe_range", lambda path, max_hz: "")
     references, num_alive = [], []
 
     def scorer(waveform, state):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recordings import decoding
+from recordings import decoding, doubts
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
 from tagger.terminal.files import atomic
@@ -111,7 +111,7 @@ def measure(path: str) -> tuple[int, float]:
         peak = max(peak, highest * FULL_SCALE / MAX_INT16, -lowest)
     if not num_samples:
         raise UserError(f"{path}: has no samples")
-    if peak <= decoding.SILENCE:
+    if peak <= doubts.SILENCE:
         raise UserError(f"{path}: is silent")
     return num_samples, peak
 

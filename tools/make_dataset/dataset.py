@@ -11,7 +11,7 @@ import pathlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from recordings.decoding import describe_range
+from recordings.doubts import describe_range
 from tagger.data.csv_files import class_names_of, write_csv
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recordings import decoding
+from recordings import decoding, doubts
 from recordings.segments import Tags
 from tagger.data import blocks
 from tagger.errors import UserError
@@ -159,11 +159,11 @@ def tag(
                 values[2][: blocks.BLOCK_EXAMPLES * hparams.example_hop_frames]
             )
         progress(new_samples / SAMPLE_RATE)
-    doubt = decoding.describe_doubt(num_samples, peak, hparams.stft_window_samples)
+    doubt = doubts.describe_doubt(num_samples, peak, hparams.stft_window_samples)
     return Tags(
         num_samples / SAMPLE_RATE,
         np.concatenate(scores),
         np.concatenate(embeddings) if keep_embeddings else None,
         np.concatenate(log_mel) if keep_log_mel else None,
-        doubt or decoding.describe_range(path, hparams.mel_max_hz),
+        doubt or doubts.describe_range(path, hparams.mel_max_hz),
     )
