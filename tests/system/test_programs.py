@@ -146,6 +146,39 @@ def test_the_recipe_for_own_sounds_runs(tmp_path):
     assert "sounds/Hum/0.flac (1.0 s)" in done.stdout
 
 
+def test_the_recipe_for_a_detector_runs(tmp_path):
+    """Tones of 1 s in noise, every 2.5 s, with a label track for each recording."""
+    rng = np.random.default_rng(0)
+    field, rate = tmp_path / "field notes", 22050
+    (field / "quiet").mkdir(parents=True)
+    times = np.arange(15 * rate) / rate
+    is_tone = times % 2.5 >= 1.5
+    for name in ("a", "b", "quiet/c"):
+        tone = np.sin(2 * np.pi * 440 * times) * (is_tone & (name != "quiet/c"))
+        noise = rng.normal(0, 0.01, times.size)
+        soundfile.write(field / f"{name}.flac", noise + 0.3 * tone, rate)
+    lines = [f"{start}\t{start + 1}\tTone\n" for start in np.arange(1.5, 15, 2.5)]
+    for name in "ab":
+        (field / f"{name}.txt").write_text("".join(lines))
+    recipe = copy_code(tmp_path / "code") / "recipes" / "detector.sh"
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [recipe, field, field, out, "--background", field / "quiet"],
+        env=os.environ
+        | {"PYTHON": forking_python(), "STEPS": "2", "CLIP_SECONDS": "5"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"^best of {out}/run/eval: step 0", done.stderr, re.M)
+    assert re.search(r"^Tone +12 ", done.stdout, re.M)
+    assert (out / "thresholds.csv").read_text().startswith("class,threshold,gap_")
+    assert (out / "labels" / "a.flac.txt").exists()
+    assert "field notes/a.flac (15.0 s)" in done.stdout
+    with (out / "detections.csv").open() as file:
+        assert file.readline() == "file,start,end,class,score\n"
+
+
 @pytest.mark.parametrize("streams", ["2>&1 | head -n 1", ">/dev/full 2>&-"])
 def test_a_training_survives_its_output(dataset, tmp_path, streams):
     flags = dataset.train_flags(
