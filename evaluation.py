@@ -106,7 +106,7 @@ def _evaluate_each(
                     raise
                 print(f"skipped: {error}", file=sys.stderr)
     finally:
-        if best := evaluation.best():
+        if (best := evaluation.best()) and not options.eval_checkpoint:
             print(
                 f"best so far: step {best[0]}, overall lwlrap {best[1]:.6f}",
                 file=sys.stderr,

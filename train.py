@@ -252,7 +252,7 @@ def _loop(
         if workers.is_chief:
             run.save(values, trainer.steps_done, keep=options.keep_checkpoints)
 
-    if start == 0:
+    if not run.resumed_from:
         save()
     with StopRequest() as stop:
         print("filling the shuffle buffer", file=sys.stderr)

@@ -299,6 +299,8 @@ class Archive:
     ) -> list[Example]:
         """The first examples that do not overlap in time with an earlier one.
 
+        Examples at the end of a recording that are mostly padding are left out.
+
         Args:
           files, numbers, values: see `similarities`; in the wanted order.
           most: how many examples to return at most.
@@ -312,13 +314,15 @@ class Archive:
             near = range(number - reach + 1, number + reach)
             if any((file, other) in taken for other in near):
                 continue
-            taken.add((file, number))
             with self._errors():
                 path, seconds = self._base.execute(
                     "SELECT path, seconds FROM files WHERE id = ?", (file,)
                 ).fetchone()
             start = number * self.hop_seconds
             end = min(start + self.window_seconds, seconds)
+            if number and end - start < self.window_seconds / 2:
+                continue
+            taken.add((file, number))
             found.append(Example(path, start, end, value))
         return found
 

@@ -80,7 +80,7 @@ def report_lag(
         remedy = "a lower bndecay" if hparams.bn_ramp else "bn_ramp=1"
         print(
             f"note: at step {step}, the moving averages of batch norm lag behind the "
-            f"weights, so lwlrap is too low. With bndecay={hparams.bndecay:g}, the "
+            f"weights, so lwlrap may be too low. With bndecay={hparams.bndecay:g}, the "
             f"variances of {layer} differ by a factor of {factor:.1f} from those of "
             f"the clips. Evaluate later checkpoints, or train with {remedy}",
             file=sys.stderr,

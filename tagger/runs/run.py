@@ -43,6 +43,7 @@ class Run:
 
     Attributes:
       record: the contents of hparams.json; None if there is no such file.
+      resumed_from: the checkpoint that `resume` restored; empty: none.
 
     Raises:
       UserError: hparams.json is damaged.
@@ -51,7 +52,7 @@ class Run:
     def __init__(self, directory: str | os.PathLike[str]):
         self.directory = os.fspath(directory)
         self.record = run_record.read_record(self.directory)
-        self._resumed_from = ""
+        self.resumed_from = ""
 
     @staticmethod
     def find(path: "str | os.PathLike[str] | Checkpoint", name: str) -> "Checkpoint":
@@ -261,7 +262,7 @@ class Run:
                     f"optimizer, which are reset to 0; expect larger first updates",
                     file=sys.stderr,
                 )
-            self._resumed_from = prefix
+            self.resumed_from = prefix
             return prefix
         return ""
 
@@ -326,7 +327,7 @@ class Run:
         # are damaged. They are neither counted nor deleted.
         prefixes = prefixes[: prefixes.index(prefix) + 1]
         for old in list(
-            outdated(self.directory, prefixes, keep, resumed_from=self._resumed_from)
+            outdated(self.directory, prefixes, keep, resumed_from=self.resumed_from)
         ):
             # Without the index, the rest is not a checkpoint.
             for suffix in (INDEX_SUFFIX, DATA_SUFFIX):

@@ -96,9 +96,16 @@ def _parse_flags(help_text: Callable[[], str] | None, argv: list[str]) -> list[s
         print(help_text())
         sys.exit(1)  # as after absl's own help
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
     except UnicodeDecodeError as error:
         sys.exit(f"error: --flagfile: {error}")
+    except flags.Error as error:
+        # Messages of validators name the flag themselves.
+        text = re.sub(r"^flag --\w+=.*: (?=--)", "", str(error))
+        print(
+            *(f"error: {line}" for line in text.splitlines()), sep="\n", file=sys.stderr
+        )
+        sys.exit(1)
 
 
 def _report_errors(

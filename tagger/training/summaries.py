@@ -50,7 +50,7 @@ def reports(
                 remaining = steps.stop - 1 - step
                 hours = remaining * seconds / (step - timed_step) / 3600
                 count = progress.counted(remaining, "step")
-                text = f"the remaining {count} will take about {hours:.2f} hours"
+                text = f"the remaining {count} will take about {hours:.2g} hours"
                 bar.write(text, file=sys.stderr)
             timed_step, timed_at = step, timed_at + seconds
             tf.summary.scalar("loss", result.loss, step=step)
