@@ -77,27 +77,27 @@ class Way:
 PLAIN = dict(every=2, rounds=0, gap_seconds=0.5, min_seconds=0)
 BEST_F1 = dict(tolerance=0, halfway_events=np.inf)
 WAYS = {
-    "labels of sections of 5 s, threshold .5": Way(**PLAIN, heard=False, threshold=0.5),
-    "what the example hears, threshold .5": Way(**PLAIN, threshold=0.5),
+    "labels of sections of 5 s: threshold .5": Way(**PLAIN, heard=False, threshold=0.5),
+    "what the example hears: threshold .5": Way(**PLAIN, threshold=0.5),
     "one threshold by F1": Way(**PLAIN, **BEST_F1),
     "examples every 0.24 s": Way(**PLAIN | {"every": 1}, **BEST_F1),
     "shortest detection 1.2 s": Way(rounds=0, **BEST_F1),
     "the highest threshold nearly as good": Way(rounds=0, halfway_events=np.inf),
-    "mixtures, 1 round": Way(rounds=1, halfway_events=np.inf),
-    "mixtures, 2 rounds": Way(halfway_events=np.inf),
-    "mixtures, 4 rounds": Way(rounds=4, halfway_events=np.inf),
+    "mixtures: 1 round": Way(rounds=1, halfway_events=np.inf),
+    "mixtures: 2 rounds": Way(halfway_events=np.inf),
+    "mixtures: 4 rounds": Way(rounds=4, halfway_events=np.inf),
     "thresholds per class (the recipe)": Way(),
-    "the recipe, C .001": Way(c=0.001),
-    "the recipe, C .003": Way(c=0.003),
-    "the recipe, C .01": Way(c=0.01),
-    "the recipe, C .03": Way(c=0.03),
-    "the recipe, 4 rounds of mixtures": Way(rounds=4),
+    "the recipe: C .001": Way(c=0.001),
+    "the recipe: C .003": Way(c=0.003),
+    "the recipe: C .01": Way(c=0.01),
+    "the recipe: C .03": Way(c=0.03),
+    "the recipe: 4 rounds of mixtures": Way(rounds=4),
     "the recipe without background recordings": Way(background=False),
-    "the recipe, log(1 + embedding)": Way(log=True),
-    "the recipe, mean over 3 examples": Way(neighbours=3),
-    "the recipe, no gaps closed": Way(gap_seconds=0),
-    "the recipe, shortest detection 1.4 s": Way(min_seconds=1.4),
-    "the recipe, --precision 0.9": Way(precision=0.9),
+    "the recipe: log(1 + embedding)": Way(log=True),
+    "the recipe: mean over 3 examples": Way(neighbours=3),
+    "the recipe: no gaps closed": Way(gap_seconds=0),
+    "the recipe: shortest detection 1.4 s": Way(min_seconds=1.4),
+    "the recipe: --precision 0.9": Way(precision=0.9),
 }
 
 
@@ -242,9 +242,8 @@ def measure_way(field: Field, way: Way) -> tuple[EventScores, float]:
     def transformed(values: np.ndarray) -> np.ndarray:
         return np.log1p(np.maximum(values, 0)) if way.log else values
 
-    groups = [*positions.astype(str), *(f"fold {f}" for f in folds[len(positions) :])]
     solved = last_layer.fit(
-        transformed(embeddings), targets, np.array(groups), c=way.c, folds=folds
+        transformed(embeddings), targets, positions, c=way.c, folds=folds
     )
 
     def tags_of(scores: np.ndarray, seconds: float) -> Tags:
@@ -255,7 +254,7 @@ def measure_way(field: Field, way: Way) -> tuple[EventScores, float]:
         mean = [np.convolve(column, kernel, "valid") for column in padded.T]
         return Tags(seconds, scipy.special.expit(np.transpose(mean)), None, None)
 
-    scores = solved.scores[: len(positions)].astype(np.float64)
+    scores = solved.scores.astype(np.float64)
     scored = [
         (tags_of(scores[positions == index], samples / SAMPLE_RATE), events)
         for index, (samples, events) in enumerate(

@@ -57,12 +57,13 @@ def mix_events(
     mixed = []
     for slot, index in zip(slots, order):
         sound, events = sounds[index]
-        latest = max(slot, slot + SOUND_SECONDS * SAMPLE_RATE - sound.size)
-        start = int(rng.uniform(slot, latest))
+        if slot + sound.size > mixture.size:
+            continue
+        latest = min(slot + SOUND_SECONDS * SAMPLE_RATE, mixture.size) - sound.size
+        start = int(rng.uniform(slot, max(slot, latest)))
         place = mixture[start : start + sound.size]
-        sound = _faded(sound[: place.size], SOUND_FADE_SECONDS)
         gain = 10 ** (rng.uniform(*LEVELS_DB) / 20) * _level(place) / _level(sound)
-        place += np.float32(gain) * sound
+        place += np.float32(gain) * _faded(sound, SOUND_FADE_SECONDS)
         mixed += [_shifted(event, start / SAMPLE_RATE) for event in events]
     return mixture, sorted(mixed)
 

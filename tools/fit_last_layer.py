@@ -249,7 +249,7 @@ def write_cross_validation(
 
     Args:
       solved: from `last_layer.fit`.
-      positions: int [E], the clips of the first E examples.
+      positions: int [E], the clips of the examples.
       clips: the N clips.
       class_names: C names.
       num_folds: number of folds.
@@ -261,7 +261,7 @@ def write_cross_validation(
       UserError: the folder has other results, or cannot be written.
     """
     scores = np.zeros(clips.labels.shape)
-    np.add.at(scores, positions, solved.scores[: len(positions)])
+    np.add.at(scores, positions, solved.scores)
     scores /= np.bincount(positions)[:, np.newaxis]
     lwlrap = Lwlrap(class_names)
     lwlrap.accumulate(clips.labels, scores)
@@ -369,11 +369,10 @@ def fit_last_layer(
         embeddings, targets, all_folds = map(
             np.concatenate, zip((embeddings, targets, folds[positions]), *mixed)
         )
-        mixed_groups = [f"fold {fold}" for fold in all_folds[len(positions) :]]
         solved = last_layer.fit(
             embeddings,
             targets,
-            np.array([*groups[positions], *mixed_groups]),
+            groups[positions],
             c=c,
             num_folds=num_folds,
             folds=all_folds,
@@ -398,7 +397,7 @@ def fit_last_layer(
             eval_dir=eval_dir,
         )
     if thresholds_path:
-        scores = solved.scores[: len(positions)].astype(np.float64)
+        scores = solved.scores.astype(np.float64)
         scored = [
             (Tags(size / SAMPLE_RATE, scores[positions == index], None, None), known)
             for index, (size, known) in enumerate(zip(clips.num_samples, events))

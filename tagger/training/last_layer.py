@@ -39,8 +39,8 @@ class LastLayer(NamedTuple):
       weights: float32 [D, C].
       biases: float32 [C].
       c: the C of the regression.
-      scores: float32 [E, C] in [0, 1]: of each example, by a layer that was solved
-        without the examples of its group. None without cross-validation.
+      scores: float32 [G, C] in [0, 1]: of each example with a group, by a layer that
+        was solved without the examples of its fold. None without cross-validation.
       converged: whether the solver reached its tolerance.
     """
 
@@ -68,8 +68,9 @@ def fit(
     Args:
       embeddings: float32 [E, D], finite.
       targets: float or int [E, C] in {0, 1}. A row may have any number of ones.
-      groups: [E], names or numbers of groups such as recordings. Cross-validation does
-        not divide them. None: each example is a group.
+      groups: [G], names or numbers of groups such as recordings, of the first G
+        examples. Cross-validation does not divide them. None: each example is a group.
+        Further examples are only for solving, and need folds.
       c: scikit-learn's C; None: selected from CANDIDATES, see `_select`.
       num_folds: number of folds of the cross-validation; 0: none, which needs c.
       folds: int [E], the fold of each example, from 0; None: see `assign_folds`.
@@ -94,7 +95,8 @@ def fit(
         logits, converged = _cross_validate(
             rotated, targets, variances, folds, candidates
         )
-        selected = _select(logits, targets, groups)
+        logits = logits[:, : len(groups)]
+        selected = _select(logits, targets[: len(groups)], groups)
         c, scores = candidates[selected], scipy.special.expit(logits[selected])
     solution, success = _solve(rotated, targets, variances, c, tolerance=TOLERANCE)
     weights = (directions @ solution[:-1]) / scale[:, np.newaxis]
