@@ -97,19 +97,21 @@ def train_and_evaluate(
     )
     if stopped_by:
         raise SystemExit(128 + stopped_by)
-    found = evaluate(folder, data, fold, mixed_precision)
-    shutil.rmtree(folder)  # Checkpoints are large.
-    return found
+    for path in folder.glob("model.ckpt-0.*"):
+        path.unlink()
+    return evaluate(folder, data, fold, mixed_precision)
 
 
 def evaluate(
     folder: pathlib.Path, data: pathlib.Path, fold: int, mixed_precision: bool
 ) -> dict[int, float]:
-    """Evaluates the checkpoints of a run except the first, which it deletes."""
+    """Evaluates the checkpoints of a run, and deletes it.
+
+    Returns:
+      The overall lwlrap, by step.
+    """
     import evaluation
 
-    for path in folder.glob("model.ckpt-0.*"):
-        path.unlink()
     evaluation.evaluate(
         EvalOptions(
             class_map_path=str(data / "class_map.csv"),
@@ -121,7 +123,9 @@ def evaluate(
             mixed_precision=mixed_precision,
         )
     )
-    return EvalFolder(folder / "eval").results()
+    found = EvalFolder(folder / "eval").results()
+    shutil.rmtree(folder)  # Checkpoints are large.
+    return found
 
 
 def standard_error(values: npt.ArrayLike) -> np.ndarray:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from helpers import SMALL_HPARAMS, run_main, values_of
 
 from tagger.errors import UserError
+from tagger.training import last_layer
 from tools import export_model, fit_last_layer
 from tools.tag import scoring
 
@@ -172,3 +173,23 @@ def test_a_checkpoint_of_the_original_needs_hyperparameters(
 def test_a_folder_with_checkpoints_is_refused(dataset, trained, class_map, solved):
     with pytest.raises(UserError, match="--train_dir: there are checkpoints"):
         solve(dataset, trained, class_map, solved)
+
+
+def test_clips_with_doubtful_labels_are_left_out(
+    dataset, trained, class_map, tmp_path, monkeypatch, capsys
+):
+    def first_is_doubtful(scores, labels):
+        return np.arange(len(labels)) == 0
+
+    monkeypatch.setattr(last_layer, "doubtful", first_is_doubtful)
+    solve(dataset, trained, class_map, tmp_path / "a", c=0.1, skip_doubtful=True)
+    printed = capsys.readouterr().out
+    assert "skipped 1 of 12 clips" in printed
+    assert "00.wav" in printed
+    text = dataset.csv_path.read_text().splitlines()
+    (tmp_path / "rest.csv").write_text("\n".join([text[0], *text[2:]]) + "\n")
+    options = {"csv_path": str(tmp_path / "rest.csv"), "c": 0.1, "num_folds": 0}
+    solve(dataset, trained, class_map, tmp_path / "b", **options)
+    first, second = (values_of(str(tmp_path / f"{run}/model.ckpt-0")) for run in "ab")
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])

@@ -111,3 +111,14 @@ def test_too_few_groups_are_an_error(examples):
     embeddings, targets, groups = examples
     with pytest.raises(UserError, match="too few"):
         last_layer.fit(embeddings, targets, groups // 10, num_folds=5)
+
+
+def test_doubtful_clips_have_another_class_with_a_higher_score():
+    """The scores of the second class are ten times lower in general."""
+    labels = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 0, 1, 2, 2]]
+    labels[-1] = 0  # background
+    scores = np.full([8, 3], 0.01) + 0.9 * labels
+    scores[:, 1] /= 10
+    assert not last_layer.doubtful(scores, labels).any()
+    scores[4] = 0.1, 0.09, 0.01
+    assert np.flatnonzero(last_layer.doubtful(scores, labels)).tolist() == [4]

@@ -43,12 +43,13 @@ from tagger.metrics.lwlrap import Lwlrap
 from tagger.options import CHECKPOINT_FORMS
 from tagger.runs.checkpoint_files import describe, fingerprint
 from tagger.runs.eval_folder import EvalFolder
-from tagger.runs.run import Checkpoint, Run
 from tagger.terminal import program
 from tagger.terminal.files import make_folder
 from tagger.terminal.progress import counted, print_result, progress_bar
+from tagger.training import last_layer
 
 FLAGS = flags.FLAGS
+MAX_NAMES = 8  # of clips with doubtful labels that are listed
 REQUIRED = (
     *("checkpoint", "class_map_path", "train_clip_dir", "train_csv_path"),
     "train_dir",
@@ -74,7 +75,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer(
         "folds",
-        5,
+        last_layer.NUM_FOLDS,
         "Folds of the cross-validation; 0: none, which needs --c.",
         lower_bound=0,
     )
@@ -83,6 +84,12 @@ def define_flags() -> None:
         "",
         "Column; rows with the same value in it stay in one fold. Default: recording, "
         "if there is such a column.",
+    )
+    flags.DEFINE_bool(
+        "skip_doubtful",
+        False,
+        "Leave out clips whose labels the cross-validation contradicts, for data sets "
+        "with wrong labels.",
     )
     flags.DEFINE_string(
         "events", "", "CSV with the times of the labels in the clips; see above."
@@ -137,6 +144,7 @@ def load_layers(
     import model
     from tagger.network.layers import LAST_LAYER
     from tagger.runs import checkpoints
+    from tagger.runs.run import Run
 
     run, prefix = Run.find(checkpoint, "--checkpoint")
     model_name, hparams = run.settings(
@@ -234,35 +242,55 @@ def embed_mixtures(
     return found
 
 
+def clip_scores(solved: Any, positions: np.ndarray) -> np.ndarray:
+    """The scores of N clips in the cross-validation, the means over their examples.
+
+    Args:
+      solved: from `last_layer.fit`.
+      positions: int [E], the clips of the examples.
+
+    Returns:
+      float64 [N, C].
+    """
+    scores = np.zeros([positions.max() + 1, len(solved.biases)])
+    np.add.at(scores, positions, solved.scores)
+    return scores / np.bincount(positions)[:, np.newaxis]
+
+
+def print_skipped(clips: Clips, skipped: np.ndarray) -> None:
+    """Prints which clips have doubtful labels, bool [N]."""
+    names = [os.path.basename(clips.paths[index]) for index in np.flatnonzero(skipped)]
+    listed = ", ".join(names[:MAX_NAMES]) + ", ..." * (len(names) > MAX_NAMES)
+    print_result(
+        f"skipped {len(names)} of {counted(len(clips), 'clip')}, whose labels are "
+        f"doubtful: {listed or 'none'}"
+    )
+
+
 def write_cross_validation(
-    solved: Any,
-    positions: np.ndarray,
+    scores: np.ndarray,
     clips: Clips,
     class_names: Sequence[str],
     *,
     num_folds: int,
     clip_dir: str,
-    checkpoint: Checkpoint,
+    checkpoint: Any,
     eval_dir: str,
 ) -> None:
     """Prints the lwlrap of the cross-validation, and writes it like an evaluation.
 
     Args:
-      solved: from `last_layer.fit`.
-      positions: int [E], the clips of the examples.
+      scores: float64 [N, C].
       clips: the N clips.
       class_names: C names.
       num_folds: number of folds.
       clip_dir: the folder of the clips.
-      checkpoint: the solved checkpoint.
+      checkpoint: the `Checkpoint` that was solved.
       eval_dir: folder to write to; empty: none.
 
     Raises:
       UserError: the folder has other results, or cannot be written.
     """
-    scores = np.zeros(clips.labels.shape)
-    np.add.at(scores, positions, solved.scores)
-    scores /= np.bincount(positions)[:, np.newaxis]
     lwlrap = Lwlrap(class_names)
     lwlrap.accumulate(clips.labels, scores)
     print_result(f"{num_folds}-fold cross-validation:\n{lwlrap}")
@@ -291,11 +319,12 @@ def fit_last_layer(
     clip_dir: str,
     csv_path: str,
     train_dir: str,
-    c: float | None,
-    num_folds: int,
-    group_by: str,
-    hparam_overrides: Mapping[str, Any],
-    mixed_precision: bool,
+    c: float | None = None,
+    num_folds: int = last_layer.NUM_FOLDS,
+    group_by: str = "",
+    skip_doubtful: bool = False,
+    hparam_overrides: Mapping[str, Any] | None = None,
+    mixed_precision: bool = False,
     events_path: str = "",
     mixtures: int = 0,
     thresholds_path: str = "",
@@ -311,6 +340,7 @@ def fit_last_layer(
       train_dir: folder without checkpoints.
       c, num_folds: see `last_layer.fit`.
       group_by: column of the groups; empty: see `splits.groups_of`.
+      skip_doubtful: whether doubtful clips are left out, see `last_layer.doubtful`.
       hparam_overrides: hyperparameters for a checkpoint without hparams.json.
       mixed_precision: see `model.define_model`.
       events_path: CSV with the times of the labels in the clips; empty: the examples
@@ -325,7 +355,7 @@ def fit_last_layer(
     """
     from tagger.network.layers import LAST_LAYER
     from tagger.runs import checkpoints
-    from tagger.training import last_layer
+    from tagger.runs.run import Run
 
     run = Run(train_dir)
     if run.checkpoints():
@@ -350,7 +380,7 @@ def fit_last_layer(
     network, hparams = load_layers(
         checkpoint,
         num_classes=len(class_names),
-        hparam_overrides=hparam_overrides,
+        hparam_overrides=hparam_overrides or {},
         mixed_precision=mixed_precision,
     )
     with run.open_to_train():
@@ -377,6 +407,13 @@ def fit_last_layer(
             num_folds=num_folds,
             folds=all_folds,
         )
+        if skip_doubtful:
+            skipped = last_layer.doubtful(clip_scores(solved, positions), clips.labels)
+            print_skipped(clips, skipped)
+            kept = ~skipped[positions]
+            solved = last_layer.fit(
+                embeddings[kept], targets[kept], c=solved.c, num_folds=0
+            )._replace(scores=solved.scores)
         if not solved.converged:
             print("warning: the regression did not converge", file=sys.stderr)
         network.get_layer(LAST_LAYER).set_weights([solved.weights, solved.biases])
@@ -387,8 +424,7 @@ def fit_last_layer(
         prefix = run.save(values | {checkpoints.GLOBAL_STEP: np.int64(0)}, step=0)
     if solved.scores is not None:
         write_cross_validation(
-            solved,
-            positions,
+            clip_scores(solved, positions),
             clips,
             class_names,
             num_folds=num_folds,
@@ -427,10 +463,13 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--thresholds and --precision need --events")
     if FLAGS.precision is not None and not FLAGS.thresholds:
         raise UserError("--precision needs --thresholds")
-    if FLAGS.folds == 0 and (FLAGS.thresholds or FLAGS.eval_dir):
+    if FLAGS.folds == 0 and (FLAGS.thresholds or FLAGS.eval_dir or FLAGS.skip_doubtful):
         raise UserError(
-            "--thresholds and --eval_dir need cross-validation, not 0 folds"
+            "--thresholds, --eval_dir and --skip_doubtful need cross-validation, not 0 "
+            "folds"
         )
+    if FLAGS.events and FLAGS.skip_doubtful:
+        raise UserError("--skip_doubtful and --events are mutually exclusive")
     hparam_overrides = parse_overrides(FLAGS.hparams)
     program.start_tensorflow()
     fit_last_layer(
@@ -442,6 +481,7 @@ def main(argv: Sequence[str]) -> int:
         c=FLAGS.c,
         num_folds=FLAGS.folds,
         group_by=FLAGS.group_by,
+        skip_doubtful=FLAGS.skip_doubtful,
         hparam_overrides=hparam_overrides,
         mixed_precision=FLAGS.mixed_precision,
         events_path=FLAGS.events,

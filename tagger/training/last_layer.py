@@ -23,6 +23,7 @@ NUM_FOLDS = 5
 # Directions with less than this share of the largest variance are left out.
 MIN_VARIANCE = 1e-7
 MAX_ITERATIONS = 1000
+DOUBT = 3  # Smaller values also find many clips whose labels are correct.
 # Largest gradients at solutions. A step of 1 changes the loss by about 1/2. In
 # cross-validation, a looser one changes scores by 0.0002 on average.
 TOLERANCE, FOLD_TOLERANCE = 1e-3, 1e-2
@@ -103,6 +104,24 @@ def fit(
     return LastLayer(
         weights, solution[-1] - mean @ weights, c, scores, converged and success
     )
+
+
+def doubtful(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the scores of clips contradict their labels, bool [N].
+
+    They do if another class has more than DOUBT times the score of a label. Scores of a
+    class are relative to their mean over the clips with its label, as in confident
+    learning (Northcutt et al. 2021).
+
+    Args:
+      scores: float [N, C] in (0, 1), by layers that were solved without the clip.
+      labels: float32 [N, C] in {0, 1}.
+    """
+    counts = labels.sum(axis=0)
+    means = (scores * labels).sum(axis=0) / np.maximum(counts, 1)
+    relative = np.divide(scores, means, out=np.zeros_like(scores), where=counts > 0)
+    lowest = np.where(labels > 0, relative, np.inf).min(axis=1)
+    return np.where(labels > 0, 0, relative).max(axis=1) > DOUBT * lowest
 
 
 def _principal_directions(

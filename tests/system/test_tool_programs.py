@@ -28,9 +28,14 @@ TOOLS = {  # Each with the page and the section that list its flags, if any.
     "tools.score_detections": ("docs/detecting.md", "Scoring detections"),
     "tools.import_yamnet": None,
     "tools.join_predictions": None,
+    "tools.fit_last_layer": ("docs/own-recordings.md", "Solving the last layer"),
     "tools.export_model": ("docs/export.md", "Exporting a model"),
     "tools.data_service": ("docs/distributed.md", "Data service"),
 }
+FIT_FLAGS = (
+    "--checkpoint=x --class_map_path=x --train_clip_dir=x --train_csv_path=x "
+    "--train_dir=x"
+)
 
 
 def run(tool: str, *arguments: object, stdin: bytes = b"") -> bytes:
@@ -128,6 +133,14 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         ("tools.join_predictions none.csv", "none.csv"),
         ("tools.export_model --export_dir=x", "error: --checkpoint is required"),
         ("tools.export_model --checkpoint=x", "--export_dir"),
+        ("tools.fit_last_layer --checkpoint=x", "--class_map_path"),
+        (f"tools.fit_last_layer {FIT_FLAGS} --c=0", "--c"),
+        (f"tools.fit_last_layer {FIT_FLAGS} --folds=1", "--folds"),
+        (f"tools.fit_last_layer {FIT_FLAGS} --folds=0", "--c"),
+        (
+            f"tools.fit_last_layer {FIT_FLAGS} --folds=0 --c=1 --skip_doubtful",
+            "--skip_doubtful",
+        ),
         ("tools.data_service --port=0", "dispatcher or worker"),
         ("tools.data_service trainer --port=0", "trainer"),
         ("tools.data_service dispatcher", "--port"),
