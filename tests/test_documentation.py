@@ -57,6 +57,20 @@ def test_the_recipe_for_own_sounds_solves_as_its_page_says():
         assert word in recipe
 
 
+def test_the_recipe_for_a_detector_has_the_commands_of_its_page():
+    """A system test runs the recipe."""
+    sections = (
+        section_of("docs/detecting.md", title) for title in ("The steps", "Quick start")
+    )
+    commands = [re.search(r"```\n(python .*?)```", s, re.DOTALL)[1] for s in sections]
+    words = set(" ".join(commands).replace("out/", "").split())
+    recipe = (ROOT / "recipes" / "detector.sh").read_text().replace("$out/", "")
+    found = set(re.sub(r'["$()]', " ", recipe).split())
+    assert "tools.fit_last_layer" in words
+    given = {"field", "field/quiet", "yamnet", "new.flac"}
+    assert words - found == given
+
+
 def test_the_modern_recipe_has_hyperparameters_of_the_page():
     recipe = (ROOT / "recipes" / "modern.sh").read_text()
     page = (ROOT / "docs" / "learning.md").read_text()
