@@ -29,7 +29,7 @@ from tagger.data.clips import Clips, read_clips
 from tagger.data.splits import assign_folds
 from tagger.hparams import SAMPLE_RATE, Hparams
 from tagger.terminal import program
-from tools import fit_last_layer
+from tools.fit_last_layer import embedding
 from tools.make_dataset.dataset import make_dataset
 from tools.make_dataset.sources import find_recordings
 from tools.tag import scoring
@@ -151,7 +151,7 @@ def load_field(folder: pathlib.Path, out: pathlib.Path) -> Field:
         str(data / "events.csv"), clips, str(data / "audio"), class_names
     )
     folds = assign_folds(clips.labels.astype(int), None, 5)
-    network, hparams = fit_last_layer.load_layers(
+    network, hparams = embedding.load_layers(
         FLAGS.yamnet,
         num_classes=len(class_names),
         hparam_overrides={"example_hop_seconds": HOP_SECONDS},
@@ -160,11 +160,11 @@ def load_field(folder: pathlib.Path, out: pathlib.Path) -> Field:
     cache = out / f"{folder.name}.npz"
     sounds = decoding.find_sounds(str(folder / "test"), (".txt",))
     if not cache.exists():
-        embedder = fit_last_layer.define_embedder(network)
-        embeddings, positions = fit_last_layer.embed(embedder, clips, hparams)
+        embedder = embedding.define_embedder(network)
+        embeddings, positions = embedding.embed(embedder, clips, hparams)
         arrays = {"embeddings": embeddings, "positions": positions}
         arguments = (clips, events, folds, class_names, hparams)
-        mixtures = fit_last_layer.embed_mixtures(
+        mixtures = embedding.embed_mixtures(
             embedder, mixture_examples(*arguments, rounds=MAX_ROUNDS)
         )
         size = len(mixtures) // MAX_ROUNDS

@@ -65,10 +65,10 @@ def draw_clips(source: pathlib.Path, target: pathlib.Path, number: int, seed: in
 
 def solve(out: pathlib.Path, data: pathlib.Path) -> None:
     """Solves the last layer for the clips that were drawn, as OUT/run."""
-    from tools import fit_last_layer
+    from tools.fit_last_layer import fitting
 
     shutil.rmtree(out / "run", ignore_errors=True)
-    fit_last_layer.fit_last_layer(
+    fitting.fit_last_layer(
         checkpoint=FLAGS.yamnet,
         class_map_path=str(data / "class_map.csv"),
         clip_dir=str(data / "audio"),

@@ -17,7 +17,7 @@ import measure
 import numpy as np
 from absl import flags
 
-from tagger.data.clips import write_csv
+from tagger.data.csv_files import write_csv
 from tagger.hparams import SAMPLE_RATE, model_hparams
 from tagger.terminal import program
 

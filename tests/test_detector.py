@@ -17,7 +17,7 @@ from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams
 from tagger.runs.eval_folder import best_checkpoint
 from tagger.runs.run import Run
-from tools import fit_last_layer
+from tools.fit_last_layer import fitting
 
 CLASS_NAMES = ["Bell", "Dog"]
 
@@ -248,7 +248,7 @@ def test_a_precision_that_is_not_reached_is_reported(tmp_path, capsys):
 
 
 def make_detector(data, trained, out, **options):
-    fit_last_layer.fit_last_layer(
+    fitting.fit_last_layer(
         checkpoint=str(trained / "model.ckpt-5"),
         class_map_path=str(data / "class_map.csv"),
         clip_dir=str(data / "audio"),

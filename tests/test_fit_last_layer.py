@@ -9,8 +9,10 @@ import tensorflow as tf
 from helpers import SMALL_HPARAMS, run_main, values_of
 
 from tagger.errors import UserError
+from tagger.runs.checkpoint_files import fingerprint
 from tagger.training import last_layer
-from tools import export_model, fit_last_layer
+from tools import export_model
+from tools.fit_last_layer import fitting
 from tools.tag import scoring
 
 CLASS_NAMES = ("Loud", "Noise", "Tone")  # The checkpoint has only the last two.
@@ -24,7 +26,7 @@ def class_map(tmp_path_factory):
 
 
 def solve(dataset, checkpoint, class_map, out, **options):
-    fit_last_layer.fit_last_layer(
+    fitting.fit_last_layer(
         checkpoint=str(checkpoint),
         class_map_path=str(class_map),
         clip_dir=str(dataset.clip_dir),
@@ -116,7 +118,9 @@ def test_training_resumes_from_it(dataset, trained, class_map, tmp_path, capsys)
         "max_steps": 1,
         "train_scopes": "fully_connected",
     }
+    before = fingerprint(f"{out}/model.ckpt-0")
     assert run_main(dataset.train_flags(out, **flags)) == 0
+    assert fingerprint(f"{out}/model.ckpt-0") == before
     printed = capsys.readouterr().err
     assert f"resuming from {out}/model.ckpt-0" in printed
     assert "reset to 0" in printed

@@ -1,0 +1,1 @@
+"""Solves the last layer of a network for other classes."""
