@@ -264,6 +264,7 @@ def compare_tags(
       detected seconds that are in a clip of their class.
     """
     placed = join_recordings(kitchen20, folder / "long.mp3", held_out=held_out)
+    (folder / "segments.csv").unlink(missing_ok=True)  # It would not be replaced.
     run(
         *("tools.tag", runs, folder / "long.mp3", "--threshold=0.3"),
         f"--segments={folder / 'segments.csv'}",
