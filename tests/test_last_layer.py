@@ -44,6 +44,21 @@ def test_the_solution_is_that_of_scikit_learn(examples, c, every):
         np.testing.assert_allclose(logits[:, index], expected, rtol=0.01, atol=2e-3)
 
 
+def test_further_examples_are_only_for_solving(examples):
+    """They change the solution, but have no scores, and C does not depend on theirs."""
+    embeddings, targets, groups = examples
+    folds = groups % 5
+    without = last_layer.fit(embeddings, targets, groups, folds=folds)
+    both = last_layer.fit(
+        np.concatenate([embeddings, 5 + embeddings]),
+        np.concatenate([targets, 1 - targets]),
+        groups,
+        folds=np.concatenate([folds, folds]),
+    )
+    assert both.scores.shape == without.scores.shape == targets.shape
+    assert not np.allclose(both.scores, without.scores, atol=0.01)
+
+
 def test_two_runs_give_equal_results(examples):
     first, second = (last_layer.fit(*examples) for _ in range(2))
     for one, other in zip(first, second, strict=True):

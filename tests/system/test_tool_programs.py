@@ -137,6 +137,17 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         (f"tools.fit_last_layer {FIT_FLAGS} --c=0", "--c"),
         (f"tools.fit_last_layer {FIT_FLAGS} --folds=1", "--folds"),
         (f"tools.fit_last_layer {FIT_FLAGS} --folds=0", "--c"),
+        (f"tools.fit_last_layer {FIT_FLAGS} --thresholds=t.csv", "--events"),
+        (f"tools.fit_last_layer {FIT_FLAGS} --precision=0.9", "--events"),
+        (
+            f"tools.fit_last_layer {FIT_FLAGS} --events=e --precision=0.9",
+            "--thresholds",
+        ),
+        (
+            f"tools.fit_last_layer {FIT_FLAGS} --folds=0 --c=1 --eval_dir=e",
+            "--eval_dir",
+        ),
+        (f"tools.fit_last_layer {FIT_FLAGS} --events=e --skip_doubtful", "--events"),
         (
             f"tools.fit_last_layer {FIT_FLAGS} --folds=0 --c=1 --skip_doubtful",
             "--skip_doubtful",

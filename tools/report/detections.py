@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
+from recordings.choosing import PRIOR, confident_precision
 from tools.report.diagnosis import (
     ALL_CLASSES,
     FEW_CLIPS,
@@ -16,11 +17,6 @@ from tools.report.diagnosis import (
 )
 
 NEVER = 1.0  # the threshold of a class without a threshold of the wanted precision
-PRIOR = 0.5  # right, and as many wrong detections, that Jeffreys's prior adds
-# That a precision is at least the wanted one. Of many thresholds, the lowest with the
-# wanted precision often has it by chance. With 0.8, the precision on held-out clips of
-# FSDKaggle2019 was the wanted one. With 0.5, it was 0.2 lower.
-CONFIDENCE = 0.8
 
 
 class Detections(NamedTuple):
@@ -49,9 +45,8 @@ class Detections(NamedTuple):
 
 
 def precision_thresholds(evaluation: Evaluation, wanted: float) -> np.ndarray:
-    """The lowest threshold of each class that has a precision, with CONFIDENCE.
-
-    The probability is that of the posterior distribution with Jeffreys's prior.
+    """The lowest threshold of each class that has a precision; see
+    `confident_precision`.
 
     Returns:
       float64 [C]; NEVER for a class that does not reach the precision, or that has
@@ -63,9 +58,7 @@ def precision_thresholds(evaluation: Evaluation, wanted: float) -> np.ndarray:
         scores = evaluation.scores[order, index]
         right = np.cumsum(evaluation.labels[order, index])
         count = np.arange(1, len(order) + 1)
-        precision = scipy.stats.beta.ppf(
-            1 - CONFIDENCE, right + PRIOR, count - right + PRIOR
-        )
+        precision = confident_precision(right, count)
         is_last = np.append(scores[:-1] > scores[1:], True)  # of equal scores
         reached = np.flatnonzero((precision >= wanted) & is_last)
         if reached.size:
