@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -205,6 +206,7 @@ class _Evaluator:
         if not run.checkpoints():
             self._evaluation.check(self._contents, write=False)
             return run
+        is_first = self._settings is None
         self._settings = self._settings or run.settings(
             model_name=self._options.model,
             overrides=self._options.hparams,
@@ -214,7 +216,8 @@ class _Evaluator:
         values = hparams.model_values()
         started = {"run": run.id, "model": model_name, "hparams": values}
         self._evaluation.check(self._contents | started, write=True)
-        self._evaluation.adopt_results()
+        if is_first:  # It reads all results. Later ones have fingerprints.
+            self._evaluation.adopt_results()
         return run
 
     def evaluate(self, prefix: str) -> None:
@@ -277,12 +280,11 @@ class _Evaluator:
         print_result(f"{', '.join(names)}, all {len(mean)} clips:\n{lwlrap}")
         self._evaluation.write_result(0, f"{lwlrap}\n", **self._arrays(mean))
 
-    def _arrays(self, scores: np.ndarray) -> dict[str, np.ndarray]:
+    def _arrays(self, scores: np.ndarray) -> dict[str, Any]:
         """The arrays of a result."""
-        clip_dir = self._options.eval_clip_dir
         return dict(
-            class_names=np.array(self._class_names),
-            clips=np.array([os.path.relpath(p, clip_dir) for p in self._clips.paths]),
+            class_names=self._class_names,
+            clips=self._clips.names(self._options.eval_clip_dir),
             labels=self._clips.labels,
             scores=scores,
         )

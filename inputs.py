@@ -173,6 +173,7 @@ def _block_examples(clips: Clips, hparams: Hparams) -> tf.data.Dataset:
 
     @without_autograph
     def finish(before, block):
+        """Maps the state before a block to that after it, and to its examples."""
         position, is_first, mel = block
         before = tf.where(is_first, np.float32(np.nan), before)
         log_mel, after = spectrogram.compress(mel, hparams, before)

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from recordings.segments import Tags
+from recordings.segments import Tags, example_times
 from tagger.errors import UserError
-from tagger.hparams import MODEL_HPARAMS, SAMPLE_RATE, Hparams
+from tagger.hparams import Hparams
 from tagger.runs import run_record
 
 VERSION = 1  # of the tables
@@ -164,9 +164,7 @@ class Archive:
                 )
         hparams = Hparams(**stored["hparams"])
         self.settings = Settings(**stored | {"hparams": hparams})
-        frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
-        self.hop_seconds = hparams.example_hop_frames * frame_seconds
-        self.window_seconds = hparams.example_window_frames * frame_seconds
+        self.hop_seconds, self.window_seconds = example_times(hparams)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -329,8 +327,7 @@ class Archive:
 
 def _stored(settings: Settings) -> dict[str, Any]:
     """The settings as JSON values, without hyperparameters of the training."""
-    hparams = {name: getattr(settings.hparams, name) for name in MODEL_HPARAMS}
-    return settings._asdict() | {"hparams": hparams}
+    return settings._asdict() | {"hparams": settings.hparams.model_values()}
 
 
 def _status(path: str) -> tuple[int | None, int | None]:

@@ -3,7 +3,6 @@
 Letters for shapes: N clips, E examples, T frames, F mel bands, C classes.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -27,7 +26,7 @@ def read_events(
     Raises:
       UserError: see `read_annotations`, or a label is not a class.
     """
-    sounds = [Sound(path, os.path.relpath(path, clip_dir)) for path in clips.paths]
+    sounds = list(map(Sound, clips.paths, clips.names(clip_dir)))
     by_path = read_annotations(path, sounds, "--events")
     labels = {event.label for events in by_path.values() for event in events}
     if unknown := sorted(labels.difference(class_names)):

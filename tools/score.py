@@ -175,8 +175,8 @@ def write_result(
     folder.write_result(
         0,
         f"{lwlrap}\n",
-        class_names=np.array(class_names),
-        clips=np.array(clips),
+        class_names=class_names,
+        clips=clips,
         labels=labels,
         scores=scores,
     )

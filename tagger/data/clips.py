@@ -64,6 +64,10 @@ class Clips:
             labels=self.labels[indices],
         )
 
+    def names(self, clip_dir: str) -> list[str]:
+        """The paths relative to a folder."""
+        return [os.path.relpath(path, clip_dir) for path in self.paths]
+
     def identity(self, clip_dir: str) -> dict[str, int]:
         """What distinguishes these clips and labels from others, in any order.
 
@@ -75,7 +79,7 @@ class Clips:
           The number of clips, and CRC-32s of their names, lengths, samples (see
           `wav.probe`) and labels, by what they are of.
         """
-        names = [os.path.relpath(path, clip_dir) for path in self.paths]
+        names = self.names(clip_dir)
         order = sorted(range(len(names)), key=names.__getitem__)
         values = {
             "names": os.fsencode("\0".join(sorted(names))),

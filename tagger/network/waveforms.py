@@ -59,6 +59,7 @@ def read_part(
     """
 
     def read(path: bytes, offset: int, num_bytes: int) -> bytes:
+        """The bytes from an offset on; fewer, if the file ends before."""
         try:
             with open(path, "rb") as file:
                 file.seek(offset)

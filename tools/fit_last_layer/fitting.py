@@ -59,6 +59,27 @@ def clip_scores(solved: Any, positions: np.ndarray) -> np.ndarray:
     return scores / np.bincount(positions)[:, np.newaxis]
 
 
+def scored_clips(
+    solved: Any,
+    positions: np.ndarray,
+    clips: Clips,
+    events: Sequence[Sequence[Event]],
+) -> list[tuple[Tags, Sequence[Event]]]:
+    """The scores of N clips in cross-validation, and their events.
+
+    Args:
+      solved: see `last_layer.fit`.
+      positions: int [E], the clips of the examples.
+      clips: the N clips.
+      events: the events of each clip.
+    """
+    scores = solved.scores.astype(np.float64)
+    return [
+        (Tags(size / SAMPLE_RATE, scores[positions == index], None, None), known)
+        for index, (size, known) in enumerate(zip(clips.num_samples, events))
+    ]
+
+
 def print_skipped(clips: Clips, skipped: np.ndarray) -> None:
     """Prints which clips have doubtful labels, bool [N]."""
     names = [os.path.basename(clips.paths[index]) for index in np.flatnonzero(skipped)]
@@ -107,8 +128,8 @@ def write_cross_validation(
         0,
         f"{lwlrap}\n",
         crc32=fingerprint(prefix),
-        class_names=np.array(class_names),
-        clips=np.array([os.path.relpath(path, clip_dir) for path in clips.paths]),
+        class_names=class_names,
+        clips=clips.names(clip_dir),
         labels=clips.labels,
         scores=scores,
     )
@@ -274,11 +295,7 @@ def fit_last_layer(
             eval_dir=eval_dir,
         )
     if thresholds_path:
-        scores = solved.scores.astype(np.float64)
-        scored = [
-            (Tags(size / SAMPLE_RATE, scores[positions == index], None, None), known)
-            for index, (size, known) in enumerate(zip(clips.num_samples, events))
-        ]
+        scored = scored_clips(solved, positions, clips, events)
         write_chosen_rules(
             thresholds_path,
             scored,

@@ -38,6 +38,7 @@ def tag_to_archive(
     """
 
     def accept(sound: Sound, tags: Tags | None, error: str) -> str:
+        """Adds the results of a file to the archive; see `tag_each`."""
         archive.add(sound.path, tags, error)
         return error
 
@@ -81,6 +82,7 @@ def write_archive_tables(archive: Archive, outputs: Outputs, rule: Rule) -> None
         return Sound(path, os.path.relpath(path, folder))
 
     def tagged() -> Iterator[Tagged]:
+        """The rows of the tables; also writes the label tracks."""
         for file in archive.files():
             if file.error:
                 yield Tagged(file.path, None, [], f"failed: {file.error}")

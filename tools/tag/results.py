@@ -103,6 +103,7 @@ def tag_files(
     tagged, embedded = [], []
 
     def accept(sound: Sound, tags: Tags | None, error: str) -> str:
+        """Keeps the results of a file, and writes its own files; see `tag_each`."""
         if tags is None:
             tagged.append(Tagged(sound.path, None, [], f"failed: {error}"))
             return error
