@@ -17,7 +17,7 @@ from tagger.hparams import Hparams
 from tagger.options import FIELDS, TrainOptions
 from tagger.runs import checkpoints
 from tagger.training import distribution
-from tagger.training.trainer import Trainer
+from tagger.training.trainer import LostWorkerError, Trainer
 
 BATCH = 16
 NO_PATHS = {
@@ -119,6 +119,17 @@ def test_with_batch_norm_losses_are_close_and_averages_are_synced(
     after = [copy.numpy() for copy in local(moving)]
     np.testing.assert_array_equal(*after)
     np.testing.assert_allclose(after[0], np.mean(before, axis=0), rtol=1e-6)
+
+
+def test_a_worker_that_fails_while_saving_is_reported(two_devices):
+    two = new_trainer(two_devices.strategy, "batch_size=16")
+
+    def fail():
+        raise tf.errors.UnavailableError(None, None, "Connection reset by peer")
+
+    two.sync_averages = fail
+    with pytest.raises(LostWorkerError, match="another worker has failed: Connection"):
+        two.checkpoint_values()
 
 
 def test_dropout_differs_in_each_step_on_both_devices(two_devices):

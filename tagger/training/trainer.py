@@ -3,6 +3,7 @@
 Letters for shapes: E examples, T frames, F mel bands, C classes.
 """
 
+import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,16 @@ ADVICE = "earlier checkpoints are unchanged; a lower lr may help"
 
 class LostWorkerError(UserError):
     """Another worker has failed."""
+
+
+@contextlib.contextmanager
+def reported_lost_worker() -> Iterator[None]:
+    """Raises a LostWorkerError if another worker fails within the block."""
+    try:
+        yield
+    except tf.errors.UnavailableError as error:
+        reason = program.tensorflow_reason(error)
+        raise LostWorkerError(f"another worker has failed: {reason}") from None
 
 
 class StepResult(NamedTuple):
@@ -104,10 +115,12 @@ class Trainer:
         """All values of a checkpoint, by name. All workers must call this together.
 
         Raises:
+          LostWorkerError: another worker has failed.
           UserError: a variable has a value that is not finite.
         """
         if self.strategy.num_replicas_in_sync > 1:
-            self.sync_averages()
+            with reported_lost_worker():
+                self.sync_averages()
         self.check_finite()
         return checkpoints.training_values(self.network, self.optimizer)
 
@@ -132,11 +145,8 @@ class Trainer:
             # Each step also averages the stop requests of all workers.
             request = tf.constant(float(bool(stop)))
             batch = next(batches)
-            try:
+            with reported_lost_worker():
                 result = self.train_step(*batch, request)
-            except tf.errors.UnavailableError as error:
-                reason = program.tensorflow_reason(error)
-                raise LostWorkerError(f"another worker has failed: {reason}") from None
             if not np.isfinite(loss := float(result.loss)):
                 raise UserError(f"step {step}: the loss is {loss}; {ADVICE}")
             is_stopped = float(result.stop_requests) > 0
