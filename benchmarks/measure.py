@@ -19,8 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
 
-from tagger.runs.run import Run
-
 BATCH, CLASSES = 64, 10
 # glibc's allocator otherwise returns the memory of every large tensor to the system,
 # which clears it before the next use. PyTorch's tuning guide recommends another one
@@ -255,6 +253,7 @@ def make_data(
     import model
     from tagger.hparams import SAMPLE_RATE, Hparams
     from tagger.runs import checkpoints
+    from tagger.runs.run import Run
     from tools.make_demo_data import write_wav
 
     rng = np.random.default_rng(0)

@@ -218,7 +218,7 @@ def read_part(path: str, start: float, end: float) -> np.ndarray:
         size = round(min(end * rate, MAX_FRAMES)) - first
         frames = file.read(min(size, file.frames - first), np.float32, always_2d=True)
     with np.errstate(all="ignore"):  # as in mono_blocks
-        samples = frames.mean(axis=1)
+        samples = frames.T.copy().mean(axis=0)
     if not np.isfinite(samples).all():
         raise UserError(f"{path}: has samples that are not finite")
     return soxr.resample(samples, rate, SAMPLE_RATE)
@@ -271,7 +271,7 @@ def mono_blocks(file: soundfile.SoundFile, path: str) -> Iterator[np.ndarray]:
     # SoundFile.blocks() would return memory that was not written if a file is short.
     while (frames := file.read(BLOCK_SAMPLES, np.float32, always_2d=True)).size:
         with np.errstate(all="ignore"):  # The sum of large samples may overflow.
-            block = frames.mean(axis=1)
+            block = frames.T.copy().mean(axis=0)
         if not np.isfinite(block).all():
             raise UserError(f"{path}: has samples that are not finite")
         total += len(block)

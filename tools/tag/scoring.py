@@ -3,6 +3,7 @@
 Letters for shapes: E examples, T frames, F mel bands, C classes, S samples.
 """
 
+import collections
 import concurrent.futures
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from recordings.segments import Tags
 from tagger.data import blocks
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams
+
+SCORED_AT_ONCE = 3  # blocks
 
 # Maps a block of a waveform, float32 [S], and the state of the features before it,
 # float32 [F] (see `spectrogram.compress`), to scores, float64 [E, C], embeddings,
@@ -119,6 +122,28 @@ def decoded_ahead(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
             yield block
 
 
+def scored_ahead(
+    items: Iterator[np.ndarray], tagger: Tagger
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """Yields blocks with their scores, in order; see `Scorer`.
+
+    Several blocks are scored at once, because the small operations of the network leave
+    cores idle. PCEN starts from the state of the block before, so these wait for it.
+    """
+    at_once = 1 if tagger.hparams.frontend == "pcen" else SCORED_AT_ONCE
+    state = np.full(tagger.hparams.mel_bands, np.nan, np.float32)
+    pending = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(at_once) as threads:
+        for block in items:
+            pending.append((block, threads.submit(tagger.score, block, state)))
+            if len(pending) == at_once:
+                block, future = pending.popleft()
+                *values, state = map(np.asarray, future.result())
+                yield block, values
+        for block, future in pending:
+            yield block, [np.asarray(value) for value in future.result()[:-1]]
+
+
 def tag(
     path: str,
     tagger: Tagger,
@@ -143,12 +168,11 @@ def tag(
     _, step = blocks.block_samples(hparams)
     scores, embeddings, log_mel = [], [], []
     num_samples, peak = 0, 0.0
-    state = np.full(hparams.mel_bands, np.nan, np.float32)
-    for number, block in enumerate(decoded_ahead(overlapping_blocks(path, hparams))):
+    decoded = decoded_ahead(overlapping_blocks(path, hparams))
+    for number, (block, values) in enumerate(scored_ahead(decoded, tagger)):
         new_samples = number * step + block.size - num_samples
         num_samples += new_samples
         peak = max(peak, np.abs(block).max())
-        *values, state = map(np.asarray, tagger.score(block, state))
         if not np.isfinite(values[0]).all():
             raise UserError(f"{path}: the scores are not finite")
         scores.append(values[0])
