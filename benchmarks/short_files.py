@@ -87,7 +87,7 @@ def check(archive: pathlib.Path, files: pathlib.Path, tables: pathlib.Path) -> N
     names = {"segments": "csv", "files": "csv", "raven": "txt"}
     paths = {name: tables / f"{name}.{suffix}" for name, suffix in names.items()}
     command += [f"--{name}={path}" for name, path in paths.items()]
-    command += [f"--audacity={tables / 'tracks'}", "--threshold=0"]
+    command += [f"--audacity={tables / 'tracks'}", "--threshold=0.1"]
     subprocess.run(command, check=True, cwd=measure.ROOT)
     print(f"all tables: {time.perf_counter() - start:.1f} s")
     with paths["files"].open() as file:
