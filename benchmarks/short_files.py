@@ -108,6 +108,8 @@ def main(argv: Sequence[str]) -> int:
     """Runs all parts."""
     if len(argv) != 2:
         raise UserError("expected a checkpoint; see --help")
+    # Shells start background jobs with SIGINT ignored, which the children would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print(measure.machine("tensorflow"))
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
