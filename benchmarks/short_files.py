@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs all parts."""
     if len(argv) != 2:
         raise UserError("expected a checkpoint; see --help")
-    # Shells start background jobs with SIGINT ignored, which the children would inherit.
+    # Shells start background jobs with SIGINT ignored, and children would inherit this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     print(measure.machine("tensorflow"))
     with tempfile.TemporaryDirectory() as name:
