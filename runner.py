@@ -108,7 +108,7 @@ def options_from_flags() -> TrainOptions | EvalOptions | InferenceOptions:
     if missing:
         raise UserError(f"--mode {mode} needs {', '.join(missing)}")
     options = MODES[mode](**values)
-    if isinstance(options, TrainOptions):
+    if not isinstance(options, InferenceOptions):
         options.check()
     return options
 

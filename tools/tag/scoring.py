@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recordings import decoding, doubts
+from recordings.calibration import Calibration
 from recordings.segments import Tags
 from tagger.data import blocks
 from tagger.errors import UserError
@@ -26,11 +27,15 @@ Scorer = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 
 
 class Tagger(NamedTuple):
-    """A loaded checkpoint: C class names, hyperparameters of the features, scorer."""
+    """A loaded checkpoint: C class names, hyperparameters of the features, scorer.
+
+    `calibration` maps the scores of whole recordings to probabilities; None: unknown.
+    """
 
     class_names: list[str]
     hparams: Hparams
     score: Scorer
+    calibration: Calibration | None = None
 
 
 def load(
