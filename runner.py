@@ -101,8 +101,9 @@ def options_from_flags() -> TrainOptions | EvalOptions | InferenceOptions:
         value, option = FLAGS[name].value, field.metadata
         if option["required"] and not value:
             values[name] = ""
-            if not (option["unless"] and FLAGS[option["unless"]].value):
-                missing.append(f"--{name}")
+            instead = option["unless"]
+            if not (instead and FLAGS[instead].value):
+                missing.append(f"--{name}" + (instead and f" or --{instead}"))
         else:
             values[name] = option["parse"](value) if option["parse"] else value
     if missing:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from tagger.data.csv_files import composed, read_records
+from tagger.data.csv_files import composed, read_records, shown
 from tagger.errors import UserError
 from tagger.terminal.progress import counted
 
@@ -70,7 +70,7 @@ def read_by_class(
     names = [name.strip() for name in header]
     allowed = {*columns, *optional, CHECKPOINT_COLUMN}
     if sorted({*columns, *names} & allowed) != sorted(names):
-        expected, got = ",".join(columns), ",".join(header)
+        expected, got = ",".join(columns), shown(header)
         raise UserError(f"{path}:1: expected a header {expected} but got {got}")
     found, problems = ByClass(path, flag), []
     for line, fields in records:

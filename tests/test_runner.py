@@ -58,6 +58,7 @@ COMMANDS = {"train": TRAIN, "eval": EVAL, "inference": INFERENCE}
         ),
         (TRAIN.replace("--train_dir=t", ""), "needs --train_dir"),
         (EVAL.replace("--eval_csv_path=c", ""), "needs --eval_csv_path"),
+        ("--mode=eval", "--train_dir or --eval_checkpoint, --eval_dir"),
         (EVAL + "--eval_shard=2/2", "--eval_shard=2/2"),
         (EVAL + "--eval_shard=half", "--eval_shard=half"),
         (EVAL + "--eval_every_k=0", "--eval_every_k=0"),

@@ -88,7 +88,11 @@ def test_where_selects_clips(score):
 
 @pytest.mark.parametrize(
     ("where", "message"),
-    [("use=Public", "COLUMN=VALUE.*usage"), ("usage", "no row"), ("usage=X", "no row")],
+    [
+        ("use=Public", r"COLUMN=VALUE.*\(fname,labels,usage\)"),
+        ("usage", "no row"),
+        ("usage=public", "no row .*; there are Private,Public$"),
+    ],
 )
 def test_where_without_rows_is_an_error(score, where, message):
     with pytest.raises(UserError, match=f"--where.*{message}"):
@@ -132,6 +136,13 @@ y.wav,0,1,0,1
 def test_a_csv_without_scores_is_an_error(score, text):
     with pytest.raises(UserError, match="expected a header fname,CLASS"):
         score(text)
+
+
+def test_a_long_header_is_cut_in_messages(score):
+    names = [f"Class_{index}" for index in range(80)]
+    with pytest.raises(UserError, match=r"Class_7,.*\.\.\. \(81 columns\)$") as error:
+        score(labels=",".join(["fname", *names]) + "\n")
+    assert len(str(error.value)) < 300
 
 
 def test_a_label_without_scores_is_an_error(score):
