@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recordings.calibration import order_calibration, read_calibration
+from recordings.calibration import probabilities, read_calibrations
+from recordings.class_tables import ordered
 from tagger.errors import UserError
 from tagger.terminal import program
 from tagger.terminal.progress import print_result
@@ -34,12 +35,12 @@ def expected_error(labels: np.ndarray, scores: np.ndarray) -> float:
 def errors_of(calibration_path: str, eval_dir: str) -> list[float]:
     """The errors of the highest and of all scores, each before and after."""
     evaluation = read_evaluation(eval_dir)
-    by_class = read_calibration(calibration_path, "CSV")
+    by_class = read_calibrations(calibration_path, "CSV")
     by_class.report_other_checkpoint(evaluation.checkpoint)
-    found = order_calibration(by_class, evaluation.class_names, "CSV")
-    known = np.isfinite(found.slope)
+    found = np.array(ordered(by_class, evaluation.class_names, "CSV", "row"))
+    known = np.isfinite(found[:, 0])
     errors = []
-    for scores in (evaluation.scores, found.probabilities(evaluation.scores)):
+    for scores in (evaluation.scores, probabilities(found, evaluation.scores)):
         labels, scores = evaluation.labels[:, known], scores[:, known]
         best = scores.argmax(axis=1)[:, np.newaxis]
         highest = (np.take_along_axis(values, best, 1) for values in (labels, scores))
@@ -54,8 +55,10 @@ def main(argv: Sequence[str]) -> int:
     values = np.array([errors_of(*pair) for pair in zip(argv[1::2], argv[2::2])])
     names = ("highest score", "calibrated", "all scores", "calibrated")
     for name, column in zip(names, values.T):
-        error = column.std(ddof=1) / np.sqrt(len(column)) if len(column) > 1 else np.nan
-        print_result(f"{name:15}{column.mean():.4f} ± {error:.4f}")
+        text = f"{name:15}{column.mean():.4f}"
+        if len(column) > 1:
+            text += f" ± {column.std(ddof=1) / np.sqrt(len(column)):.4f}"
+        print_result(text)
     return 0
 
 

@@ -4,7 +4,7 @@ Letter for shapes: C classes.
 """
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tagger.data.csv_files import composed, read_records, shown
@@ -92,25 +92,26 @@ def read_by_class(
     return found
 
 
-def check_classes(
-    known: Collection[str], class_names: Sequence[str], flag: str, what: str
-) -> None:
-    """Checks that there are values for C classes, and for no others.
+def ordered(
+    by_class: Mapping[str, Any], class_names: Sequence[str], flag: str, what: str
+) -> list[Any]:
+    """The values of C classes in the order of the class map.
 
     Args:
-      known: the classes with values.
+      by_class: the values.
       class_names: the C names.
-      flag: name of the flag with the values, for messages.
-      what: what a value is, for messages.
+      flag, what: the flag with the values, and what each is, for messages.
 
     Raises:
-      UserError: they differ; the message names a class.
+      UserError: a class has no value, or there are other classes; the message names
+        the flag and a class.
     """
-    if missing := [name for name in class_names if name not in known]:
+    if missing := [name for name in class_names if name not in by_class]:
         number = counted(len(missing), "class")
         raise UserError(f"{flag}: no {what} for {number}, such as {missing[0]}")
-    if unknown := [name for name in known if name not in class_names]:
+    if unknown := [name for name in by_class if name not in class_names]:
         number = counted(len(unknown), "class")
         raise UserError(
             f"{flag}: {number} that the checkpoint does not have, such as {unknown[0]}"
         )
+    return [by_class[name] for name in class_names]

@@ -35,7 +35,7 @@ class Tagged(NamedTuple):
       seconds: its duration; None if it failed.
       segments: its detections.
       status: "ok", "note: " and why the scores mean little, or "failed: " and why.
-      probabilities: of the classes, see `Calibration`; empty: unknown.
+      probabilities: of the calibrated classes; NaN: not known.
     """
 
     path: str

@@ -14,7 +14,7 @@ from recordings.class_tables import (
     CHECKPOINT_COLUMN,
     CLASS_COLUMN,
     ByClass,
-    check_classes,
+    ordered,
     read_by_class,
 )
 from tagger.data.csv_files import write_csv
@@ -113,7 +113,6 @@ def order_thresholds(
     """The rules of C classes in the order of the class map, as arrays [C].
 
     Raises:
-      UserError: see `check_classes`.
+      UserError: see `ordered`.
     """
-    check_classes(rules, class_names, flag, "threshold")
-    return Rule(*np.array([rules[name] for name in class_names]).T)
+    return Rule(*np.array(ordered(rules, class_names, flag, "threshold")).T)

@@ -8,7 +8,7 @@ import scipy.special
 from helpers import CLASS_NAMES, write_evaluation
 
 from recordings import calibration, decoding, segments
-from recordings.calibration import Calibration
+from recordings.class_tables import ordered
 from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tools.report import __main__ as report
@@ -29,10 +29,10 @@ def drawn_clips(seed, slope=0.5, intercept=-1.0, num_clips=20000):
 def test_the_calibration_of_drawn_labels():
     labels, scores = drawn_clips(1)
     found = calibration.calibrate(labels, scores, 10)
-    assert found[:2] == (pytest.approx(0.5, abs=0.03), pytest.approx(-1, abs=0.05))
-    assert found[2:] == (20000, labels.sum())
+    assert found == pytest.approx([0.5, -1], abs=0.05)
     labels, scores = drawn_clips(2)
-    probabilities = found.probabilities(scores)
+    probabilities = calibration.probabilities(found[np.newaxis], scores[:, np.newaxis])
+    probabilities = probabilities[:, 0]
     for low in np.arange(0, 0.6, 0.1):
         part = (probabilities >= low) & (probabilities < low + 0.1)
         assert labels[part].mean() == pytest.approx(
@@ -41,45 +41,31 @@ def test_the_calibration_of_drawn_labels():
 
 
 def test_scores_of_0_and_1_have_probabilities():
-    found = Calibration(np.array([1, np.nan]), np.array([0, np.nan]))
-    low, high = found.probabilities(np.array([[0, 0.5], [1, 0.5]]))
+    found, scores = np.array([[1, 0], [np.nan] * 2]), np.array([[0, 0.5], [1, 0.5]])
+    low, high = calibration.probabilities(found, scores)
     assert [low[0], high[0]] == pytest.approx([1e-6, 1 - 1e-6], rel=1e-9)
     assert np.isnan([low[1], high[1]]).all()
     # A class without errors has a finite solution.
     labels = np.repeat([1.0, 0.0], 10)
-    assert 0 < calibration.calibrate(labels, labels, 10).slope < 10
+    assert 0 < calibration.calibrate(labels, labels, 10)[0] < 10
 
 
 @pytest.mark.parametrize("num_positives", [0, 9, 11, 20])
 def test_too_few_clips_with_or_without_the_class(num_positives):
     labels = (np.arange(20) < num_positives).astype(np.float32)
-    found = calibration.calibrate(labels, labels, 10)
-    assert found[2:] == (20, num_positives)
-    assert np.isnan(found[:2]).all()
+    assert np.isnan(calibration.calibrate(labels, labels, 10)).all()
 
 
-def test_calibrations_are_read_as_they_were_written(tmp_path, capsys):
-    path = str(tmp_path / "c.csv")
-    nothing = Calibration(np.nan, np.nan, 40, 9)
-    by_class = {'Bär, "x"': Calibration(1 / 3, -2e-9, 40, 12), "Rare": nothing}
-    calibration.write_calibration(path, by_class, "model.ckpt-7 0a1b2c3d")
-    header, _, row = (tmp_path / "c.csv").read_text().splitlines()
-    assert header == "class,slope,intercept,clips,positives,checkpoint"
-    assert row == "Rare,,,40,9,model.ckpt-7 0a1b2c3d"
-    found = calibration.read_calibration(path, "--calibration")
-    ordered = calibration.order_calibration(found, ["Rare", 'Bär, "x"'], "")
-    np.testing.assert_array_equal(ordered.slope, [np.nan, 1 / 3])
-    np.testing.assert_array_equal(ordered.intercept, [np.nan, -2e-9])
-    with pytest.raises(UserError, match="--calibration: no row for 1 class.*Owl"):
-        calibration.order_calibration(found, ["Owl", *by_class], "--calibration")
+def test_each_class_of_the_checkpoint_needs_a_row(tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_text("slope,class,intercept\n,Rare,\n0.5,Owl,-2e-9\n")
+    found = calibration.read_calibrations(str(path), "--calibration")
+    values = np.array(ordered(found, ["Owl", "Rare"], "--calibration", "row"))
+    np.testing.assert_array_equal(values, [[0.5, -2e-9], [np.nan, np.nan]])
+    with pytest.raises(UserError, match="--calibration: no row for 1 class.*Wren"):
+        ordered(found, ["Owl", "Wren", "Rare"], "--calibration", "row")
     with pytest.raises(UserError, match="--calibration: 1 class .*Rare"):
-        calibration.order_calibration(found, ['Bär, "x"'], "--calibration")
-    found.report_other_checkpoint("model.ckpt-9 0a1b2c3d")
-    assert capsys.readouterr().err == ""
-    found.report_other_checkpoint("model.ckpt-7 00000000")
-    assert f"warning: --calibration: {path} is for model.ckpt-7 0a1b2c3d, not for" in (
-        capsys.readouterr().err
-    )
+        ordered(found, ["Owl"], "--calibration", "row")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +85,7 @@ def test_wrong_calibrations_are_named(tmp_path, text, line):
     path = tmp_path / "c.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=f"^{path}:{line}: .*$"):
-        calibration.read_calibration(str(path), "--calibration")
+        calibration.read_calibrations(str(path), "--calibration")
 
 
 def test_the_report_writes_a_calibration(tmp_path, capsys):
@@ -110,14 +96,29 @@ def test_the_report_writes_a_calibration(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out == f"{path} written: 3 classes\n"
     assert "1 class with fewer than 10 clips, such as Unused" in err
-    found = calibration.read_calibration(str(path), "")
+    found = calibration.read_calibrations(str(path), "")
     assert list(found) == CLASS_NAMES
     expected = calibration.calibrate(labels[:, 0], scores[:, 0], 10)
-    assert found["Bark"] == expected._replace(num_clips=0, num_positives=0)
-    assert np.isnan(found["Unused"].slope)
+    assert found["Bark"].tolist() == expected.tolist()
+    assert np.isnan(found["Unused"]).all()
+    rows = list(csv.reader(path.open()))
+    assert rows[0] == ["class", "slope", "intercept", "clips", "positives"]
+    assert rows[1][3:] == ["40", str(int(labels[:, 0].sum()))]
+    assert rows[-1] == ["Unused", "", "", "40", "0"]
+    own = evaluation._replace(fingerprint=0x0A1B2C3D)
+    report.write_calibrations(str(path), own)
+    found = calibration.read_calibrations(str(path), "--calibration")
+    assert found.checkpoints == {"model.ckpt-20 0a1b2c3d"}
+    capsys.readouterr()
+    found.report_other_checkpoint("model.ckpt-9 0a1b2c3d")
+    assert capsys.readouterr().err == ""
+    found.report_other_checkpoint("model.ckpt-20 00000000")
+    assert f"warning: --calibration: {path} is for model.ckpt-20 0a1b2c3d, not for" in (
+        capsys.readouterr().err
+    )
 
 
-CALIBRATION = Calibration(np.array([1, np.nan, 2]), np.array([0, np.nan, -1]))
+CALIBRATIONS = np.array([[1, 0], [np.nan, np.nan], [2, -1]])
 
 
 def test_probabilities_are_printed_and_written(tmp_path, monkeypatch, capsys):
@@ -128,7 +129,7 @@ def test_probabilities_are_printed_and_written(tmp_path, monkeypatch, capsys):
         return segments.Tags(1.0, scores, None, None)
 
     monkeypatch.setattr(results, "tag", fake_tag)
-    tagger = scoring.Tagger(["A", "B", "C"], Hparams(), None, CALIBRATION)
+    tagger = scoring.Tagger(["A", "B", "C"], Hparams(), None, CALIBRATIONS)
     sounds = [decoding.Sound(name, name) for name in ("a", "bad")]
     outputs = Outputs(files=str(tmp_path / "f.csv"))
     rule = results.Rule(np.array([0.2, 0.7, 0.7]))

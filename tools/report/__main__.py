@@ -21,7 +21,8 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from recordings.calibration import calibrate, write_calibration
+from recordings.calibration import COLUMNS, COUNT_COLUMNS, calibrate
+from recordings.class_tables import CHECKPOINT_COLUMN
 from recordings.thresholds import (
     PRECISION_FILE,
     THRESHOLDS_FILE,
@@ -30,6 +31,7 @@ from recordings.thresholds import (
     read_thresholds,
     write_thresholds,
 )
+from tagger.data.csv_files import write_csv
 from tagger.errors import UserError
 from tagger.terminal import program
 from tagger.terminal.files import make_folder, write_whole
@@ -82,20 +84,23 @@ def write_calibrations(path: str, evaluation: Evaluation) -> None:
       UserError: the CSV cannot be written.
     """
     make_folder(os.path.dirname(path) or ".", "--calibration")
-    columns = zip(evaluation.class_names, evaluation.labels.T, evaluation.scores.T)
-    found = {
-        name: calibrate(labels, scores, min_clips=FEW_CLIPS)
-        for name, labels, scores in columns
-    }
-    write_calibration(path, found, evaluation.checkpoint)
-    few = [name for name, values in found.items() if np.isnan(values.slope)]
+    names, rows, few = evaluation.class_names, [], []
+    own = [evaluation.checkpoint] if evaluation.checkpoint else []
+    for name, labels, scores in zip(names, evaluation.labels.T, evaluation.scores.T):
+        values = calibrate(labels, scores, min_clips=FEW_CLIPS).tolist()
+        if np.isnan(values).any():
+            few.append(name)
+            values = ["", ""]
+        rows.append([name, *values, len(labels), int(labels.sum()), *own])
+    end = [CHECKPOINT_COLUMN] * len(own)
+    write_csv(path, [[*COLUMNS, *COUNT_COLUMNS, *end], *rows])
     if few:
         print(
             f"note: no calibration of {counted(len(few), 'class')} with fewer than "
             f"{FEW_CLIPS} clips, such as {few[0]}",
             file=sys.stderr,
         )
-    print_result(f"{path} written: {counted(len(found) - len(few), 'class')}")
+    print_result(f"{path} written: {counted(len(rows) - len(few), 'class')}")
 
 
 def main(argv: Sequence[str]) -> int:

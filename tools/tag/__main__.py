@@ -23,15 +23,12 @@ import os
 import sys
 from collections.abc import Sequence
 
+import numpy as np
 from absl import flags
 
 from recordings.archive import Archive, Settings
-from recordings.calibration import (
-    Calibration,
-    order_calibration,
-    read_calibration,
-)
-from recordings.class_tables import ByClass
+from recordings.calibration import read_calibrations
+from recordings.class_tables import ByClass, ordered
 from recordings.decoding import Sound, find_files
 from recordings.thresholds import (
     DEFAULT_THRESHOLD,
@@ -117,15 +114,15 @@ def main(argv: Sequence[str]) -> int:
     if FLAGS.thresholds:
         by_class = read_thresholds(FLAGS.thresholds, "--thresholds")
     if FLAGS.calibration:
-        calibrations = read_calibration(FLAGS.calibration, "--calibration")
+        calibrations = read_calibrations(FLAGS.calibration, "--calibration")
     check_outputs(outputs, replace=bool(FLAGS.archive))
     if len(argv) == 1:
         with Archive(FLAGS.archive) as archive:
             settings = archive.settings
             names, checkpoint = settings.class_names, settings.description
             rule = _rule(by_class, names, checkpoint)
-            calibration = _calibration(calibrations, names, checkpoint)
-            write_archive_tables(archive, outputs, rule, calibration)
+            calibrations = _calibrations(calibrations, names, checkpoint)
+            write_archive_tables(archive, outputs, rule, calibrations)
         return 0
     found = find_files(argv[2:])
     check_names(outputs, found)
@@ -141,8 +138,8 @@ def main(argv: Sequence[str]) -> int:
     )
     checkpoint = describe(prefix)
     rule = _rule(by_class, tagger.class_names, checkpoint)
-    calibration = _calibration(calibrations, tagger.class_names, checkpoint)
-    tagger = tagger._replace(calibration=calibration)
+    calibrations = _calibrations(calibrations, tagger.class_names, checkpoint)
+    tagger = tagger._replace(calibrations=calibrations)
     num_failed = _tag(found, tagger, outputs, rule, prefix)
     if num_failed:
         print(f"{num_failed} of {counted(len(found), 'file')} failed", file=sys.stderr)
@@ -190,19 +187,19 @@ def _rule(
     return rule
 
 
-def _calibration(
+def _calibrations(
     by_class: ByClass | None, class_names: Sequence[str], checkpoint: str
-) -> Calibration | None:
-    """How the scores of C classes become probabilities, if that is known.
+) -> np.ndarray | None:
+    """The calibrations of C classes, float64 [C, 2], if there is a CSV.
 
     Raises:
-      UserError: see `calibration.order_calibration`.
+      UserError: see `class_tables.ordered`.
     """
     if by_class is None:
         return None
-    found = order_calibration(by_class, class_names, "--calibration")
+    values = ordered(by_class, class_names, "--calibration", "row")
     by_class.report_other_checkpoint(checkpoint)
-    return found
+    return np.array(values)
 
 
 def _tag(
@@ -226,10 +223,12 @@ def _tag(
             num_failed = tag_to_archive(
                 found, tagger, archive, retry_failed=FLAGS.retry_failed, top=top or 0
             )
-            write_archive_tables(archive, outputs, rule, tagger.calibration)
+            write_archive_tables(archive, outputs, rule, tagger.calibrations)
         return num_failed
     if FLAGS.thresholds:
         print("* marks scores that reach the threshold of the class", file=sys.stderr)
+    if tagger.calibrations is not None:
+        print("p is the probability of the class; -: no calibration", file=sys.stderr)
     top = DEFAULT_TOP if top is None else top
     return tag_files(found, tagger, outputs, rule=rule, top=top)
 

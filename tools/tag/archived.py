@@ -4,16 +4,17 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from recordings.archive import Archive
-from recordings.calibration import Calibration
 from recordings.decoding import Sound
 from recordings.segments import Tags, find_segments
 from recordings.tables import Tagged, write_label_track, write_tables
 from recordings.thresholds import Rule
 from tools.tag.results import (
     Outputs,
+    calibrated,
     check_names,
-    probabilities,
     result_path,
     status,
     tag_each,
@@ -74,7 +75,7 @@ def write_archive_tables(
     archive: Archive,
     outputs: Outputs,
     rule: Rule,
-    calibration: Calibration | None = None,
+    calibrations: np.ndarray | None = None,
 ) -> None:
     """Writes the tables and label tracks of all files of an archive.
 
@@ -82,7 +83,7 @@ def write_archive_tables(
       archive: the archive.
       outputs: what to write.
       rule: see `segments.find_segments`.
-      calibration: see `scoring.Tagger`.
+      calibrations: see `scoring.Tagger`.
 
     Raises:
       UserError: a table cannot be written, or two label tracks would be the same.
@@ -111,9 +112,9 @@ def write_archive_tables(
                 file.seconds,
                 segments,
                 status(file.doubt),
-                probabilities(tags, calibration),
+                calibrated(tags, calibrations),
             )
 
     check_names(outputs, map(named, paths))
-    calibrated = archive.settings.class_names if calibration else ()
-    write_tables(outputs.tables(), tagged(), archive.settings.hparams, calibrated)
+    names = () if calibrations is None else archive.settings.class_names
+    write_tables(outputs.tables(), tagged(), archive.settings.hparams, names)

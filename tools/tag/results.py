@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recordings.calibration import Calibration
+from recordings.calibration import probabilities
 from recordings.decoding import Sound
 from recordings.segments import Segment, Tags, find_segments
 from recordings.tables import HEADERS, Tagged, write_label_track, write_tables
@@ -115,7 +115,7 @@ def tag_files(
                 tags.seconds,
                 segments,
                 status(tags.doubt),
-                probabilities(tags, tagger.calibration),
+                calibrated(tags, tagger.calibrations),
             )
         )
         if outputs.embeddings:
@@ -141,8 +141,8 @@ def tag_files(
             if embedded:
                 write_embeddings(outputs.embeddings, embedded, tagger.hparams)
         finally:
-            calibrated = tagger.class_names if tagger.calibration else ()
-            write_tables(outputs.tables(), tagged, tagger.hparams, calibrated)
+            names = () if tagger.calibrations is None else tagger.class_names
+            write_tables(outputs.tables(), tagged, tagger.hparams, names)
 
 
 def tag_each(
@@ -200,7 +200,7 @@ def tag_each(
                     tagger.class_names,
                     top,
                     marked_from,
-                    probabilities(tags, tagger.calibration),
+                    calibrated(tags, tagger.calibrations),
                 )
                 print_result(f"{line}\n{best}")
             else:
@@ -308,11 +308,11 @@ def write_embeddings(
         )
 
 
-def probabilities(tags: Tags, calibration: Calibration | None) -> np.ndarray:
-    """The calibrated probabilities of a recording, float64 [C]; or [0]: unknown."""
-    if calibration is None:
+def calibrated(tags: Tags, calibrations: np.ndarray | None) -> np.ndarray:
+    """The probabilities of C classes in a recording; empty: no calibrations."""
+    if calibrations is None:
         return np.zeros(0)
-    return calibration.probabilities(tags.scores.mean(axis=0))
+    return probabilities(calibrations, tags.scores.mean(axis=0))
 
 
 def top_classes(
@@ -320,7 +320,7 @@ def top_classes(
     class_names: Sequence[str],
     top: int,
     marked_from: float | np.ndarray = np.inf,
-    calibrated: Sequence[float] = (),
+    chances: Sequence[float] = (),
 ) -> str:
     """Lines with the highest mean scores of a recording.
 
@@ -330,14 +330,14 @@ def top_classes(
       top: number of lines.
       marked_from: means that reach it are marked with "*"; of all classes, or float64
         [C], of each.
-      calibrated: C probabilities to print, see `probabilities`; empty: none.
+      chances: C probabilities to print, see `calibrated`; empty: none.
     """
     mean = tags.scores.mean(axis=0)
     best = np.argsort(-mean, kind="stable")[:top]
     reached = mean >= marked_from
     shown = [""] * len(mean)
-    if len(calibrated):
-        shown = [f"p={'-' if np.isnan(p) else f'{p:.2f}':6}" for p in calibrated]
+    if len(chances):
+        shown = [f"p={'-' if np.isnan(p) else f'{p:.2f}':6}" for p in chances]
     return "\n".join(
         f"{'*' if reached[index] else ' '} {mean[index]:.4f}  {shown[index]}"
         f"{class_names[index]}"

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recordings import decoding, doubts
-from recordings.calibration import Calibration
 from recordings.segments import Tags
 from tagger.data import blocks
 from tagger.errors import UserError
@@ -29,13 +28,13 @@ Scorer = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 class Tagger(NamedTuple):
     """A loaded checkpoint: C class names, hyperparameters of the features, scorer.
 
-    `calibration` maps the scores of whole recordings to probabilities; None: unknown.
+    `calibrations` is float64 [C, 2], see calibration.py; None: not known.
     """
 
     class_names: list[str]
     hparams: Hparams
     score: Scorer
-    calibration: Calibration | None = None
+    calibrations: np.ndarray | None = None
 
 
 def load(
