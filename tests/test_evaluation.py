@@ -151,7 +151,9 @@ def test_a_restart_evaluates_steps_without_a_marker(
     assert "step 5" not in output
 
 
-@pytest.mark.parametrize("form", ["model.ckpt-4", "model.ckpt-4.index", "best:"])
+@pytest.mark.parametrize(
+    "form", ["model.ckpt-4", "model.ckpt-4.data-00000-of-00001", "best:"]
+)
 def test_only_the_named_checkpoint_is_evaluated(
     dataset, trained, results, tmp_path, capsys, monkeypatch, form
 ):

@@ -199,7 +199,7 @@ def test_a_result_of_predictions_is_not_adopted_by_an_evaluation(
     assert contents == {"run": "none", "scores_of": [str(tmp_path / "scores.csv")]}
     assert run_main(dataset.eval_flags(trained, tmp_path)) == 1
     assert "--eval_dir" in capsys.readouterr().err
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(UserError, match="no results of single checkpoints"):
         Run.find(f"best:{tmp_path}", "--checkpoint")
 
 

@@ -36,7 +36,7 @@ from tagger.errors import UserError
 from tagger.terminal import program
 from tagger.terminal.files import make_folder, write_whole
 from tagger.terminal.progress import counted, print_result
-from tools.report.detections import precision_thresholds
+from tools.report.detections import find_detections, precision_thresholds
 from tools.report.diagnosis import (
     FEW_CLIPS,
     Evaluation,
@@ -145,6 +145,9 @@ def main(argv: Sequence[str]) -> int:
         f"{path}, {THRESHOLDS_FILE} and {PRECISION_FILE} written for step "
         f"{evaluation.step}"
     )
+    if FLAGS.thresholds:
+        *_, total = find_detections(evaluation, shown)
+        print_result(f"with {FLAGS.thresholds}: {total}")
     if FLAGS.calibration:
         write_calibrations(FLAGS.calibration, evaluation)
     return 0
