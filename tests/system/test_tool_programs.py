@@ -241,6 +241,16 @@ def test_tagger_lists_all_programs_without_their_environment(tmp_path):
     assert {*tools, "pack_kernel"} <= {*listed[3:]}
 
 
+def test_tagger_ends_if_its_list_is_not_read():
+    with subprocess.Popen(
+        [sys.executable, "-u", ROOT / "bin" / "tagger"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 def test_tagger_runs_programs_in_any_folder(tmp_path):
     done = run_tagger(tmp_path, "make_demo_data", "data")
     assert (done.returncode, done.stderr) == (0, "")
