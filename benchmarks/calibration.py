@@ -11,9 +11,13 @@ each clip, and for the scores of all classes. Classes without calibration are le
 Prints means over the pairs of arguments, and their standard errors.
 """
 
+import pathlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
 
 from recordings.calibration import probabilities, read_calibrations
 from recordings.class_tables import ordered
