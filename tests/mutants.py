@@ -87,6 +87,7 @@ def tests_by_distance(file: pathlib.Path, root: pathlib.Path) -> list[list[str]]
         ".".join(path.relative_to(root).with_suffix("").parts): path for path in product
     }
     tests = sorted((root / "tests").glob("test_*.py"))
+    tests.sort(key=lambda test: file.stem not in test.stem)  # its own ones first
     found, reached = [], {file}
     edges = {path: imported(path, modules) for path in (*product, *tests)}
     for _ in range(MAX_DISTANCE):
