@@ -211,6 +211,8 @@ def _tag(
 ) -> int:
     """Tags files, and writes the results; returns the number of files that failed."""
     top = FLAGS.top
+    if tagger.calibrations is not None:
+        print("p is the probability of the class; -: no calibration", file=sys.stderr)
     if FLAGS.archive:
         settings = Settings(
             os.path.abspath(prefix),
@@ -227,8 +229,6 @@ def _tag(
         return num_failed
     if FLAGS.thresholds:
         print("* marks scores that reach the threshold of the class", file=sys.stderr)
-    if tagger.calibrations is not None:
-        print("p is the probability of the class; -: no calibration", file=sys.stderr)
     top = DEFAULT_TOP if top is None else top
     return tag_files(found, tagger, outputs, rule=rule, top=top)
 
