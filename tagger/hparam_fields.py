@@ -48,7 +48,7 @@ def describe(field: dataclasses.Field) -> str:
     default = field.default if field.type is str else f"{field.default:g}"
     unit = f" {field.metadata['unit']}".rstrip()
     allowed, meaning = field.metadata["allowed"][0], field.metadata["meaning"]
-    return f"{field.name}={default}{unit}: {meaning} ({allowed})"
+    return f"{field.name}={default}{unit} ({allowed})  {meaning}"
 
 
 def problem_of(field: dataclasses.Field, value: Any) -> str:

@@ -307,6 +307,10 @@ EFFECT_NEEDS = {
     "mel_log_offset": ("frontend", "log"),
     **dict.fromkeys([n for n in FIELDS if n.startswith("pcen_")], ("frontend", "pcen")),
 }
+# The names that are probably meant by similar words: names and meanings.
+WORDS = {name.replace("_", " "): name for name in FIELDS}
+WORDS |= {field.metadata["meaning"].lower(): name for name, field in FIELDS.items()}
+HELP_ADVICE = "--hparams help lists them"
 LEAST_DROPOUT = 0.5  # A smaller probability of keeping activations is often a mistake.
 
 
@@ -328,8 +332,9 @@ def parse_overrides(text: str) -> dict[str, Any]:
         if not equals:
             problems.append(f"takes name=value pairs, but got '{pair}'")
         elif name not in FIELDS:
-            close = difflib.get_close_matches(name, FIELDS, n=1)
-            advice = f"did you mean {close[0]}?" if close else "help lists them"
+            text = name.replace("_", " ").lower()
+            close = difflib.get_close_matches(text, WORDS, n=1)
+            advice = f"did you mean {WORDS[close[0]]}?" if close else HELP_ADVICE
             problems.append(f"there is no hyperparameter '{name}'; {advice}")
         elif name in overrides:
             problems.append(f"{name} is given twice")

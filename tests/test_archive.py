@@ -222,9 +222,12 @@ def test_tables_of_an_archive(base, folder, monkeypatch):
     assert (second["Begin File"], second["File Offset (s)"]) == ("1.wav", "0.000")
     tracks = sorted(os.listdir(folder / "tracks"))
     assert tracks == ["x__1.wav.txt", "y__1.wav.txt"]  # A failed file has none.
-    archived.write_archive_tables(base, outputs, Rule(1.0))
-    _, rows = read_table(paths["files"])
+    calibrations = np.array([[0, 0], [np.nan, np.nan]])
+    archived.write_archive_tables(base, outputs, Rule(1.0), calibrations)
+    header, rows = read_table(paths["files"])
     assert [row[2] for row in rows] == ["0", "0", ""]
+    assert header[4:] == ["p(A)", "p(B)"]
+    assert [row[4:] for row in rows] == [["0.5000", ""], ["0.5000", ""], ["", ""]]
     assert not (folder / "tracks" / tracks[0]).read_text()
 
 

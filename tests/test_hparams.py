@@ -114,7 +114,9 @@ def test_overrides_have_their_types():
     ("text", "message"),
     [
         ("lrr=1", "no hyperparameter 'lrr'; did you mean lr?"),
-        ("learning_speed=1", "no hyperparameter 'learning_speed'; help lists them"),
+        ("learning_rate=1", "no hyperparameter 'learning_rate'; did you mean lr?"),
+        ("Optimiser=sgd", "no hyperparameter 'Optimiser'; did you mean opt?"),
+        ("zzz=1", "no hyperparameter 'zzz'; --hparams help lists them"),
         ("lr", "name=value"),
         ("lr=1,lr=2", "twice"),
         ("lr=fast", "lr must be a number"),
@@ -198,8 +200,8 @@ def test_help_lists_all(capsys):
     assert exit.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("=")[0] for line in lines] == [*hparams.FIELDS]
-    assert "mel_bands=96 bands: Number of mel bands (above 0, at most 1024)" in lines
-    assert "lr=0.0001: Learning rate (0 or more)" in lines
+    assert "mel_bands=96 bands (above 0, at most 1024)  Number of mel bands" in lines
+    assert "lr=0.0001 (0 or more)  Learning rate" in lines
 
 
 def _read(directory, overrides, class_names=("Bark", "Meow"), **kwargs):

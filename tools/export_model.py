@@ -24,7 +24,6 @@ from absl import flags
 from recordings.thresholds import (
     order_thresholds,
     read_thresholds,
-    report_other_checkpoint,
     write_thresholds,
 )
 from tagger import hparams as hparams_lib
@@ -191,7 +190,7 @@ def export(
     rules = {}
     if thresholds_path:
         rules = read_thresholds(thresholds_path, "--thresholds")
-        report_other_checkpoint(thresholds_path, describe(found.prefix), "--thresholds")
+        rules.report_other_checkpoint(describe(found.prefix))
         order_thresholds(rules, class_names, "--thresholds")
     target = pathlib.Path(export_dir).resolve()
     make_folder(str(target.parent), "--export_dir")

@@ -26,11 +26,15 @@ Scorer = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 
 
 class Tagger(NamedTuple):
-    """A loaded checkpoint: C class names, hyperparameters of the features, scorer."""
+    """A loaded checkpoint: C class names, hyperparameters of the features, scorer.
+
+    `calibrations` is float64 [C, 2], see calibration.py; None: not known.
+    """
 
     class_names: list[str]
     hparams: Hparams
     score: Scorer
+    calibrations: np.ndarray | None = None
 
 
 def load(
