@@ -12,7 +12,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -293,7 +293,13 @@ class Archive:
         return np.repeat(files, lengths), numbers, np.concatenate(values)
 
     def examples(
-        self, files: np.ndarray, numbers: np.ndarray, values: np.ndarray, most: int
+        self,
+        files: np.ndarray,
+        numbers: np.ndarray,
+        values: np.ndarray,
+        *,
+        most: int,
+        without: Iterable[tuple[str, float, float]] = (),
     ) -> list[Example]:
         """The first examples that do not overlap in time with an earlier one.
 
@@ -302,15 +308,18 @@ class Archive:
         Args:
           files, numbers, values: see `similarities`; in the wanted order.
           most: how many examples to return at most.
+          without: parts of files that no example may overlap: path, and start and end
+            in seconds.
         """
         reach = math.ceil(self.window_seconds / self.hop_seconds)
+        left_out = self._overlapping(without)
         taken, found = set(), []
-        columns = map(np.ndarray.tolist, (files, numbers, values))
-        for file, number, value in zip(*columns, strict=True):
+        for row in zip(files, numbers, values, strict=True):
             if len(found) == most:
                 break
+            file, number, value = (item.item() for item in row)
             near = range(number - reach + 1, number + reach)
-            if any((file, other) in taken for other in near):
+            if (file, number) in left_out or any((file, n) in taken for n in near):
                 continue
             with self._errors():
                 path, seconds = self._base.execute(
@@ -322,6 +331,20 @@ class Archive:
                 continue
             taken.add((file, number))
             found.append(Example(path, start, end, value))
+        return found
+
+    def _overlapping(
+        self, parts: Iterable[tuple[str, float, float]]
+    ) -> set[tuple[int, int]]:
+        """The numbers of the files and of the examples that overlap parts of files."""
+        found = set()
+        for path, start, end in parts:
+            file = self.find(path)
+            if file and file.seconds is not None:
+                first = (start - self.window_seconds) / self.hop_seconds
+                last = min(end, file.seconds) / self.hop_seconds
+                numbers = range(max(0, math.floor(first) + 1), math.ceil(last))
+                found.update((file.id, number) for number in numbers)
         return found
 
 
