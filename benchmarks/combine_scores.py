@@ -27,7 +27,7 @@ from tagger.runs.eval_folder import SCORES_FILE
 from tagger.terminal import program
 
 FLAGS = flags.FLAGS
-PARTS, REPEATS = 5, 10
+PARTS, REPEATS = 5, 5
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAX_PASSES = 5  # over the classes, when their weights are chosen
 # Labels, bool [N, C], and the scores of both runs, float [N, C].

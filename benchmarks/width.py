@@ -2,12 +2,14 @@
 
     python benchmarks/width.py [--model yamnet] [--mixed_precision] [--rounds 10]
 
-Prints the number of parameters, the size of a checkpoint with the state of Adam, and
-the size of the LiteRT model for each width. Then it times a training step and the
-scores of a batch of 64 examples, and LiteRT on a clip of 5 s with one thread, which
-includes the features. Each contender is a process of its own, and they run in turns.
+Prints the number of parameters, the multiplications for an example, the size of a
+checkpoint with the state of Adam, and that of the LiteRT model for each width. Then it
+times a training step and the scores of a batch of 64 examples, and LiteRT on a clip of
+5 s with one thread, which includes the features. Each contender is a process of its
+own, and they run in turns.
 """
 
+import math
 import pathlib
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ from tagger.terminal import program
 
 program.start_tensorflow()
 
+import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
@@ -30,7 +33,9 @@ from tagger.hparams import (  # noqa: E402
     Hparams,
     model_hparams,
 )
+from tagger.network.layers import LAST_LAYER, Convolution  # noqa: E402
 from tagger.runs.run import Run  # noqa: E402
+from tagger.training.trainer import Trainer  # noqa: E402
 from tools import export_model  # noqa: E402
 
 WIDTHS = ("0.25", "0.5", "1")
@@ -53,7 +58,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("mixed_precision", False, "See runner.py; not for LiteRT.")
 
 
-def define_trainer(hparams: Hparams):
+def define_trainer(hparams: Hparams) -> Trainer:
     """A trainer of a network with random weights."""
     return train.define_trainer(
         model_name=FLAGS.model,
@@ -64,7 +69,7 @@ def define_trainer(hparams: Hparams):
     )
 
 
-def define_network(hparams: Hparams, mixed_precision: bool):
+def define_network(hparams: Hparams, mixed_precision: bool) -> keras.Model:
     """A network with random weights."""
     return model.define_model(
         FLAGS.model,
@@ -96,9 +101,20 @@ def task_of(task: str, hparams: Hparams) -> Callable[[], object]:
     return lambda: float(trainer.train_step(features, labels).loss)
 
 
+def multiplications(network: keras.Model) -> int:
+    """The multiplications by kernels for an example."""
+    total = math.prod(network.get_layer(LAST_LAYER).kernel.shape)
+    for layer in network.layers:
+        if isinstance(layer, Convolution):
+            _, height, width, _ = layer.output.shape
+            total += math.prod(layer.kernel.shape) * height * width
+    return total
+
+
 def print_sizes() -> None:
     """Prints a table of sizes."""
-    print("\n| width | parameters | checkpoint, MiB | LiteRT, MiB |\n|---|---|---|---|")
+    columns = "width", "parameters", "multiplications", "checkpoint", "LiteRT"
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for width in WIDTHS:
         hparams = model_hparams(FLAGS.model, {"width": float(width)})
         trainer = define_trainer(hparams)
@@ -108,8 +124,14 @@ def print_sizes() -> None:
             size = sum(path.stat().st_size for path in files) / MIB
         network = define_network(hparams, False)
         litert = len(export_model.to_litert(network, hparams)) / MIB
-        number = f"{network.count_params():,}"
-        print(f"| {width} | {number} | {size:.1f} | {litert:.1f} |", flush=True)
+        cells = [
+            width,
+            f"{network.count_params():,}",
+            f"{multiplications(network) / 1e6:.1f}M",
+            f"{size:.1f} MiB",
+            f"{litert:.1f} MiB",
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main(argv: Sequence[str]) -> int:
