@@ -24,7 +24,7 @@ from tagger.hparams import Hparams
 from tagger.runs import run_record
 
 VERSION = 1  # of the tables
-BLOCK_EXAMPLES = 64  # of a row, 128 KiB of embeddings
+BLOCK_EXAMPLES = 64  # of a row, 128 KiB of embeddings of 1024 values
 MAP_BYTES = 2**40  # The rows are read three times as fast from a map of the file.
 WAIT_SECONDS = 60  # for another process that writes
 SMALLEST = np.finfo(np.float32).tiny

@@ -1,6 +1,6 @@
 """The results of tagging: what is printed for each file, and the files to write.
 
-Letters for shapes: E examples, C classes.
+Letters for shapes: E examples, C classes, D values of an embedding.
 """
 
 import datetime
@@ -292,7 +292,7 @@ def write_embeddings(
 ) -> None:
     """Writes the embeddings of all files to an NPZ file, atomically.
 
-    Its arrays are `embeddings`, float32 [E, 1024], of the examples of all files; for
+    Its arrays are `embeddings`, float32 [E, D], of the examples of all files; for
     each of them `start`, in seconds, and `file_index`, a position in `files`.
     """
     hop_seconds = hparams.example_hop_frames * hparams.stft_hop_samples / SAMPLE_RATE

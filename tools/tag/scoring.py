@@ -1,6 +1,7 @@
 """Scores recordings of any length block by block, with a trained tagger.
 
-Letters for shapes: E examples, T frames, F mel bands, C classes, S samples.
+Letters for shapes: E examples, T frames, F mel bands, C classes, D values of an
+embedding, S samples.
 """
 
 import collections
@@ -21,7 +22,7 @@ SCORED_AT_ONCE = 3  # blocks
 
 # Maps a block of a waveform, float32 [S], and the state of the features before it,
 # float32 [F] (see `spectrogram.compress`), to scores, float64 [E, C], embeddings,
-# float32 [E, 1024], the spectrogram, float32 [T, F], and the state of the next block.
+# float32 [E, D], the spectrogram, float32 [T, F], and the state of the next block.
 Scorer = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 
 
