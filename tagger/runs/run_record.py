@@ -251,6 +251,8 @@ def changes(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
             found.append(_clip_change(value, before))
         elif name == "class_names":
             found.append(class_difference(value, before))
+        elif name == "run":
+            found.append("another run")  # Its id would tell users nothing.
         elif name == "hparams":
             found += [
                 f"{hparam}={value[hparam]}, not {before.get(hparam)}"
