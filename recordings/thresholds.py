@@ -18,7 +18,7 @@ from tagger.terminal.progress import counted
 THRESHOLDS_FILE = "thresholds.csv"  # in the folder of an evaluation
 PRECISION_FILE = "thresholds_precision.csv"  # beside it, for a wanted precision
 COLUMNS = ("class", "threshold")
-TIME_COLUMNS = ("gap_seconds", "min_seconds")  # may be missing
+TIME_COLUMNS = ("gap_seconds", "min_seconds", "mean_seconds")  # may be missing
 CHECKPOINT_COLUMN = "checkpoint"  # whose scores the thresholds are for; may be missing
 DEFAULT_THRESHOLD = 0.5  # also of a class without clips
 
@@ -32,11 +32,14 @@ class Rule(NamedTuple):
         between the start of an example below the threshold, and that of the next one
         that reaches it.
       min_seconds: shorter detections are left out.
+      mean_seconds: a score is first replaced by the mean over the examples whose starts
+        are within this time, half of it before and half of it after.
     """
 
     threshold: float | np.ndarray = DEFAULT_THRESHOLD
     gap_seconds: float | np.ndarray = 0.0
     min_seconds: float | np.ndarray = 0.0
+    mean_seconds: float | np.ndarray = 0.0
 
 
 def write_thresholds(
@@ -58,7 +61,8 @@ def write_thresholds(
     Raises:
       UserError: it cannot be written; the message names the file.
     """
-    size = 1 if all(rule[1:] == Rule()[1:] for rule in rules.values()) else 3
+    has_times = any(rule[1:] != Rule()[1:] for rule in rules.values())
+    size = len(Rule._fields) if has_times else 1
     end = [checkpoint] if checkpoint else []
     header = [*COLUMNS, *TIME_COLUMNS[: size - 1], *[CHECKPOINT_COLUMN] * len(end)]
     rows = [[name, *rule[:size], *end] for name, rule in rules.items()]
@@ -93,8 +97,8 @@ def read_thresholds(path: str, flag: str) -> dict[str, Rule]:
             )
         elif not all(map(is_duration, times)):
             problems.append(
-                f"{path}:{line}: expected {' and '.join(TIME_COLUMNS)} of at least 0, "
-                f"but got {' and '.join(times)}"
+                f"{path}:{line}: expected {', '.join(TIME_COLUMNS)} of at least 0, "
+                f"but got {', '.join(times)}"
             )
         elif name in rules:
             problems.append(f"{path}:{line}: class {name} appears twice")
