@@ -113,16 +113,14 @@ class Archive:
         self.path = path
         if settings is None and not os.path.isfile(path):
             raise UserError(f"--archive: there is no file {path}")
-        with self._errors():
+        with self._errors(), contextlib.ExitStack() as if_this_fails:
             self._base = sqlite3.connect(
                 os.fsencode(path), timeout=WAIT_SECONDS, isolation_level=None
             )
+            if_this_fails.callback(self._base.close)
             self._base.text_factory = os.fsdecode
-            try:
-                self._open(settings)
-            except BaseException:
-                self._base.close()
-                raise
+            self._open(settings)
+            if_this_fails.pop_all()
 
     def __enter__(self):
         return self

@@ -183,7 +183,7 @@ def test_the_same_command_continues(base, folder, monkeypatch, capsys):
     assert tag_folder(*arguments) == (1, ["y/1.wav", "y/2.wav"])
     out, err = capsys.readouterr()
     (line,) = out.splitlines()
-    assert line.startswith(f"file 2 of 3: {folder}/y/1.wav (2.0 s); 0.00 hours done, ")
+    assert line.startswith(f"file 2 of 3: {folder}/y/1.wav (2.0 s); 2.0 s done, ")
     assert line.endswith(" left")
     assert "1 of 3 files are in " in err
     assert "error: " in err and "2.wav" in err

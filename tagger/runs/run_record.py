@@ -253,6 +253,8 @@ def changes(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
             found.append(_clip_change(value, before))
         elif name == "class_names":
             found.append(class_difference(value, before))
+        elif name == "run":
+            found.append("another run")  # Its id would tell users nothing.
         elif name == "hparams":
             # A file of an earlier version has fewer; they were what is the default now.
             before = {hparam: FIELDS[hparam].default for hparam in value} | before
