@@ -2,9 +2,10 @@
 # Runs the tests with several versions: each line of VERSIONS has the versions of Python,
 # TensorFlow and Keras, and optionally a constraints file. Then the first
 # and the last exchange checkpoints. Environments are kept in .matrix. A version that
-# cannot be installed is reported and skipped.
+# cannot be installed is reported and skipped. With NEXT=1, only the line of NEXT_VERSIONS,
+# which is not released yet, is run.
 #
-#   tests/matrix.sh [pytest's arguments]
+#   [NEXT=1] tests/matrix.sh [pytest's arguments]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 VERSIONS='
@@ -15,19 +16,26 @@ VERSIONS='
 3.13 2.20.0 3.13.2 constraints-kaggle.txt
 3.13 2.21.0 3.15.1
 '
+NEXT_VERSIONS='3.14 2.22.0rc0 3.15.1'
+[[ -z ${NEXT:-} ]] || VERSIONS=$NEXT_VERSIONS
 status=0
 summary=''
 pythons=()
 
-install() { # python venv packages
+# The upper bounds of TensorFlow and TensorBoard are left out. Pre-releases of TensorFlow
+# also install keras-nightly, in the same folder as Keras.
+install() { # python venv keras packages
     "python$1" -m venv "$2" &&
-        "$2/bin/python" -m pip install --quiet --requirement requirements-dev.txt "${@:3}"
+        "$2/bin/python" -m pip install --quiet "${@:4}" --requirement \
+            <(sed -E '/^-r/d; s/^(tensor[a-z]+.*),<.*/\1/' requirements.txt requirements-dev.txt) &&
+        "$2/bin/python" -m pip uninstall --quiet --yes keras-nightly &&
+        "$2/bin/python" -m pip install --quiet --force-reinstall --no-deps "keras==$3"
 }
 
 while read -r python tensorflow keras constraints; do
     [[ -n $python ]] || continue
     name="python$python-tensorflow$tensorflow-keras$keras"
-    if ! install "$python" ".matrix/$name" "tensorflow==$tensorflow" "keras==$keras" \
+    if ! install "$python" ".matrix/$name" "$keras" "tensorflow==$tensorflow" \
         ${constraints:+--constraint "$constraints"}; then
         summary+="$name: NOT RUN, it could not be installed"$'\n'
         status=1

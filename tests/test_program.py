@@ -153,7 +153,7 @@ def test_garbage_is_collected_after_the_start():
 
 @pytest.mark.parametrize(
     ("version", "supported"),
-    [((3, 10, 9), False), ((3, 11, 0), True), ((3, 13, 9), True), ((3, 14, 0), False)],
+    [((3, 10, 9), False), ((3, 11, 0), True), ((3, 13, 9), True), ((3, 14, 0), True)],
 )
 def test_other_versions_of_python_give_a_warning(
     monkeypatch, capsys, version, supported

@@ -115,7 +115,7 @@ def test_what_is_not_kept_is_freed(monkeypatch):
     tags = scoring.tag("a.wav", scoring.Tagger(["A", "B"], Hparams(), scorer))
     assert (tags.embeddings, tags.log_mel) == (None, None)
     assert len(num_alive) == 7
-    assert max(num_alive) <= 2  # those of the previous block
+    assert max(num_alive) <= 2 * scoring.SCORED_AT_ONCE  # those of the last blocks
 
 
 def test_a_list_of_top_classes():

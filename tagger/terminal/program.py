@@ -45,7 +45,8 @@ ROUTINE_LINES = (
 )
 # A program ends its lines with a line feed. A bar returns to the start of its line.
 ESCAPED = re.compile(rf"(?!\n|\t|\A\r)[{CONTROLS}]")
-NO_GPU_LINE = r".*failed call to cuInit"  # routine on a machine without a GPU
+# Routine on a machine without a GPU. TensorFlow 2.22 adds the place in its source.
+NO_GPU_LINES = r".*failed call to cuInit|=== Source Location Trace|\S+/cuda_status.cc|\n"
 
 
 def run(
@@ -79,7 +80,7 @@ def run(
     """
     sys.excepthook = report_bug
     open_output(lossy_stdout=lossy_stdout)
-    if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
+    if sys.version_info[:2] < OLDEST_PYTHON:  # pip refuses versions that are too new.
         supported = "{}.{} to {}.{}".format(*OLDEST_PYTHON, *NEWEST_PYTHON)
         print(
             f"warning: Python {supported} is supported, but this is Python "
@@ -262,7 +263,7 @@ def without_routine_lines() -> Iterator[None]:
     if os.environ.get(LOG_LEVEL) == "0" or "tensorflow" in sys.modules:
         yield
         return
-    routine = [*ROUTINE_LINES, *([] if shutil.which("nvidia-smi") else [NO_GPU_LINE])]
+    routine = [*ROUTINE_LINES, *([] if shutil.which("nvidia-smi") else [NO_GPU_LINES])]
     terminal = os.dup(2)
     source, target = os.pipe()
     reader = os.fork()
