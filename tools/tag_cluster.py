@@ -224,8 +224,8 @@ def find_pending(paths: Sequence[str], out: pathlib.Path) -> list[str]:
 
 def tag_all(
     paths: Sequence[str], out: pathlib.Path, checkpoint: str, rule: Rule, num_done: int
-) -> int:
-    """Tags files in the workers; returns the number of files that failed."""
+) -> None:
+    """Tags files in the workers, and prints a line for each."""
     import ray
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -246,17 +246,15 @@ def tag_all(
         num_cpus=FLAGS.cpus,
         num_gpus=FLAGS.gpus,
     )
-    num_failed, total = 0, num_done + len(paths)
+    total = num_done + len(paths)
     for number, row in enumerate(results.iter_rows(), num_done + 1):
         path = printable(row["file"])
         if row["error"]:
-            num_failed += 1
             print(f"error: {printable(row['error'])}", file=sys.stderr)
         else:
             print_result(
                 f"file {number:,} of {total:,}: {path} ({row['seconds']:.1f} s)"
             )
-    return num_failed
 
 
 def add_to_archive(out: pathlib.Path, path: str, settings: Settings) -> None:
@@ -305,6 +303,8 @@ def main(argv: Sequence[str]) -> int:
         hparams,
         FLAGS.mixed_precision,
     )
+    if by_class:
+        by_class.report_other_checkpoint(settings.description)
     make_folder(argv[3], "OUT")
     out = pathlib.Path(argv[3]).resolve()
     busy = UserError(f"another program writes to {out}")
