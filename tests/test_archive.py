@@ -183,7 +183,7 @@ def test_the_same_command_continues(base, folder, monkeypatch, capsys):
     assert tag_folder(*arguments) == (1, ["y/1.wav", "y/2.wav"])
     out, err = capsys.readouterr()
     (line,) = out.splitlines()
-    assert line.startswith(f"file 2 of 3: {folder}/y/1.wav (2.0 s); 0.00 hours done, ")
+    assert line.startswith(f"file 2 of 3: {folder}/y/1.wav (2.0 s); 2.0 s done, ")
     assert line.endswith(" left")
     assert "1 of 3 files are in " in err
     assert "error: " in err and "2.wav" in err
@@ -222,9 +222,12 @@ def test_tables_of_an_archive(base, folder, monkeypatch):
     assert (second["Begin File"], second["File Offset (s)"]) == ("1.wav", "0.000")
     tracks = sorted(os.listdir(folder / "tracks"))
     assert tracks == ["x__1.wav.txt", "y__1.wav.txt"]  # A failed file has none.
-    archived.write_archive_tables(base, outputs, Rule(1.0))
-    _, rows = read_table(paths["files"])
+    calibrations = np.array([[0, 0], [np.nan, np.nan]])
+    archived.write_archive_tables(base, outputs, Rule(1.0), calibrations)
+    header, rows = read_table(paths["files"])
     assert [row[2] for row in rows] == ["0", "0", ""]
+    assert header[4:] == ["p(A)", "p(B)"]
+    assert [row[4:] for row in rows] == [["0.5000", ""], ["0.5000", ""], ["", ""]]
     assert not (folder / "tracks" / tracks[0]).read_text()
 
 

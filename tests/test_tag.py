@@ -303,7 +303,7 @@ def test_a_checkpoint_of_the_original_needs_a_class_map(dataset, trained, tmp_pa
         (tmp_path / path.name).symlink_to(path)
     with pytest.raises(UserError, match="--class_map_path"):
         scoring.load(str(tmp_path))
-    class_names, hparams, _ = scoring.load(
+    class_names, hparams, *_ = scoring.load(
         str(tmp_path),
         class_map_path=str(dataset.class_map_path),
         hparam_overrides=dataclasses.asdict(parse_hparams(SMALL_HPARAMS)),

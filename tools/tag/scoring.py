@@ -1,6 +1,7 @@
 """Scores recordings of any length block by block, with a trained tagger.
 
-Letters for shapes: E examples, T frames, F mel bands, C classes, S samples.
+Letters for shapes: E examples, T frames, F mel bands, C classes, D values of an
+embedding, S samples.
 """
 
 import collections
@@ -21,16 +22,20 @@ SCORED_AT_ONCE = 3  # blocks
 
 # Maps a block of a waveform, float32 [S], and the state of the features before it,
 # float32 [F] (see `spectrogram.compress`), to scores, float64 [E, C], embeddings,
-# float32 [E, 1024], the spectrogram, float32 [T, F], and the state of the next block.
+# float32 [E, D], the spectrogram, float32 [T, F], and the state of the next block.
 Scorer = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 
 
 class Tagger(NamedTuple):
-    """A loaded checkpoint: C class names, hyperparameters of the features, scorer."""
+    """A loaded checkpoint: C class names, hyperparameters of the features, scorer.
+
+    `calibrations` is float64 [C, 2], see calibration.py; None: not known.
+    """
 
     class_names: list[str]
     hparams: Hparams
     score: Scorer
+    calibrations: np.ndarray | None = None
 
 
 def load(
