@@ -5,13 +5,15 @@
 Each folder in --fields has annotated recordings to learn from in train/, others to test
 on in test/, and background in negatives/. Embeddings are kept in OUT. Results are
 appended to OUT/detector.csv, and those that are there are not repeated. At the end this
-prints a table of the means over the folders, and their standard errors.
+prints a table of the means over the folders, and their standard errors. It has the ways
+that were measured on all of the folders.
 """
 
 import csv
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import learning_runs
@@ -39,6 +41,7 @@ HEADER = ("field", "way", "precision", "recall", "f1", "false_alarms_per_hour", 
 HOP_SECONDS = 0.24
 MAX_ROUNDS = 4
 SECTION_SECONDS = 5  # of clips whose label counts for all their examples
+CLASS_GAPS, CLASS_MINIMA = (0, 0.5, 1), (0.9, 1.2, 1.4, 1.9)  # compared for each class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +57,12 @@ class Way:
       c: of the regression; None: selected.
       log: whether the logarithm of 1 plus the embedding is used.
       neighbours: number of examples over which logits are averaged.
+      scores: whether scores are averaged instead of logits.
+      lower: of a detected example, further ones are detected, too, if their logits are
+        at most this much below the threshold.
       threshold: of all classes; None: chosen by events.
       precision: wanted for the thresholds.
+      times_by_class: whether gap_seconds and min_seconds are chosen for each class.
       tolerance, halfway_events, gap_seconds, min_seconds: see choosing.py.
     """
 
@@ -66,8 +73,11 @@ class Way:
     c: float | None = None
     log: bool = False
     neighbours: int = 1
+    scores: bool = False
+    lower: float = 0
     threshold: float | None = None
     precision: float | None = None
+    times_by_class: bool = False
     tolerance: float = choosing.TOLERANCE
     halfway_events: float = choosing.HALFWAY_EVENTS
     gap_seconds: float = choosing.GAP_SECONDS
@@ -95,13 +105,27 @@ WAYS = {
     "the recipe without background recordings": Way(background=False),
     "the recipe: log(1 + embedding)": Way(log=True),
     "the recipe: mean over 3 examples": Way(neighbours=3),
+    "the recipe: mean over 5 examples": Way(neighbours=5),
+    "the recipe: mean over 7 examples": Way(neighbours=7),
+    "the recipe: mean score of 3 examples": Way(neighbours=3, scores=True),
+    "the recipe: mean score of 5 examples": Way(neighbours=5, scores=True),
+    "the recipe: lower threshold by 1": Way(lower=1),
+    "the recipe: lower threshold by 2": Way(lower=2),
+    "the recipe: times per class": Way(times_by_class=True),
+    "mean over 3: lower threshold by 1": Way(neighbours=3, lower=1),
+    "mean over 3: times per class": Way(neighbours=3, times_by_class=True),
+    "mean over 3: no gaps closed": Way(neighbours=3, gap_seconds=0),
+    "mean over 3: shortest detection 1.4 s": Way(neighbours=3, min_seconds=1.4),
+    "mean over 3: shortest detection 0.9 s": Way(neighbours=3, min_seconds=0.9),
+    "mean over 3: C .01": Way(neighbours=3, c=0.01),
+    "mean over 3: --precision 0.9": Way(neighbours=3, precision=0.9),
     "the recipe: no gaps closed": Way(gap_seconds=0),
     "the recipe: shortest detection 1.4 s": Way(min_seconds=1.4),
     "the recipe: --precision 0.9": Way(precision=0.9),
 }
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Field:
     """What is known of a folder: the clips to learn from, and the test recordings.
 
@@ -214,79 +238,153 @@ def section_labels(field: Field) -> np.ndarray:
     return np.array(labels, np.float32)
 
 
-def measure_way(field: Field, way: Way) -> tuple[EventScores, float]:
-    """Makes a detector, and scores it on the test recordings; returns also its C."""
+@functools.lru_cache(maxsize=8)
+def solve(
+    field: Field,
+    *,
+    every: int,
+    heard: bool,
+    background: bool,
+    rounds: int,
+    c: float | None,
+    log: bool,
+) -> tuple[Any, list[np.ndarray | None], list[np.ndarray]]:
+    """Solves the last layer in a way.
+
+    Returns:
+      The solution; float64 [E, C], the scores of the examples of each clip in
+      cross-validation, or None if it is not used; and those of each test recording.
+    """
     from tagger.training import last_layer
 
+    labels = heard_labels(
+        field.events, field.positions, field.class_names, field.hparams
+    )
+    if not heard:
+        labels = section_labels(field)
+    first = np.searchsorted(field.positions, field.positions)
+    used = (np.arange(len(field.positions)) - first) % every == 0
+    if not background:
+        in_background = np.array([not events for events in field.events])
+        used &= ~in_background[field.positions]
+    positions = field.positions[used]
+    own = (field.embeddings[used], labels[used], field.folds[positions])
+    embeddings, targets, folds = map(np.concatenate, zip(own, *field.mixtures[:rounds]))
+
+    def transformed(values: np.ndarray) -> np.ndarray:
+        return np.log1p(np.maximum(values, 0)) if log else values
+
+    solved = last_layer.fit(
+        transformed(embeddings), targets, positions, c=c, folds=folds
+    )
+    scores = solved.scores.astype(np.float64)
+    by_clip = [
+        scores[positions == index] if np.any(positions == index) else None
+        for index in range(len(field.events))
+    ]
+    tests = [
+        transformed(values[::every]) @ solved.weights + solved.biases
+        for values, _, _ in field.tests
+    ]
+    return solved, by_clip, list(map(scipy.special.expit, tests))
+
+
+def averaged(values: np.ndarray, number: int) -> np.ndarray:
+    """The mean over a number of neighbouring examples, float64 [E, C]."""
+    padded = np.pad(values, ((number // 2, number // 2), (0, 0)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, number, axis=0)
+    return windows.mean(axis=-1)
+
+
+def extended(logits: np.ndarray, lower: float) -> np.ndarray:
+    """Logits that reach a threshold where hysteresis detects examples, float64 [E, C].
+
+    These are the examples next to one that reaches the threshold, and to one another,
+    whose logits are at most this much lower.
+    """
+    both = []
+    for ordered in (logits, logits[::-1]):
+        values = ordered.copy()
+        for index in range(1, len(values)):
+            near = np.minimum(values[index - 1], ordered[index] + lower)
+            values[index] = np.maximum(ordered[index], near)
+        both.append(values)
+    return np.maximum(both[0], both[1][::-1])
+
+
+def choose_times_by_class(scored: Any, field: Field, hparams: Hparams) -> dict:
+    """The rules with the gaps and shortest durations that have the best F1 by class."""
+    best = {}
+    for choosing.GAP_SECONDS in CLASS_GAPS:
+        for choosing.MIN_SECONDS in CLASS_MINIMA:
+            rules = choosing.choose_rules(scored, field.class_names, hparams)
+            ordered = order_thresholds(rules, field.class_names, "")
+            found = choosing.score_rule(scored, field.class_names, hparams, ordered)
+            for name, rule in rules.items():
+                f1 = found[name].f1 if name in found else 0
+                if name not in best or f1 > best[name][0]:
+                    best[name] = f1, rule
+    return {name: rule for name, (_, rule) in best.items()}
+
+
+def measure_way(field: Field, way: Way) -> tuple[EventScores, float]:
+    """Makes a detector, and scores it on the test recordings; returns also its C."""
     hop_frames = field.hparams.example_hop_frames * way.every
     hparams = dataclasses.replace(
         field.hparams,
         example_hop_seconds=hop_frames * field.hparams.stft_hop_seconds,
     )
-    labels = heard_labels(
-        field.events, field.positions, field.class_names, field.hparams
-    )
-    if not way.heard:
-        labels = section_labels(field)
-    first = np.searchsorted(field.positions, field.positions)
-    used = (np.arange(len(field.positions)) - first) % way.every == 0
-    if not way.background:
-        in_background = np.array([not events for events in field.events])
-        used &= ~in_background[field.positions]
-    positions = field.positions[used]
-    own = (field.embeddings[used], labels[used], field.folds[positions])
-    embeddings, targets, folds = map(
-        np.concatenate, zip(own, *field.mixtures[: way.rounds])
-    )
-
-    def transformed(values: np.ndarray) -> np.ndarray:
-        return np.log1p(np.maximum(values, 0)) if way.log else values
-
-    solved = last_layer.fit(
-        transformed(embeddings), targets, positions, c=way.c, folds=folds
-    )
+    names = ("every", "heard", "background", "rounds", "c", "log")
+    solved, by_clip, by_test = solve(field, **{n: getattr(way, n) for n in names})
 
     def tags_of(scores: np.ndarray, seconds: float) -> Tags:
-        logits = scipy.special.logit(np.clip(scores, 1e-12, 1 - 1e-12))
-        kernel = np.ones(way.neighbours) / way.neighbours
-        pad = way.neighbours // 2
-        padded = np.pad(logits, ((pad, pad), (0, 0)), mode="edge")
-        mean = [np.convolve(column, kernel, "valid") for column in padded.T]
-        return Tags(seconds, scipy.special.expit(np.transpose(mean)), None, None)
+        values = averaged(scores, way.neighbours) if way.scores else scores
+        logits = scipy.special.logit(np.clip(values, 1e-12, 1 - 1e-12))
+        if not way.scores:
+            logits = averaged(logits, way.neighbours)
+        if way.lower:
+            logits = extended(logits, way.lower)
+        return Tags(seconds, scipy.special.expit(logits), None, None)
 
-    scores = solved.scores.astype(np.float64)
     scored = [
-        (tags_of(scores[positions == index], samples / SAMPLE_RATE), events)
-        for index, (samples, events) in enumerate(
-            zip(field.clips.num_samples, field.events)
+        (tags_of(scores, samples / SAMPLE_RATE), events)
+        for scores, samples, events in zip(
+            by_clip, field.clips.num_samples, field.events
         )
-        if np.any(positions == index)
+        if scores is not None
     ]
     rule = Rule(way.threshold or 0, way.gap_seconds, way.min_seconds)
     if way.threshold is None:
         for name in ("tolerance", "halfway_events", "gap_seconds", "min_seconds"):
             setattr(choosing, name.upper(), getattr(way, name))
-        rules = choosing.choose_rules(
-            scored, field.class_names, hparams, precision=way.precision
-        )
+        if way.times_by_class:
+            rules = choose_times_by_class(scored, field, hparams)
+        else:
+            rules = choosing.choose_rules(
+                scored, field.class_names, hparams, precision=way.precision
+            )
         rule = order_thresholds(rules, field.class_names, "")
-    tests = []
-    for values, events, seconds in field.tests:
-        logits = transformed(values[:: way.every]) @ solved.weights + solved.biases
-        tests.append((tags_of(scipy.special.expit(logits), seconds), events))
+    tests = [
+        (tags_of(scores, seconds), events)
+        for scores, (_, events, seconds) in zip(by_test, field.tests)
+    ]
     found = choosing.score_rule(tests, field.class_names, hparams, rule)
     return found[ALL_CLASSES], solved.c
 
 
-def print_table(path: pathlib.Path) -> None:
-    """Prints the means over the folders, and their standard errors."""
+def print_table(path: pathlib.Path, fields: Collection[str]) -> None:
+    """Prints the means over the fields, and their standard errors.
+
+    Ways that were not measured on all of these fields are left out, because other
+    fields may be easier.
+    """
     rows = list(csv.DictReader(path.open()))
     print("| way | precision | recall | F1 | false alarms per hour |")
     print("|---|---|---|---|---|")
     for way in WAYS:
-        own = [row for row in rows if row["way"] == way]
-        if own:
-            values = {n: [float(row[n]) for row in own] for n in HEADER[2:6]}
+        own = {row["field"]: row for row in rows if row["way"] == way}
+        if own.keys() >= set(fields):
+            values = {n: [float(own[f][n]) for f in fields] for n in HEADER[2:6]}
             cells = [learning_runs.mean_and_error(values[n]) for n in HEADER[2:5]]
             alarms = values[HEADER[5]]
             error = learning_runs.standard_error(alarms)
@@ -313,7 +411,7 @@ def main(argv: Sequence[str]) -> int:
             row += [f"{found.false_alarms_per_hour:.1f}", c]
             learning_runs.append(path, [(folder.name, way, *row)])
             print(folder.name, way, *row, flush=True)
-    print_table(path)
+    print_table(path, [pathlib.Path(folder).name for folder in FLAGS.fields])
     return 0
 
 

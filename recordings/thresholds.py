@@ -23,7 +23,7 @@ from tagger.errors import UserError
 THRESHOLDS_FILE = "thresholds.csv"  # in the folder of an evaluation
 PRECISION_FILE = "thresholds_precision.csv"  # beside it, for a wanted precision
 COLUMNS = (CLASS_COLUMN, "threshold")
-TIME_COLUMNS = ("gap_seconds", "min_seconds")  # may be missing
+TIME_COLUMNS = ("gap_seconds", "min_seconds", "mean_seconds")  # may be missing
 DEFAULT_THRESHOLD = 0.5  # also of a class without clips
 
 
@@ -36,11 +36,14 @@ class Rule(NamedTuple):
         between the start of an example below the threshold, and that of the next one
         that reaches it.
       min_seconds: shorter detections are left out.
+      mean_seconds: a score is first replaced by the mean over the examples whose starts
+        are within this time, half of it before and half of it after.
     """
 
     threshold: float | np.ndarray = DEFAULT_THRESHOLD
     gap_seconds: float | np.ndarray = 0.0
     min_seconds: float | np.ndarray = 0.0
+    mean_seconds: float | np.ndarray = 0.0
 
 
 def write_thresholds(
@@ -62,7 +65,8 @@ def write_thresholds(
     Raises:
       UserError: it cannot be written; the message names the file.
     """
-    size = 1 if all(rule[1:] == Rule()[1:] for rule in rules.values()) else 3
+    has_times = any(rule[1:] != Rule()[1:] for rule in rules.values())
+    size = len(Rule._fields) if has_times else 1
     end = [checkpoint] if checkpoint else []
     header = [*COLUMNS, *TIME_COLUMNS[: size - 1], *[CHECKPOINT_COLUMN] * len(end)]
     rows = [[name, *rule[:size], *end] for name, rule in rules.items()]
@@ -88,8 +92,8 @@ def _parse_rule(row: Mapping[str, str]) -> Rule:
         raise UserError(f"expected a threshold from 0 to 1, but got {score}")
     if not all(map(is_duration, times)):
         raise UserError(
-            f"expected {' and '.join(TIME_COLUMNS)} of at least 0, but got "
-            f"{' and '.join(times)}"
+            f"expected {', '.join(TIME_COLUMNS)} of at least 0, but got "
+            f"{', '.join(times)}"
         )
     return Rule(*map(float, (score, *times)))
 

@@ -27,9 +27,9 @@ def up_to(high: float) -> Allowed:
     return f"above 0, at most {high:g}", lambda value: 0 < value <= high
 
 
-def from_0_to(high: float) -> Allowed:
-    """Numbers from 0 to a highest one."""
-    return f"from 0 to {high:g}", lambda value: 0 <= value <= high
+def from_to(low: float, high: float) -> Allowed:
+    """Numbers from a lowest to a highest one."""
+    return f"from {low:g} to {high:g}", lambda value: low <= value <= high
 
 
 def one_of(*names: str) -> Allowed:

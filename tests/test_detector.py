@@ -191,7 +191,9 @@ def test_thresholds_separate_events_from_false_alarms():
     assert list(rules) == CLASS_NAMES
     for rule in rules.values():
         assert 0.4 < rule.threshold < 0.95
-        assert rule[1:] == (choosing.GAP_SECONDS, choosing.MIN_SECONDS)
+        assert rule[1:] == (
+            *(choosing.GAP_SECONDS, choosing.MIN_SECONDS, choosing.MEAN_SECONDS),
+        )
     assert rules["Bell"] != rules["Dog"]
 
 

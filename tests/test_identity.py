@@ -203,7 +203,7 @@ def test_an_evaluator_that_is_killed_between_its_files_loses_nothing(run, tmp_pa
         ({"model": "yamnet"}, "model yamnet, not mobilenet-v1"),
         ({"mixed_precision": True}, "mixed_precision True, not False"),
         ({"hparams": {"bn": 0, "mel_bands": 96}}, "bn=0, not 1, unlike"),
-        ({"run": "b"}, "run b, not [0-9a-f]{32}"),
+        ({"run": "b"}, "has another run, unlike"),
     ],
 )
 def test_other_values_of_an_evaluation_are_named(run, tmp_path, changes, message):
@@ -367,13 +367,11 @@ def test_a_renamed_checkpoint_is_reported_and_not_resumed_from(
 def test_a_checkpoint_of_another_run_is_reported_and_not_resumed_from(
     run_of_network, tmp_path, capsys
 ):
-    other = write_run(tmp_path / "other")
-    save_network(other, 30)
+    save_network(write_run(tmp_path / "other"), 30)
     copy(tmp_path / "other", tmp_path / "run", 30)
     assert resumed(tmp_path / "run") == "model.ckpt-20"
     error = capsys.readouterr().err
-    runs = f"({other.record.run}, not {run_of_network.record.run})"
-    assert f"{tmp_path}/run/model.ckpt-30 is of another run {runs}" in error
+    assert f"{tmp_path}/run/model.ckpt-30 is of another run" in error
 
 
 def test_checkpoints_without_an_id_belong_to_any_run(run_of_network, tmp_path, capsys):

@@ -21,10 +21,10 @@ def test_thresholds_are_read_as_they_were_written(tmp_path):
 
 
 def test_thresholds_with_times(tmp_path):
-    by_class = {"A": Rule(0.5, 0.0, 1.2), "B": Rule(0.25, 0.48, 0.0)}
+    by_class = {"A": Rule(0.5, 0.0, 1.2), "B": Rule(0.25, 0.48, 0.0, 0.5)}
     thresholds.write_thresholds(str(tmp_path), by_class, "model.ckpt-0 0a1b2c3d")
     path = tmp_path / thresholds.THRESHOLDS_FILE
-    header = "class,threshold,gap_seconds,min_seconds,checkpoint\n"
+    header = "class,threshold,gap_seconds,min_seconds,mean_seconds,checkpoint\n"
     assert path.read_text().startswith(header)
     assert thresholds.read_thresholds(str(path), "--thresholds") == by_class
     path.write_text("min_seconds,class,threshold\n1.2,A,0.5\n")

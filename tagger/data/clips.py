@@ -25,7 +25,7 @@ from tagger.data.csv_files import (
 )
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
-from tagger.terminal.progress import counted, printable
+from tagger.terminal.progress import counted, duration, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Clips:
         return len(self.paths)
 
     def __str__(self) -> str:
-        hours = self.num_samples.sum() / SAMPLE_RATE / 3600
+        length = duration(self.num_samples.sum() / SAMPLE_RATE)
         num_clips, num_classes = counted(len(self), "clip"), self.labels.shape[1]
-        return f"{num_clips}, {hours:.2f} hours, {num_classes} classes"
+        return f"{num_clips}, {length}, {num_classes} classes"
 
     def take(self, indices: np.ndarray) -> "Clips":
         """Returns the clips at the given positions, in that order."""

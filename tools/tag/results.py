@@ -1,6 +1,6 @@
 """The results of tagging: what is printed for each file, and the files to write.
 
-Letters for shapes: E examples, C classes.
+Letters for shapes: E examples, C classes, D values of an embedding.
 """
 
 import datetime
@@ -21,7 +21,7 @@ from recordings.thresholds import Rule
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams
 from tagger.terminal.files import atomic, make_folder
-from tagger.terminal.progress import print_result, printable, progress_bar
+from tagger.terminal.progress import duration, print_result, printable, progress_bar
 from tools.tag.scoring import Tagger, tag
 
 
@@ -235,13 +235,13 @@ class Pace:
         return self.position
 
     def finish(self, seconds: float) -> str:
-        """Ends a file of some seconds; returns hours done, speed and remaining time."""
+        """Ends a file of some seconds; returns what is done, speed and time left."""
         self._seconds += seconds
         self._size_done += self._sound
         elapsed = max(time.monotonic() - self._start, 1e-9)
         left = round(elapsed * self._size_left / max(1, self._size_done))
         return (
-            f"{self._seconds / 3600:,.2f} hours done, {self._seconds / elapsed:,.0f} "
+            f"{duration(self._seconds)} done, {self._seconds / elapsed:,.0f} "
             f"hours per hour, {datetime.timedelta(seconds=left)} left"
         )
 
@@ -292,7 +292,7 @@ def write_embeddings(
 ) -> None:
     """Writes the embeddings of all files to an NPZ file, atomically.
 
-    Its arrays are `embeddings`, float32 [E, 1024], of the examples of all files; for
+    Its arrays are `embeddings`, float32 [E, D], of the examples of all files; for
     each of them `start`, in seconds, and `file_index`, a position in `files`.
     """
     hop_seconds = hparams.example_hop_frames * hparams.stft_hop_samples / SAMPLE_RATE
