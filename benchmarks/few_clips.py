@@ -13,7 +13,6 @@ OUT/few_clips.png.
 import csv
 import itertools
 import pathlib
-import random
 import shutil
 from collections.abc import Sequence
 
@@ -50,19 +49,6 @@ def define_flags() -> None:
     flags.mark_flags_as_required(["data", "yamnet"])
 
 
-def draw_clips(source: pathlib.Path, target: pathlib.Path, number: int, seed: int):
-    """Writes a CSV with a random selection of clips of each class; 0: of all clips."""
-    header, *rows = csv.reader(source.open())
-    random.Random(seed).shuffle(rows)
-    counts, selected = {}, []
-    for row in rows:
-        counts[row[1]] = counts.get(row[1], 0) + 1
-        if not number or counts[row[1]] <= number:
-            selected.append(row)
-    with target.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *selected])
-
-
 def solve(out: pathlib.Path, data: pathlib.Path) -> None:
     """Solves the last layer for the clips that were drawn, as OUT/run."""
     from tools.fit_last_layer import fitting
@@ -80,7 +66,7 @@ def solve(out: pathlib.Path, data: pathlib.Path) -> None:
 def run(out: pathlib.Path, data: pathlib.Path, number: int, start: str, draw: int):
     """Trains and evaluates once; returns the lwlrap."""
     program.start_tensorflow()
-    draw_clips(data / f"train{draw}.csv", out / "clips.csv", number, draw)
+    learning_runs.draw_clips(data / f"train{draw}.csv", out / "clips.csv", number, draw)
     hparams = {"lr": FLAGS.lr, "batch_size": 32, "bndecay": 0.9}
     options = {}
     if start == SOLVED:
@@ -117,15 +103,21 @@ def read_results(path: pathlib.Path) -> dict[tuple[str, str, str], dict[str, flo
     return results
 
 
+def starts_of(results) -> list[str]:
+    """The columns that have results, in the order of STARTS."""
+    return [start for start in STARTS if any(key[2] == start for key in results)]
+
+
 def print_tables(results) -> None:
     """Prints a table for each data set: the mean over draws, and its standard error."""
+    starts = starts_of(results)
     for data in dict.fromkeys(key[0] for key in results):
         print(f"\n{data}\n")
-        print("| clips per class |", *(f"{start} |" for start in STARTS))
-        print("|---|" + "---|" * len(STARTS))
+        print("| clips per class |", *(f"{start} |" for start in starts))
+        print("|---|" + "---|" * len(starts))
         for number in map(str, CLIPS_PER_CLASS):
             cells = []
-            for start in STARTS:
+            for start in starts:
                 values = list(results.get((data, number, start), {}).values())
                 cells.append(f" {learning_runs.mean_and_error(values)} |")
             print(f"| {'all' if number == '0' else number} |" + "".join(cells))
@@ -140,7 +132,7 @@ def draw_curves(results, path: pathlib.Path) -> None:
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     positions = range(len(CLIPS_PER_CLASS))
     for axes, data in zip(panels, sets):
-        for start in STARTS:
+        for start in starts_of(results):
             values = [
                 list(results.get((data, str(n), start), {"": np.nan}).values())
                 for n in CLIPS_PER_CLASS
@@ -153,7 +145,7 @@ def draw_curves(results, path: pathlib.Path) -> None:
         axes.set_title(data)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("lwlrap")
-    panels[0].legend(fontsize=8)
+    panels[0].legend()
     figure.savefig(path, dpi=100)
 
 

@@ -23,6 +23,7 @@ from tagger.data.csv_files import (
     label_problem,
     parse_labels,
     read_records,
+    shown,
 )
 from tagger.errors import UserError
 
@@ -216,7 +217,7 @@ def _read_table(
     missing = [key for key, column in columns.items() if column is None]
     if missing and not (stems and missing == ["file"]):
         expected = " and ".join(" or ".join(COLUMNS[key]) for key in missing)
-        got = ",".join(names)
+        got = shown(names)
         raise UserError(f"{path}:1: expected a column {expected}, but got {got}")
     groups = {} if columns["file"] else {stems: []}
     problems = []

@@ -1,6 +1,7 @@
 """The tags of a recording, and the parts of it in which a class was detected.
 
-Letters for shapes: E examples, T frames, F mel bands, C classes.
+Letters for shapes: E examples, T frames, F mel bands, C classes, D values
+of an embedding.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ class Tags(NamedTuple):
     Attributes:
       seconds: duration of the recording.
       scores: float64 [E, C] in [0, 1], of each example.
-      embeddings: float32 [E, 1024], or None if they are not kept.
+      embeddings: float32 [E, D], or None if they are not kept.
       log_mel: float32 [T, F], from `inputs.waveform_to_log_mel_spectrogram`, or None if
         it is not kept.
       doubt: why the scores mean little; empty if there is no reason.

@@ -21,6 +21,7 @@ from tagger.data.csv_files import (
     parse_rows,
     read_file,
     read_records,
+    shown,
 )
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
@@ -100,7 +101,7 @@ def read_class_map(path: str) -> list[str]:
     """
     names, known, problems = [], set(), []
     for line, fields in read_records(path, "--class_map_path"):
-        where, got = f"{path}:{line}", ",".join(fields)
+        where, got = f"{path}:{line}", shown(fields)
         index, name = fields[0].strip(), composed(fields[-1].strip())
         if index == FILE_COLUMN:
             raise UserError(*[f"{where}: got {got}; this is a CSV of clips"])
