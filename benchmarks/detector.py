@@ -25,13 +25,15 @@ from recordings import choosing, decoding
 from recordings.annotations import is_heard, read_annotations
 from recordings.events import ALL_CLASSES, EventScores
 from recordings.examples import heard_labels, mixture_examples, read_events
-from recordings.segments import Tags, example_times
+from recordings.segments import Tags, example_times, mean_scores
 from recordings.thresholds import Rule, order_thresholds
 from tagger.data.clips import Clips, read_clips
-from tagger.data.splits import assign_folds
+from tagger.data.csv_files import read_rows
+from tagger.data.splits import assign_folds, groups_of
 from tagger.hparams import SAMPLE_RATE, Hparams
 from tagger.terminal import program
-from tools.fit_last_layer import embedding
+from tagger.training import last_layer
+from tools.fit_last_layer import embedding, fitting
 from tools.make_dataset.dataset import make_dataset
 from tools.make_dataset.sources import find_recordings
 from tools.tag import scoring
@@ -39,7 +41,7 @@ from tools.tag import scoring
 FLAGS = flags.FLAGS
 HEADER = ("field", "way", "precision", "recall", "f1", "false_alarms_per_hour", "c")
 HOP_SECONDS = 0.24
-MAX_ROUNDS = 4
+MAX_ROUNDS = 2
 SECTION_SECONDS = 5  # of clips whose label counts for all their examples
 CLASS_GAPS, CLASS_MINIMA = (0, 0.5, 1), (0.9, 1.2, 1.4, 1.9)  # compared for each class
 
@@ -56,14 +58,13 @@ class Way:
       rounds: of mixtures.
       c: of the regression; None: selected.
       log: whether the logarithm of 1 plus the embedding is used.
-      neighbours: number of examples over which logits are averaged.
-      scores: whether scores are averaged instead of logits.
       lower: of a detected example, further ones are detected, too, if their logits are
         at most this much below the threshold.
       threshold: of all classes; None: chosen by events.
       precision: wanted for the thresholds.
       times_by_class: whether gap_seconds and min_seconds are chosen for each class.
-      tolerance, halfway_events, gap_seconds, min_seconds: see choosing.py.
+      tolerance, halfway_events: see choosing.py.
+      gap_seconds, min_seconds, mean_seconds: see `Rule`.
     """
 
     every: int = 1
@@ -72,8 +73,6 @@ class Way:
     rounds: int = 2
     c: float | None = None
     log: bool = False
-    neighbours: int = 1
-    scores: bool = False
     lower: float = 0
     threshold: float | None = None
     precision: float | None = None
@@ -82,47 +81,40 @@ class Way:
     halfway_events: float = choosing.HALFWAY_EVENTS
     gap_seconds: float = choosing.GAP_SECONDS
     min_seconds: float = choosing.MIN_SECONDS
+    mean_seconds: float = choosing.MEAN_SECONDS
 
 
-PLAIN = dict(every=2, rounds=0, gap_seconds=0.5, min_seconds=0)
-BEST_F1 = dict(tolerance=0, halfway_events=np.inf)
+PLAIN = dict(every=2, rounds=0, gap_seconds=0.5, min_seconds=0, mean_seconds=0)
+BEST_F1 = dict(tolerance=0, halfway_events=np.inf, mean_seconds=0)
+HIGHEST = dict(halfway_events=np.inf, mean_seconds=0)
 WAYS = {
     "labels of sections of 5 s: threshold .5": Way(**PLAIN, heard=False, threshold=0.5),
     "what the example hears: threshold .5": Way(**PLAIN, threshold=0.5),
-    "one threshold by F1": Way(**PLAIN, **BEST_F1),
-    "examples every 0.24 s": Way(**PLAIN | {"every": 1}, **BEST_F1),
+    "one threshold by F1": Way(**PLAIN | BEST_F1),
+    "examples every 0.24 s": Way(**PLAIN | BEST_F1 | {"every": 1}),
     "shortest detection 1.2 s": Way(rounds=0, **BEST_F1),
-    "the highest threshold nearly as good": Way(rounds=0, halfway_events=np.inf),
-    "mixtures: 1 round": Way(rounds=1, halfway_events=np.inf),
-    "mixtures: 2 rounds": Way(halfway_events=np.inf),
-    "mixtures: 4 rounds": Way(rounds=4, halfway_events=np.inf),
-    "thresholds per class (the recipe)": Way(),
+    "the highest threshold nearly as good": Way(rounds=0, **HIGHEST),
+    "mixtures: 1 round": Way(rounds=1, **HIGHEST),
+    "mixtures: 2 rounds": Way(**HIGHEST),
+    "thresholds per class": Way(mean_seconds=0),
+    "per class: lower threshold by 1": Way(lower=1, mean_seconds=0),
+    "per class: lower threshold by 2": Way(lower=2, mean_seconds=0),
+    "mean over 3 examples": Way(mean_seconds=0.5),
+    "mean over 3: --precision 0.9": Way(precision=0.9, mean_seconds=0.5),
+    "mean over 3: no gaps closed": Way(gap_seconds=0, mean_seconds=0.5),
+    "mean over 3: shortest detection 0.9 s": Way(min_seconds=0.9, mean_seconds=0.5),
+    "mean over 3: shortest detection 1.4 s": Way(min_seconds=1.4, mean_seconds=0.5),
+    "mean over 3: times per class": Way(times_by_class=True, mean_seconds=0.5),
+    "mean over 3: lower threshold by 1": Way(lower=1, mean_seconds=0.5),
+    "mean over 3: lower threshold by 2": Way(lower=2, mean_seconds=0.5),
+    "mean over 5 examples (the recipe)": Way(),
+    "the recipe: --precision 0.9": Way(precision=0.9),
     "the recipe: C .001": Way(c=0.001),
-    "the recipe: C .003": Way(c=0.003),
     "the recipe: C .01": Way(c=0.01),
-    "the recipe: C .03": Way(c=0.03),
-    "the recipe: 4 rounds of mixtures": Way(rounds=4),
     "the recipe without background recordings": Way(background=False),
     "the recipe: log(1 + embedding)": Way(log=True),
-    "the recipe: mean over 3 examples": Way(neighbours=3),
-    "the recipe: mean over 5 examples": Way(neighbours=5),
-    "the recipe: mean over 7 examples": Way(neighbours=7),
-    "the recipe: mean score of 3 examples": Way(neighbours=3, scores=True),
-    "the recipe: mean score of 5 examples": Way(neighbours=5, scores=True),
-    "the recipe: lower threshold by 1": Way(lower=1),
-    "the recipe: lower threshold by 2": Way(lower=2),
-    "the recipe: times per class": Way(times_by_class=True),
-    "mean over 3: lower threshold by 1": Way(neighbours=3, lower=1),
-    "mean over 3: times per class": Way(neighbours=3, times_by_class=True),
-    "mean over 3: no gaps closed": Way(neighbours=3, gap_seconds=0),
-    "mean over 3: shortest detection 1.4 s": Way(neighbours=3, min_seconds=1.4),
-    "mean over 3: shortest detection 0.9 s": Way(neighbours=3, min_seconds=0.9),
-    "mean over 3: C .01": Way(neighbours=3, c=0.01),
-    "mean over 3: --precision 0.9": Way(neighbours=3, precision=0.9),
-    "the recipe: no gaps closed": Way(gap_seconds=0),
-    "the recipe: shortest detection 1.4 s": Way(min_seconds=1.4),
-    "the recipe: --precision 0.9": Way(precision=0.9),
 }
+RECIPE = "mean over 5 examples (the recipe)"
 
 
 @dataclasses.dataclass(eq=False)
@@ -132,7 +124,8 @@ class Field:
     Attributes:
       hparams: hyperparameters of the features.
       class_names: C names.
-      clips, events, folds: the N clips, their events, and int [N].
+      clips, events: the N clips and their events.
+      groups, folds: [N], groups that cross-validation does not divide, and int [N].
       embeddings, positions: float32 [E, D] and int [E] of their examples.
       mixtures: for each round, float32 [E, D], float32 [E, C] and int [E].
       tests: float32 [E, D], the events and the duration of each test recording.
@@ -142,6 +135,7 @@ class Field:
     class_names: list[str]
     clips: Clips
     events: list[Any]
+    groups: np.ndarray
     folds: np.ndarray
     embeddings: np.ndarray
     positions: np.ndarray
@@ -160,12 +154,13 @@ def define_flags() -> None:
 def load_field(folder: pathlib.Path, out: pathlib.Path) -> Field:
     """Makes a data set of a folder, and embeds its examples; uses what is in OUT."""
     train, data = str(folder / "train"), out / f"{folder.name}-data"
+    csv_path = str(data / "clips.csv")
     found = find_recordings(
         train, annotations=train, background=str(folder / "negatives")
     )
     make_dataset(found, data, clip_seconds=60, skip=False)
     class_names, clips = read_clips(
-        csv_path=str(data / "clips.csv"),
+        csv_path=csv_path,
         clip_dir=str(data / "audio"),
         class_map_path=str(data / "class_map.csv"),
         flag_prefix="train",
@@ -174,7 +169,9 @@ def load_field(folder: pathlib.Path, out: pathlib.Path) -> Field:
     events = read_events(
         str(data / "events.csv"), clips, str(data / "audio"), class_names
     )
-    folds = assign_folds(clips.labels.astype(int), None, 5)
+    groups = np.array(groups_of(csv_path, *read_rows(csv_path), ""))
+    groups = fitting.groups_for_folds(groups, last_layer.NUM_FOLDS)
+    folds = assign_folds(clips.labels.astype(int), groups, last_layer.NUM_FOLDS)
     network, hparams = embedding.load_layers(
         FLAGS.yamnet,
         num_classes=len(class_names),
@@ -211,6 +208,7 @@ def load_field(folder: pathlib.Path, out: pathlib.Path) -> Field:
         class_names,
         clips,
         events,
+        groups,
         folds,
         arrays["embeddings"],
         arrays["positions"],
@@ -255,8 +253,6 @@ def solve(
       The solution; float64 [E, C], the scores of the examples of each clip in
       cross-validation, or None if it is not used; and those of each test recording.
     """
-    from tagger.training import last_layer
-
     labels = heard_labels(
         field.events, field.positions, field.class_names, field.hparams
     )
@@ -275,7 +271,7 @@ def solve(
         return np.log1p(np.maximum(values, 0)) if log else values
 
     solved = last_layer.fit(
-        transformed(embeddings), targets, positions, c=c, folds=folds
+        transformed(embeddings), targets, field.groups[positions], c=c, folds=folds
     )
     scores = solved.scores.astype(np.float64)
     by_clip = [
@@ -287,13 +283,6 @@ def solve(
         for values, _, _ in field.tests
     ]
     return solved, by_clip, list(map(scipy.special.expit, tests))
-
-
-def averaged(values: np.ndarray, number: int) -> np.ndarray:
-    """The mean over a number of neighbouring examples, float64 [E, C]."""
-    padded = np.pad(values, ((number // 2, number // 2), (0, 0)), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, number, axis=0)
-    return windows.mean(axis=-1)
 
 
 def extended(logits: np.ndarray, lower: float) -> np.ndarray:
@@ -337,14 +326,17 @@ def measure_way(field: Field, way: Way) -> tuple[EventScores, float]:
     names = ("every", "heard", "background", "rounds", "c", "log")
     solved, by_clip, by_test = solve(field, **{n: getattr(way, n) for n in names})
 
+    mean_seconds = 0 if way.lower else way.mean_seconds
+
     def tags_of(scores: np.ndarray, seconds: float) -> Tags:
-        values = averaged(scores, way.neighbours) if way.scores else scores
-        logits = scipy.special.logit(np.clip(values, 1e-12, 1 - 1e-12))
-        if not way.scores:
-            logits = averaged(logits, way.neighbours)
-        if way.lower:
-            logits = extended(logits, way.lower)
-        return Tags(seconds, scipy.special.expit(logits), None, None)
+        if way.lower:  # The means come first.
+            hop_seconds, _ = example_times(hparams)
+            scores = np.transpose(
+                [mean_scores(own, way.mean_seconds, hop_seconds) for own in scores.T]
+            )
+            logits = scipy.special.logit(np.clip(scores, 1e-12, 1 - 1e-12))
+            scores = scipy.special.expit(extended(logits, way.lower))
+        return Tags(seconds, scores, None, None)
 
     scored = [
         (tags_of(scores, samples / SAMPLE_RATE), events)
@@ -353,10 +345,11 @@ def measure_way(field: Field, way: Way) -> tuple[EventScores, float]:
         )
         if scores is not None
     ]
-    rule = Rule(way.threshold or 0, way.gap_seconds, way.min_seconds)
+    rule = Rule(way.threshold or 0, way.gap_seconds, way.min_seconds, mean_seconds)
     if way.threshold is None:
         for name in ("tolerance", "halfway_events", "gap_seconds", "min_seconds"):
             setattr(choosing, name.upper(), getattr(way, name))
+        choosing.MEAN_SECONDS = mean_seconds
         if way.times_by_class:
             rules = choose_times_by_class(scored, field, hparams)
         else:
@@ -376,20 +369,26 @@ def print_table(path: pathlib.Path, fields: Collection[str]) -> None:
     """Prints the means over the fields, and their standard errors.
 
     Ways that were not measured on all of these fields are left out, because other
-    fields may be easier.
+    fields may be easier. The last column is the mean of the differences of F1 from
+    RECIPE on the same field.
     """
+    values = {}  # float [4, fields], by way
     rows = list(csv.DictReader(path.open()))
-    print("| way | precision | recall | F1 | false alarms per hour |")
-    print("|---|---|---|---|---|")
     for way in WAYS:
         own = {row["field"]: row for row in rows if row["way"] == way}
         if own.keys() >= set(fields):
-            values = {n: [float(own[f][n]) for f in fields] for n in HEADER[2:6]}
-            cells = [learning_runs.mean_and_error(values[n]) for n in HEADER[2:5]]
-            alarms = values[HEADER[5]]
-            error = learning_runs.standard_error(alarms)
-            cells.append(f"{np.mean(alarms):.0f} +- {error:.0f}")
-            print(f"| {way} | {' | '.join(cells)} |")
+            columns = [[float(own[f][name]) for f in fields] for name in HEADER[2:6]]
+            values[way] = np.array(columns)
+    print("| way | precision | recall | F1 | false alarms per hour | F1 - recipe |")
+    print("|---|---|---|---|---|---|")
+    for way, (*shares, alarms) in values.items():
+        cells = [learning_runs.mean_and_error(share) for share in shares]
+        error = learning_runs.standard_error(alarms)
+        cells.append(f"{np.mean(alarms):.0f} +- {error:.0f}")
+        is_compared = RECIPE in values and way != RECIPE
+        difference = shares[-1] - values[RECIPE][2] if is_compared else []
+        cells.append(learning_runs.mean_and_error(difference))
+        print(f"| {way} | {' | '.join(cells)} |")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -30,7 +30,7 @@ from tagger.terminal.progress import print_result
 # benchmarks/detector.py measures these values.
 GAP_SECONDS = 0.5
 MIN_SECONDS = 1.2
-MEAN_SECONDS = 0.5
+MEAN_SECONDS = 1.0
 STEP = 0.25  # between thresholds, as logits
 LOGITS = np.arange(-4, 4 + STEP, STEP)  # scores from .02 to .98
 # Chance changes an F1 of some tens of events by some hundredths. So F1 is smoothed over

@@ -43,12 +43,12 @@ def read(tmp_path):
 def test_a_label_track(read):
     text = (
         "\ufeff5\t6.5\tDog,Rain\r\n1.000000\t2.000000\tBär 0.97\n"
-        "\\\t100.0\t2000.0\n2\t10.0004\tModel 3\n1\t2\tBär\n"
+        "\\\t100.0\t2000.0\n2\t10.1\tModel 3\n1\t2\tBär\n"
     )
     assert read({"a.txt": text}) == {
         "a.flac": [
             (1, 2, "Bär"),
-            (2, 10.0004, "Model 3"),
+            (2, 10.1, "Model 3"),
             (5, 6.5, "Dog"),
             (5, 6.5, "Rain"),
         ]

@@ -99,6 +99,12 @@ def test_where_without_rows_is_an_error(score, where, message):
         score(where=where)
 
 
+def test_many_values_are_cut_in_messages(score):
+    labels = "fname,labels\n" + "".join(f"{n:04}.wav,Bark\n" for n in range(1000))
+    with pytest.raises(UserError, match=r"0000.wav,.*\.\.\. \(1000 values\)$"):
+        score(labels=labels, where="fname=a")
+
+
 def test_the_class_map_decides_the_order(score, tmp_path):
     class_map = tmp_path / "map.csv"
     class_map.write_text("0,Moo\n1,Meow\n2,Bark\n")

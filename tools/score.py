@@ -82,7 +82,7 @@ def select_rows(
     if not selected:
         raise UserError(
             f"--where: no row of {path} has {where}; there are "
-            f"{shown(sorted(set(values)))}"
+            f"{shown(sorted(set(values)), 'value')}"
         )
     return selected
 

@@ -96,12 +96,12 @@ def parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[s
     return header, rows, problems
 
 
-def shown(fields: Sequence[str]) -> str:
+def shown(fields: Sequence[str], noun: str = "column") -> str:
     """The fields of a record, for messages; only the first ones if they are long."""
     text = ",".join(fields)
     if len(text) <= MAX_SHOWN:
         return text
-    return f"{text[:MAX_SHOWN]}... ({counted(len(fields), 'column')})"
+    return f"{text[:MAX_SHOWN]}... ({counted(len(fields), noun)})"
 
 
 def is_below(name: str) -> bool:
