@@ -79,6 +79,7 @@ bench: $(VENV)/.bench
 
 bench-more: $(VENV)/.bench
 	$(RUN) benchmarks/options_step.py
+	$(RUN) benchmarks/width.py
 	$(RUN) benchmarks/data_service.py
 	$(RUN) benchmarks/exchange.py
 	$(RUN) benchmarks/kaggle_kernel.py --clips 300

@@ -5,7 +5,8 @@ Task 2 baseline: the first convolution has 16 channels and stride 1. Layers and
 variables have the names of the original's scopes. Checkpoints contain these names, and
 the warm-start flags match them.
 
-Letters for shapes: E examples, T frames, F mel bands, C classes.
+Letters for shapes: E examples, T frames, F mel bands, C classes, D values of an
+embedding (1024 with width=1).
 """
 
 import functools
@@ -64,7 +65,7 @@ def define_model(
 
     Returns:
       A functional model from log mel examples, float32 [E, T, F], to logits, float32
-      [E, C]. The output of its layer "embedding" is float32 [E, 1024].
+      [E, C]. The output of its layer "embedding" is float32 [E, D].
 
     Raises:
       UserError: there is no such model.
@@ -81,14 +82,14 @@ def define_model(
     frames, bands = hparams.example_window_frames, hparams.mel_bands
     examples = keras.Input([frames, bands], name="log_mel_examples")
     net = keras.layers.Reshape([frames, bands, 1], name="channel")(examples)
-    net = _convolutions(net, convolution, table_of(model_name))
-    # net has shape [E, T/16, F/16, 1024], rounded up at every stride (YAMNet: 32).
+    net = _convolutions(net, convolution, table_of(model_name, hparams.width))
+    # net has shape [E, T/16, F/16, D], rounded up at every stride (YAMNet: 32).
     if hparams.global_pool == "max":
         pool = keras.layers.GlobalMaxPooling2D
     else:
         pool = keras.layers.GlobalAveragePooling2D
     net = pool(data_format="channels_last", name="embedding", dtype="float32")(net)
-    # net has shape [E, 1024].
+    # net has shape [E, D].
     if 0 < hparams.dropout < 1:
         rate = 1 - hparams.dropout
         net = keras.layers.Dropout(rate, name="dropout", dtype="float32")(net)
@@ -101,8 +102,12 @@ def define_model(
     return keras.Model(examples, logits, name=model_name)
 
 
-def table_of(model_name: str) -> Sequence[tuple[str, int, int]]:
+def table_of(model_name: str, width: float) -> Sequence[tuple[str, int, int]]:
     """The rows of a model's table; see MOBILENET_V1.
+
+    Args:
+      model_name: a name that --model allows.
+      width: factor applied to the depths, which are rounded to whole numbers.
 
     Raises:
       UserError: there is no such model.
@@ -112,9 +117,11 @@ def table_of(model_name: str) -> Sequence[tuple[str, int, int]]:
             f"model_name must be one of {', '.join(MODEL_NAMES)}, but got "
             f"'{model_name}'"
         )
-    if model_name == "yamnet":
-        return (YAMNET_FIRST_ROW, *MOBILENET_V1[1:])
-    return MOBILENET_V1
+    first_row = YAMNET_FIRST_ROW if model_name == "yamnet" else MOBILENET_V1[0]
+    return [
+        (kind, round(depth * width), stride)
+        for kind, depth, stride in (first_row, *MOBILENET_V1[1:])
+    ]
 
 
 def _convolutions(
@@ -198,7 +205,7 @@ def score_function(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def add_embeddings(network: keras.Model) -> keras.Model:
-    """A model with two outputs: the logits and the embeddings, float32 [E, 1024]."""
+    """A model with two outputs: the logits and the embeddings, float32 [E, D]."""
     embeddings = network.get_layer("embedding").output
     return keras.Model(network.input, [network.output, embeddings])
 

@@ -101,14 +101,15 @@ def options_from_flags() -> TrainOptions | EvalOptions | InferenceOptions:
         value, option = FLAGS[name].value, field.metadata
         if option["required"] and not value:
             values[name] = ""
-            if not (option["unless"] and FLAGS[option["unless"]].value):
-                missing.append(f"--{name}")
+            instead = option["unless"]
+            if not (instead and FLAGS[instead].value):
+                missing.append(f"--{name}" + (instead and f" or --{instead}"))
         else:
             values[name] = option["parse"](value) if option["parse"] else value
     if missing:
         raise UserError(f"--mode {mode} needs {', '.join(missing)}")
     options = MODES[mode](**values)
-    if isinstance(options, TrainOptions):
+    if not isinstance(options, InferenceOptions):
         options.check()
     return options
 

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import resource
 import signal
 import sqlite3
@@ -68,6 +69,14 @@ class Sqlite:
 
     def exact(self, query: np.ndarray) -> np.ndarray:
         return best_rows(self.archive.similarities(query[np.newaxis])[2])
+
+    def find(self, query: np.ndarray) -> np.ndarray:
+        """What `tools.find` finds after its start: numbers in their recordings."""
+        from tools.find import search
+
+        found = search.find_similar(self.archive, query[np.newaxis], BEST)
+        hop_seconds = self.archive.hop_seconds
+        return np.array([round(example.start / hop_seconds) for example in found])
 
 
 class Usearch(Sqlite):
@@ -223,13 +232,13 @@ def search(name: str, folder: pathlib.Path) -> dict[str, float]:
     store = STORES[name](folder)
     values, measured = embeddings(1)[0], {}
     query = values / np.linalg.norm(values)
-    kinds = ["exact"]
     if hasattr(store, "build"):
         start = time.process_time()
         store.build()
         measured["build_cpu"] = time.process_time() - start
-        kinds.append("approximate")
-    for kind in kinds:
+    for kind in ("exact", "approximate", "find"):
+        if not hasattr(store, kind):
+            continue
         getattr(store, kind)(query)
         start, cpu = time.perf_counter(), time.process_time()
         found = getattr(store, kind)(query)
@@ -237,7 +246,9 @@ def search(name: str, folder: pathlib.Path) -> dict[str, float]:
         measured[f"{kind}_cpu"] = time.process_time() - cpu
         measured[f"{kind}_rows"] = sorted(map(int, found))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return measured | {"peak_mb": peak}
+    status = pathlib.Path("/proc/self/status").read_text()
+    mapped = int(re.search(r"RssFile:\s+(\d+)", status)[1]) / 1024
+    return measured | {"peak_mb": peak, "of_which_mapped_files_mb": mapped}
 
 
 def killed(name: str, folder: pathlib.Path) -> str:

@@ -13,7 +13,6 @@ OUT/few_clips.png.
 import csv
 import itertools
 import pathlib
-import random
 import shutil
 from collections.abc import Sequence
 
@@ -50,19 +49,6 @@ def define_flags() -> None:
     flags.mark_flags_as_required(["data", "yamnet"])
 
 
-def draw_clips(source: pathlib.Path, target: pathlib.Path, number: int, seed: int):
-    """Writes a CSV with a random selection of clips of each class; 0: of all clips."""
-    header, *rows = csv.reader(source.open())
-    random.Random(seed).shuffle(rows)
-    counts, selected = {}, []
-    for row in rows:
-        counts[row[1]] = counts.get(row[1], 0) + 1
-        if not number or counts[row[1]] <= number:
-            selected.append(row)
-    with target.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *selected])
-
-
 def solve(out: pathlib.Path, data: pathlib.Path) -> None:
     """Solves the last layer for the clips that were drawn, as OUT/run."""
     from tools.fit_last_layer import fitting
@@ -80,7 +66,7 @@ def solve(out: pathlib.Path, data: pathlib.Path) -> None:
 def run(out: pathlib.Path, data: pathlib.Path, number: int, start: str, draw: int):
     """Trains and evaluates once; returns the lwlrap."""
     program.start_tensorflow()
-    draw_clips(data / f"train{draw}.csv", out / "clips.csv", number, draw)
+    learning_runs.draw_clips(data / f"train{draw}.csv", out / "clips.csv", number, draw)
     hparams = {"lr": FLAGS.lr, "batch_size": 32, "bndecay": 0.9}
     options = {}
     if start == SOLVED:

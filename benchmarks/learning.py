@@ -9,9 +9,9 @@ results are appended to OUT/learning.csv, and those that are there are not repea
 the program can be stopped, and several can run at the same time, with different flags.
 At the end it prints a table: for each option the best lwlrap over the steps, and the
 mean of the last three evaluations, both averaged over folds, with the paired difference
-to the default. The best one is biased upwards for options whose lwlrap varies more.
-Also draws the curves of the options, folds and labels in the flags, to
-OUT/learning.png.
+to the default, or to --reference. The best one is biased upwards for options whose
+lwlrap varies more. Also draws the curves of the options, folds and labels in the flags,
+to OUT/learning.png.
 """
 
 import csv
@@ -51,8 +51,10 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "options",
         list(OPTIONS),
-        "Names of options, or hyperparameters in the form 'name=value name=value'.",
+        "Names of options, or hyperparameters in the form 'name=value name=value'. A "
+        "name may come first, such as 'modern width=0.5'.",
     )
+    flags.DEFINE_string("reference", DEFAULT, "The option to compare the others with.")
     flags.DEFINE_integer("steps", 2000, "Training steps.", lower_bound=1)
     flags.DEFINE_integer("evaluate_every", 250, "Steps.", lower_bound=1)
     flags.DEFINE_bool("mixed_precision", True, "See runner.py.")
@@ -73,7 +75,9 @@ def run(out: pathlib.Path, key: tuple) -> dict[int, float]:
     labels, model_name, steps, option, fold = key
     data = pathlib.Path(FLAGS.data)
     suffix = "_noisy" if labels == "noisy" else ""
-    hparams = OPTIONS.get(option, option.replace(" ", ","))
+    hparams = dict(COMMON)
+    for word in option.split():
+        hparams |= hparams_lib.parse_overrides(OPTIONS.get(word, word))
     return learning_runs.train_and_evaluate(
         out / "-".join(["run", *key]),
         data,
@@ -81,7 +85,7 @@ def run(out: pathlib.Path, key: tuple) -> dict[int, float]:
         fold=int(fold),
         max_steps=int(steps),
         checkpoint_steps=FLAGS.evaluate_every,
-        hparams=COMMON | hparams_lib.parse_overrides(hparams),
+        hparams=hparams,
         mixed_precision=FLAGS.mixed_precision,
         model=model_name,
     )
@@ -97,14 +101,17 @@ def last_three(found: dict[int, float]) -> float:
     return float(np.mean([found[step] for step in sorted(found)[-3:]]))
 
 
-def default_run(results: dict[tuple, dict[int, float]], key: tuple) -> dict[int, float]:
-    """The lwlrap of the default at the same steps as a run; empty if not there.
+def reference_run(
+    results: dict[tuple, dict[int, float]], key: tuple
+) -> dict[int, float]:
+    """The lwlrap of the reference at the same steps as a run; empty if not there.
 
     The default has no schedule, so a longer run has the same first steps.
     """
     steps = results[key]
     for other, found in results.items():
-        same = other[:2] == key[:2] and other[3:] == (DEFAULT, key[4])
+        same = other[:2] == key[:2] and other[3:] == (FLAGS.reference, key[4])
+        same &= FLAGS.reference == DEFAULT or other[2] == key[2]
         if same and steps.keys() <= found.keys():
             return {step: found[step] for step in steps}
     return {}
@@ -113,7 +120,8 @@ def default_run(results: dict[tuple, dict[int, float]], key: tuple) -> dict[int,
 def table(results: dict[tuple, dict[int, float]]) -> list[str]:
     """The rows of a table of means and standard errors over folds, with a header."""
     columns = "labels", "model", "steps", "option", "folds"
-    summaries = "best", "- default", "last three", "- default"
+    difference = f"- {FLAGS.reference}"
+    summaries = "best", difference, "last three", difference
     rows = [f"| {' | '.join(columns + summaries)} |"]
     rows.append("|---" * len(columns + summaries) + "|")
     for group in dict.fromkeys(key[:4] for key in results):
@@ -124,7 +132,7 @@ def table(results: dict[tuple, dict[int, float]]) -> list[str]:
             differences = [
                 summary(found) - summary(control)
                 for fold, found in runs.items()
-                if (control := default_run(results, (*group, fold)))
+                if (control := reference_run(results, (*group, fold)))
             ]
             cells.append(learning_runs.mean_and_error(values))
             cells.append(learning_runs.mean_and_error(differences))

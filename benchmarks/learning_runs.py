@@ -4,6 +4,7 @@ import contextlib
 import csv
 import fcntl
 import pathlib
+import random
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -55,6 +56,21 @@ def append(path: pathlib.Path, rows: Iterable[Sequence[Any]]) -> None:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
+def draw_clips(
+    source: pathlib.Path, target: pathlib.Path, number: int, seed: int
+) -> None:
+    """Writes a CSV with a random selection of clips of each class; 0: of all clips."""
+    header, *rows = csv.reader(source.open())
+    random.Random(seed).shuffle(rows)
+    counts, selected = {}, []
+    for row in rows:
+        counts[row[1]] = counts.get(row[1], 0) + 1
+        if not number or counts[row[1]] <= number:
+            selected.append(row)
+    with target.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *selected])
+
+
 def train_and_evaluate(
     folder: pathlib.Path,
     data: pathlib.Path,
@@ -62,16 +78,18 @@ def train_and_evaluate(
     train_csv: pathlib.Path,
     fold: int,
     mixed_precision: bool = False,
+    keep: bool = False,
     **options: Any,
 ) -> dict[int, float]:
     """Trains from a new start, with the fold as the seed, and evaluates.
 
     Args:
-      folder: is replaced, and deleted at the end.
+      folder: is replaced, and deleted at the end unless keep is set.
       data: folder with audio/, class_map.csv and valK.csv for the fold K.
       train_csv: the clips to train on, in audio/.
       fold: K.
       mixed_precision: in training and evaluation.
+      keep: whether the folder stays, with its evaluation in `eval`.
       options: further fields of `TrainOptions`.
 
     Returns:
@@ -99,13 +117,17 @@ def train_and_evaluate(
         raise SystemExit(128 + stopped_by)
     for path in folder.glob("model.ckpt-0.*"):
         path.unlink()
-    return evaluate(folder, data, fold, mixed_precision)
+    return evaluate(folder, data, fold, mixed_precision, keep)
 
 
 def evaluate(
-    folder: pathlib.Path, data: pathlib.Path, fold: int, mixed_precision: bool
+    folder: pathlib.Path,
+    data: pathlib.Path,
+    fold: int,
+    mixed_precision: bool,
+    keep: bool = False,
 ) -> dict[int, float]:
-    """Evaluates the checkpoints of a run, and deletes it.
+    """Evaluates the checkpoints of a run, and deletes it unless keep is set.
 
     Returns:
       The overall lwlrap, by step.
@@ -124,7 +146,8 @@ def evaluate(
         )
     )
     found = EvalFolder(folder / "eval").results()
-    shutil.rmtree(folder)  # Checkpoints are large.
+    if not keep:
+        shutil.rmtree(folder)  # Checkpoints are large.
     return found
 
 

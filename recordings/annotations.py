@@ -23,10 +23,12 @@ from tagger.data.csv_files import (
     label_problem,
     parse_labels,
     read_records,
+    shown,
 )
 from tagger.errors import UserError
 
 EXTENSIONS = (".txt", ".csv")
+MAX_NAMES = 3  # of unknown recordings that are listed for a table
 MIN_HEARD_SECONDS = 0.25  # of an event, or half of it
 ROUNDING_SECONDS = 0.1  # Programs round times, so a label may end later by this.
 # Names of columns in lower case: of CSVs, of `tools.tag --segments`, then of Raven.
@@ -96,19 +98,15 @@ def read_annotations(
         except UserError as error:
             problems += error.problems
             continue
+        if groups and not any(groups.values()) and not any(map(find, groups)):
+            print(f"note: {path} is ignored: no annotations", file=sys.stderr)
+            continue
+        problems += wrong + _name_problems(path, groups, find)
         for names, placed in groups.items():
-            found = next(filter(None, map(find, names)), [])
-            if len(found) == 1:
-                wrong += _range_problems(placed, read_seconds(found[0]), found[0])
-                events.setdefault(found[0], set()).update(event for _, event in placed)
-            elif found or placed:
-                where = placed[0][0] if placed else path
-                fits = f"fits {' and '.join(found)}" if found else "fits no recording"
-                wrong.append(f"{where}: the name {names[-1]} {fits}; it must fit one")
-            else:
-                print(f"note: {path} is ignored: no annotations", file=sys.stderr)
-                wrong = []
-        problems += wrong
+            for recording in find(names)[:1]:
+                seconds = read_seconds(recording)
+                problems += _range_problems(placed, seconds, recording)
+                events.setdefault(recording, set()).update(e for _, e in placed)
     if problems:
         raise UserError(*problems)
     if not events and not may_be_empty:
@@ -132,8 +130,11 @@ def _find_files(source: str, flag: str) -> list[Sound]:
     return [file for file in walk(source) if file.name.lower().endswith(EXTENSIONS)]
 
 
-def _finder(sounds: Sequence[Sound]) -> Callable[[str], list[str]]:
-    """A function that returns the paths of the recordings that a name fits best."""
+def _finder(sounds: Sequence[Sound]) -> Callable[[Sequence[str]], list[str]]:
+    """A function that returns the paths of the recordings that names fit best.
+
+    The first of the names that fits any counts.
+    """
     by_last = collections.defaultdict(list)
     for path, name in sounds:
         # `tools.tag` names results after the path, with "__" between folders.
@@ -142,8 +143,7 @@ def _finder(sounds: Sequence[Sound]) -> Callable[[str], list[str]]:
                 parts = composed(full).split("/")[::-1]
                 by_last[parts[0]].append((parts, path))
 
-    @functools.cache
-    def find(name: str) -> list[str]:
+    def find_one(name: str) -> list[str]:
         """The longest common end counts first, then the shortest path."""
         wanted = os.path.normpath(composed(name)).split("/")[::-1]
         fits = collections.defaultdict(dict)
@@ -152,6 +152,10 @@ def _finder(sounds: Sequence[Sound]) -> Callable[[str], list[str]]:
             if parts[:size] == wanted[:size]:
                 fits[size, -len(parts)][path] = None
         return list(fits[max(fits)]) if fits else []
+
+    @functools.cache
+    def find(names: Sequence[str]) -> list[str]:
+        return next(filter(None, map(find_one, names)), [])
 
     return find
 
@@ -213,7 +217,7 @@ def _read_table(
     missing = [key for key, column in columns.items() if column is None]
     if missing and not (stems and missing == ["file"]):
         expected = " and ".join(" or ".join(COLUMNS[key]) for key in missing)
-        got = ",".join(names)
+        got = shown(names)
         raise UserError(f"{path}:1: expected a column {expected}, but got {got}")
     groups = {} if columns["file"] else {stems: []}
     problems = []
@@ -252,6 +256,41 @@ def _parse_times(start: str, end: str, offset: str | None) -> tuple[float, float
     raise UserError(
         f"expected a start from 0 and a later end in seconds, but got {start} and {end}"
     )
+
+
+def _name_problems(
+    path: str, groups: _Groups, find: Callable[[Sequence[str]], list[str]]
+) -> list[str]:
+    """A problem for each name in a file that fits several recordings, and one of those
+    that fit none.
+
+    Args:
+      path: the file.
+      groups: from `_read_file`.
+      find: from `_finder`.
+    """
+    problems, unknown = [], []
+    for names, placed in groups.items():
+        found = find(names)
+        where = placed[0][0] if placed else path
+        if not found:
+            unknown.append((where, names[-1]))
+        elif len(found) > 1:
+            fits = " and ".join(found)
+            problems.append(
+                f"{where}: the name {names[-1]} fits {fits}; it must fit one"
+            )
+    if len(unknown) > 1:
+        listed = ", ".join(name for _, name in unknown[:MAX_NAMES])
+        problems.append(
+            f"{path}: {len(unknown)} names fit no recording, such as {listed}"
+        )
+    else:
+        problems += [
+            f"{where}: the name {name} fits no recording; it must fit one"
+            for where, name in unknown
+        ]
+    return problems
 
 
 def _range_problems(

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -24,7 +24,7 @@ from tagger.hparams import Hparams
 from tagger.runs import run_record
 
 VERSION = 1  # of the tables
-BLOCK_EXAMPLES = 64  # of a row, 128 KiB of embeddings
+BLOCK_EXAMPLES = 64  # of a row, 128 KiB of embeddings of 1024 values
 MAP_BYTES = 2**40  # The rows are read three times as fast from a map of the file.
 WAIT_SECONDS = 60  # for another process that writes
 SMALLEST = np.finfo(np.float32).tiny
@@ -113,16 +113,14 @@ class Archive:
         self.path = path
         if settings is None and not os.path.isfile(path):
             raise UserError(f"--archive: there is no file {path}")
-        with self._errors():
+        with self._errors(), contextlib.ExitStack() as if_this_fails:
             self._base = sqlite3.connect(
                 os.fsencode(path), timeout=WAIT_SECONDS, isolation_level=None
             )
+            if_this_fails.callback(self._base.close)
             self._base.text_factory = os.fsdecode
-            try:
-                self._open(settings)
-            except BaseException:
-                self._base.close()
-                raise
+            self._open(settings)
+            if_this_fails.pop_all()
 
     def __enter__(self):
         return self
@@ -145,25 +143,18 @@ class Archive:
                     self._base.execute(command)
                 self._base.executemany(
                     "INSERT INTO settings VALUES (?, ?)",
-                    [(k, json.dumps(v)) for k, v in _stored(settings).items()],
+                    [(k, json.dumps(v)) for k, v in stored(settings).items()],
                 )
             elif version != VERSION:
                 raise UserError(f"--archive: {self.path} is no archive of tools.tag")
-        stored = {
+        values = {
             name: json.loads(value)
             for name, value in self._base.execute("SELECT name, value FROM settings")
         }
         if settings is not None:
-            new = _stored(settings)
-            if new["fingerprint"] == stored["fingerprint"]:
-                del new["checkpoint"]  # It may be renamed.
-            if changes := run_record.changes(new, stored):
-                raise UserError(
-                    f"--archive: {self.path} has other settings; use another archive: "
-                    f"{'; '.join(changes)}"
-                )
-        hparams = Hparams(**stored["hparams"])
-        self.settings = Settings(**stored | {"hparams": hparams})
+            check_settings(settings, values, f"--archive: {self.path}")
+        hparams = Hparams(**values["hparams"])
+        self.settings = Settings(**values | {"hparams": hparams})
         self.hop_seconds, self.window_seconds = example_times(hparams)
 
     @contextlib.contextmanager
@@ -186,7 +177,7 @@ class Archive:
 
     def find(self, path: str) -> File | None:
         """The file with a path; None if it was not tried, or has changed since."""
-        size, modified = _status(path)
+        size, modified = file_status(path)
         with self._errors():
             found = self._base.execute(
                 f"SELECT {COLUMNS} FROM files WHERE path = CAST(? AS TEXT)"
@@ -212,7 +203,7 @@ class Archive:
             added = self._base.execute(
                 "INSERT INTO files (path, size, modified, seconds, doubt, error)"
                 " VALUES (CAST(? AS TEXT), ?, ?, ?, ?, CAST(? AS TEXT))",
-                (absolute, *_status(path), seconds, doubt, os.fsencode(error)),
+                (absolute, *file_status(path), seconds, doubt, os.fsencode(error)),
             )
             if tags is None:
                 return
@@ -293,7 +284,13 @@ class Archive:
         return np.repeat(files, lengths), numbers, np.concatenate(values)
 
     def examples(
-        self, files: np.ndarray, numbers: np.ndarray, values: np.ndarray, most: int
+        self,
+        files: np.ndarray,
+        numbers: np.ndarray,
+        values: np.ndarray,
+        *,
+        most: int,
+        without: Iterable[tuple[str, float, float]] = (),
     ) -> list[Example]:
         """The first examples that do not overlap in time with an earlier one.
 
@@ -302,15 +299,18 @@ class Archive:
         Args:
           files, numbers, values: see `similarities`; in the wanted order.
           most: how many examples to return at most.
+          without: parts of files that no example may overlap: path, and start and end
+            in seconds.
         """
         reach = math.ceil(self.window_seconds / self.hop_seconds)
+        left_out = self._overlapping(without)
         taken, found = set(), []
-        columns = map(np.ndarray.tolist, (files, numbers, values))
-        for file, number, value in zip(*columns, strict=True):
+        for row in zip(files, numbers, values, strict=True):
             if len(found) == most:
                 break
+            file, number, value = (item.item() for item in row)
             near = range(number - reach + 1, number + reach)
-            if any((file, other) in taken for other in near):
+            if (file, number) in left_out or any((file, n) in taken for n in near):
                 continue
             with self._errors():
                 path, seconds = self._base.execute(
@@ -324,13 +324,47 @@ class Archive:
             found.append(Example(path, start, end, value))
         return found
 
+    def _overlapping(
+        self, parts: Iterable[tuple[str, float, float]]
+    ) -> set[tuple[int, int]]:
+        """The numbers of the files and of the examples that overlap parts of files."""
+        found = set()
+        for path, start, end in parts:
+            file = self.find(path)
+            if file and file.seconds is not None:
+                first = (start - self.window_seconds) / self.hop_seconds
+                last = min(end, file.seconds) / self.hop_seconds
+                numbers = range(max(0, math.floor(first) + 1), math.ceil(last))
+                found.update((file.id, number) for number in numbers)
+        return found
 
-def _stored(settings: Settings) -> dict[str, Any]:
+
+def stored(settings: Settings) -> dict[str, Any]:
     """The settings as JSON values, without hyperparameters of the training."""
     return settings._asdict() | {"hparams": settings.hparams.model_values()}
 
 
-def _status(path: str) -> tuple[int | None, int | None]:
+def check_settings(settings: Settings, values: dict[str, Any], what: str) -> None:
+    """Checks that results have been computed with some settings.
+
+    Args:
+      settings: the settings. The checkpoint may have moved.
+      values: those of the results, from `stored`.
+      what: the results, for the message.
+
+    Raises:
+      UserError: they have others; lists the differences.
+    """
+    new = stored(settings)
+    if new["fingerprint"] == values["fingerprint"]:
+        del new["checkpoint"]
+    if changes := run_record.changes(new, values):
+        raise UserError(
+            f"{what} has other settings; name a new one: {'; '.join(changes)}"
+        )
+
+
+def file_status(path: str) -> tuple[int | None, int | None]:
     """Size and time of modification, in ns; None if there is no such file."""
     try:
         status = os.stat(path)

@@ -30,6 +30,7 @@ from tagger.terminal.progress import print_result
 # benchmarks/detector.py measures these values.
 GAP_SECONDS = 0.5
 MIN_SECONDS = 1.2
+MEAN_SECONDS = 1.0
 STEP = 0.25  # between thresholds, as logits
 LOGITS = np.arange(-4, 4 + STEP, STEP)  # scores from .02 to .98
 # Chance changes an F1 of some tens of events by some hundredths. So F1 is smoothed over
@@ -103,9 +104,9 @@ def choose_rules(
         raise UserError(
             f"too few events for thresholds: {number}; at least {MIN_EVENTS} are needed"
         )
+    times = (GAP_SECONDS, MIN_SECONDS, MEAN_SECONDS)
     rules = [
-        Rule(float(threshold), GAP_SECONDS, MIN_SECONDS)
-        for threshold in scipy.special.expit(LOGITS)
+        Rule(float(threshold), *times) for threshold in scipy.special.expit(LOGITS)
     ]
     table = [score_rule(scored, class_names, hparams, rule) for rule in rules]
     common = _best_logit(table, ALL_CLASSES, WIDTH, precision)
@@ -116,7 +117,7 @@ def choose_rules(
             own = _best_logit(table, name, CLASS_WIDTH, precision)
             logit += events / (events + HALFWAY_EVENTS) * (own - common)
         threshold = float(scipy.special.expit(logit))
-        chosen[name] = Rule(threshold, GAP_SECONDS, MIN_SECONDS)
+        chosen[name] = Rule(threshold, *times)
     return chosen
 
 

@@ -13,8 +13,8 @@ import pathlib
 import re
 import struct
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -37,6 +37,9 @@ MIN_COMPLETE = 0.99
 MAX_FRAMES = 2**62  # libsndfile reports more if the header has no length.
 # libsndfile corrects sizes beyond the end of a WAV or AIFF file, and logs this.
 CORRECTED_SIZE = re.compile(r"(?:data|SSND)\s*: (\d+) \(should be (\d+)\)")
+
+# Is called with each block of a file, float32 [S], at the rate of the file, in Hz.
+Observer = Callable[[np.ndarray, int], Any]
 
 
 class Sound(NamedTuple):
@@ -177,11 +180,17 @@ def find_files(arguments: Sequence[str]) -> list[Sound]:
     return list(found.values())
 
 
-def read_blocks(path: str) -> Iterator[np.ndarray]:
+def read_blocks(
+    path: str, observe: Observer = lambda block, rate: None
+) -> Iterator[np.ndarray]:
     """Decodes a file block by block, so that its length does not matter for memory.
 
     Channels are averaged. Other rates are resampled. A WAV file without a size, as from
     a killed recorder, is read to its end, as by `wav.read_wav_header`.
+
+    Args:
+      path: the file.
+      observe: see `Observer`.
 
     Yields:
       float32 [S], consecutive samples at 44.1 kHz. 1.0 is full scale; compressed and
@@ -192,7 +201,7 @@ def read_blocks(path: str) -> Iterator[np.ndarray]:
         Opus files), or has samples that are not finite; the message names it.
     """
     with opened(path) as file:
-        blocks = mono_blocks(file, path)
+        blocks = mono_blocks(file, path, observe)
         if file.samplerate != SAMPLE_RATE:
             blocks = _resampled(blocks, file.samplerate)
         yield from blocks
@@ -217,8 +226,7 @@ def read_part(path: str, start: float, end: float) -> np.ndarray:
         file.seek(first)
         size = round(min(end * rate, MAX_FRAMES)) - first
         frames = file.read(min(size, file.frames - first), np.float32, always_2d=True)
-    with np.errstate(all="ignore"):  # as in mono_blocks
-        samples = frames.T.copy().mean(axis=0)
+    samples = _mixed(frames)
     if not np.isfinite(samples).all():
         raise UserError(f"{path}: has samples that are not finite")
     return soxr.resample(samples, rate, SAMPLE_RATE)
@@ -265,15 +273,29 @@ def check_file(path: str) -> None:
         raise UserError(f"{path}: is empty")
 
 
-def mono_blocks(file: soundfile.SoundFile, path: str) -> Iterator[np.ndarray]:
+def _mixed(frames: np.ndarray) -> np.ndarray:
+    """The mean of the channels, float32 [S], of float32 [S, channels]."""
+    samples = frames[:, 0].copy()
+    with np.errstate(all="ignore"):  # The sum of large samples may overflow.
+        for channel in frames.T[1:]:
+            samples += channel
+        samples /= np.float32(frames.shape[1])
+    return samples
+
+
+def mono_blocks(
+    file: soundfile.SoundFile,
+    path: str,
+    observe: Observer = lambda block, rate: None,
+) -> Iterator[np.ndarray]:
     """The blocks of an open file at its own rate, checked."""
     total = 0
     # SoundFile.blocks() would return memory that was not written if a file is short.
     while (frames := file.read(BLOCK_SAMPLES, np.float32, always_2d=True)).size:
-        with np.errstate(all="ignore"):  # The sum of large samples may overflow.
-            block = frames.T.copy().mean(axis=0)
+        block = _mixed(frames)
         if not np.isfinite(block).all():
             raise UserError(f"{path}: has samples that are not finite")
+        observe(block, file.samplerate)
         total += len(block)
         yield block
     corrected = CORRECTED_SIZE.search(file.extra_info)
@@ -295,15 +317,24 @@ def _resampled(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def read_chunks(path: str, sizes: Iterable[int]) -> Iterator[np.ndarray]:
+def read_chunks(
+    path: str,
+    sizes: Iterable[int],
+    observe: Observer = lambda block, rate: None,
+) -> Iterator[np.ndarray]:
     """Decodes a file into consecutive chunks of the given numbers of samples.
 
     The chunks end with the file: the last one may be shorter, or empty.
 
+    Args:
+      path: the file.
+      sizes: the numbers of samples.
+      observe: see `Observer`.
+
     Raises:
       UserError: see `read_blocks`.
     """
-    blocks = read_blocks(path)
+    blocks = read_blocks(path, observe)
     pending, num_pending = [], 0
     for size in sizes:
         while num_pending < size and (block := next(blocks, None)) is not None:

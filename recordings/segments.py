@@ -1,6 +1,7 @@
 """The tags of a recording, and the parts of it in which a class was detected.
 
-Letters for shapes: E examples, T frames, F mel bands, C classes.
+Letters for shapes: E examples, T frames, F mel bands, C classes, D values
+of an embedding.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ class Tags(NamedTuple):
     Attributes:
       seconds: duration of the recording.
       scores: float64 [E, C] in [0, 1], of each example.
-      embeddings: float32 [E, 1024], or None if they are not kept.
+      embeddings: float32 [E, D], or None if they are not kept.
       log_mel: float32 [T, F], from `inputs.waveform_to_log_mel_spectrogram`, or None if
         it is not kept.
       doubt: why the scores mean little; empty if there is no reason.
@@ -39,7 +40,7 @@ class Segment(NamedTuple):
     Attributes:
       start, end: seconds from the start of the recording.
       class_name: the class.
-      score: the highest score of the segment's examples.
+      score: the highest score of the segment's examples, see `mean_scores`.
     """
 
     start: float
@@ -53,6 +54,26 @@ def example_times(hparams: Hparams) -> tuple[float, float]:
     frame_seconds = hparams.stft_hop_samples / SAMPLE_RATE
     hop, window = hparams.example_hop_frames, hparams.example_window_frames
     return hop * frame_seconds, window * frame_seconds
+
+
+def mean_scores(
+    scores: np.ndarray, mean_seconds: float, hop_seconds: float
+) -> np.ndarray:
+    """The mean scores, float64 [E], over the examples near each; see `Rule`.
+
+    Beyond the ends of a recording, the first and the last score are repeated.
+
+    Args:
+      scores: float64 [E].
+      mean_seconds: see `Rule`.
+      hop_seconds: the time between the starts of examples.
+    """
+    reach = int((mean_seconds / 2 + ROUNDING_SECONDS) / hop_seconds)
+    if not reach or not scores.size:
+        return scores
+    padded = np.pad(scores, reach, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
+    return windows.mean(axis=1)
 
 
 def find_segments(
@@ -75,9 +96,10 @@ def find_segments(
     hop_seconds, window_seconds = example_times(hparams)
     segments = []
     values = [np.broadcast_to(value, len(class_names)) for value in rule]
-    for class_name, scores, threshold, gap_seconds, min_seconds in zip(
+    for class_name, own, threshold, gap_seconds, min_seconds, mean_seconds in zip(
         class_names, tags.scores.T, *values, strict=True
     ):
+        scores = mean_scores(own, mean_seconds, hop_seconds)
         detected = np.pad(scores >= threshold, 1).astype(np.int8)
         starts, stops = np.flatnonzero(np.diff(detected)).reshape(-1, 2).T
         gaps = (starts[1:] - stops[:-1]) * hop_seconds

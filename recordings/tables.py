@@ -6,6 +6,7 @@ https://www.ravensoundsoftware.com/knowledge-base/selection-tables
 import contextlib
 import csv
 import io
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,16 +35,21 @@ class Tagged(NamedTuple):
       seconds: its duration; None if it failed.
       segments: its detections.
       status: "ok", "note: " and why the scores mean little, or "failed: " and why.
+      probabilities: of the calibrated classes; NaN: not known.
     """
 
     path: str
     seconds: float | None
     segments: Sequence[Segment]
     status: str
+    probabilities: Sequence[float] = ()
 
 
 def write_tables(
-    paths: Mapping[str, str], tagged: Iterable[Tagged], hparams: Hparams
+    paths: Mapping[str, str],
+    tagged: Iterable[Tagged],
+    hparams: Hparams,
+    calibrated: Sequence[str] = (),
 ) -> None:
     """Writes tables, each atomically. Their size needs no memory.
 
@@ -51,13 +57,14 @@ def write_tables(
       paths: paths of the tables, by the names in HEADERS; empty: it is not written.
       tagged: the files.
       hparams: hyperparameters of the features, for the frequencies.
+      calibrated: the classes whose probabilities the table of files has.
 
     Raises:
       UserError: one cannot be written; the message names it.
     """
     with contextlib.ExitStack() as stack:
         writers = {
-            name: stack.enter_context(_table(name, path))
+            name: stack.enter_context(_table(name, path, calibrated))
             for name, path in paths.items()
             if path
         }
@@ -72,21 +79,23 @@ def write_tables(
                     row = _raven_row(num_selections, begin, path, segment, hparams)
                     writers["raven"].writerow(row)
             if "files" in writers:
-                writers["files"].writerow(_file_row(path, file))
+                writers["files"].writerow(_file_row(path, file, len(calibrated)))
             # The times of Raven count from the start of the first file.
             begin += file.seconds or 0
 
 
 @contextlib.contextmanager
-def _table(name: str, path: str) -> Iterator:
+def _table(name: str, path: str, calibrated: Sequence[str]) -> Iterator:
     """A writer of the rows after the header."""
-    dialect = {}
+    dialect, header = {}, HEADERS[name]
+    if name == "files":
+        header += tuple(f"p({class_name})" for class_name in calibrated)
     if name == "raven":  # It has no quotes. Its fields have no tabs.
         dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
     with atomic(pathlib.Path(path)) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="")
         writer = csv.writer(text, lineterminator="\n", **dialect)
-        writer.writerow(HEADERS[name])
+        writer.writerow(header)
         yield writer
         text.flush()
         text.detach()
@@ -98,10 +107,11 @@ def segment_row(path: str, segment: Segment) -> tuple[str, ...]:
     return printable(path), f"{start:.3f}", f"{end:.3f}", class_name, f"{score:.6f}"
 
 
-def _file_row(path: str, file: Tagged) -> tuple[object, ...]:
+def _file_row(path: str, file: Tagged, num_calibrated: int) -> tuple[object, ...]:
     if file.seconds is None:  # Not a file without detections.
-        return path, "", "", printable(file.status)
-    return path, f"{file.seconds:.3f}", len(file.segments), file.status
+        return path, "", "", printable(file.status), *[""] * num_calibrated
+    cells = ("" if math.isnan(p) else f"{p:.4f}" for p in file.probabilities)
+    return path, f"{file.seconds:.3f}", len(file.segments), file.status, *cells
 
 
 def _raven_row(

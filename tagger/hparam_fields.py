@@ -27,9 +27,9 @@ def up_to(high: float) -> Allowed:
     return f"above 0, at most {high:g}", lambda value: 0 < value <= high
 
 
-def from_0_to(high: float) -> Allowed:
-    """Numbers from 0 to a highest one."""
-    return f"from 0 to {high:g}", lambda value: 0 <= value <= high
+def from_to(low: float, high: float) -> Allowed:
+    """Numbers from a lowest to a highest one."""
+    return f"from {low:g} to {high:g}", lambda value: low <= value <= high
 
 
 def one_of(*names: str) -> Allowed:
@@ -48,7 +48,7 @@ def describe(field: dataclasses.Field) -> str:
     default = field.default if field.type is str else f"{field.default:g}"
     unit = f" {field.metadata['unit']}".rstrip()
     allowed, meaning = field.metadata["allowed"][0], field.metadata["meaning"]
-    return f"{field.name}={default}{unit}: {meaning} ({allowed})"
+    return f"{field.name}={default}{unit} ({allowed})  {meaning}"
 
 
 def problem_of(field: dataclasses.Field, value: Any) -> str:

@@ -19,7 +19,7 @@ from tagger.hparam_fields import (
     POSITIVE,
     SWITCH,
     describe,
-    from_0_to,
+    from_to,
     hparam,
     one_of,
     parse_value,
@@ -44,7 +44,7 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 # On a CPU, TensorFlow's convolutions crash if a layer has 2**31 values or more. With
-# examples of the default size, that happens above 3,495 examples.
+# examples of the default size, that happens above 3,495 examples, divided by width.
 MAX_BATCH_SIZE = 3000
 
 
@@ -129,6 +129,13 @@ class Hparams:
     decay_epochs: float = hparam(
         2.5, "epochs", up_to(100000), "Epochs between decays of the learning rate"
     )
+    width: float = hparam(
+        1.0,
+        "",
+        from_to(0.25, 2),
+        "Factor applied to the number of filters of each convolution, rounded to a "
+        "whole number",
+    )
     bn_ramp: int = hparam(
         0,
         "",
@@ -151,20 +158,20 @@ class Hparams:
     gain_db: float = hparam(
         0.0,
         "dB",
-        from_0_to(60),
+        from_to(0, 60),
         "Maximum random gain or attenuation of an example; 0: none",
     )
     freq_masks: int = hparam(
-        0, "", from_0_to(10), "Number of random frequency masks per example; 0: none"
+        0, "", from_to(0, 10), "Number of random frequency masks per example; 0: none"
     )
     freq_mask_bands: int = hparam(
-        12, "bands", from_0_to(1024), "Maximum width of a frequency mask"
+        12, "bands", from_to(0, 1024), "Maximum width of a frequency mask"
     )
     time_masks: int = hparam(
-        0, "", from_0_to(10), "Number of random time masks per example; 0: none"
+        0, "", from_to(0, 10), "Number of random time masks per example; 0: none"
     )
     time_mask_frames: int = hparam(
-        20, "frames", from_0_to(6000), "Maximum width of a time mask"
+        20, "frames", from_to(0, 6000), "Maximum width of a time mask"
     )
     frontend: str = hparam(
         "log",
@@ -210,6 +217,9 @@ class Hparams:
                 seconds = name.rsplit("_", 1)[0] + "_seconds"
                 value = getattr(self, seconds)
                 yield f"{seconds} must give {name} of at least 1, but got {value:g}"
+        if self.batch_size * self.width > MAX_BATCH_SIZE:
+            most = int(MAX_BATCH_SIZE / self.width)
+            yield f"batch_size must be at most {most} with width={self.width:g}"
         if self.cosine and self.lrdecay:
             yield "cosine=1 and lrdecay are mutually exclusive; set only one of them"
         if self.frontend == "pcen" and self.gain_db:
@@ -273,7 +283,7 @@ class Hparams:
 
     def features(self) -> tuple[Any, ...]:
         """The values that determine the features of a clip."""
-        of_network = ("global_pool", "bn", "bneps")
+        of_network = ("global_pool", "bn", "bneps", "width")
         values = self.model_values().items()
         return tuple(value for name, value in values if name not in of_network)
 
@@ -307,6 +317,10 @@ EFFECT_NEEDS = {
     "mel_log_offset": ("frontend", "log"),
     **dict.fromkeys([n for n in FIELDS if n.startswith("pcen_")], ("frontend", "pcen")),
 }
+# The names that are probably meant by similar words: names and meanings.
+WORDS = {name.replace("_", " "): name for name in FIELDS}
+WORDS |= {field.metadata["meaning"].lower(): name for name, field in FIELDS.items()}
+HELP_ADVICE = "--hparams help lists them"
 LEAST_DROPOUT = 0.5  # A smaller probability of keeping activations is often a mistake.
 
 
@@ -328,8 +342,9 @@ def parse_overrides(text: str) -> dict[str, Any]:
         if not equals:
             problems.append(f"takes name=value pairs, but got '{pair}'")
         elif name not in FIELDS:
-            close = difflib.get_close_matches(name, FIELDS, n=1)
-            advice = f"did you mean {close[0]}?" if close else "help lists them"
+            text = name.replace("_", " ").lower()
+            close = difflib.get_close_matches(text, WORDS, n=1)
+            advice = f"did you mean {WORDS[close[0]]}?" if close else HELP_ADVICE
             problems.append(f"there is no hyperparameter '{name}'; {advice}")
         elif name in overrides:
             problems.append(f"{name} is given twice")

@@ -254,6 +254,19 @@ class EvalOptions(CommonOptions):
         low=-1,
     )
 
+    def check(self) -> None:
+        """Checks the options that depend on one another.
+
+        Raises:
+          UserError: some contradict each other; the message names the flags.
+        """
+        others = (self.train_dir, self.eval_every_k > 1, self.eval_shard != (0, 1))
+        for name, given in zip(("train_dir", "eval_every_k", "eval_shard"), others):
+            if given and self.eval_checkpoint:
+                raise UserError(
+                    f"--eval_checkpoint and --{name} are mutually exclusive"
+                )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferenceOptions(CommonOptions):

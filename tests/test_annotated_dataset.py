@@ -207,3 +207,24 @@ def test_only_annotated_clips_are_used(sounds, tmp_path):
     ]
     _, *events = rows_of(tmp_path / "new" / "events.csv")
     assert [row[1:] for row in events] == [["0.000", "1.000", "Dog"]]
+
+
+def test_only_labelled_clips_are_written(sounds, tmp_path):
+    """A review labels few clips of long recordings."""
+    write_sound(tmp_path / "r" / "long.wav", 6)
+    reviewed, out = tmp_path / "reviewed.csv", tmp_path / "out"
+    sources = {"annotations": str(reviewed), "only_annotated": True}
+    for rows, expected in (
+        (("1,2,Dog", "3,4,_background_"), (2, 4)),
+        (("3,4,_background_", "5,6,Rain"), (4, 6)),
+        (("3,4,_background_", "5,6,Cat"), (4, 6)),
+    ):
+        lines = [f"long.wav,{row}\n" for row in rows]
+        reviewed.write_text("file,start,end,label\n" + "".join(lines))
+        make(tmp_path / "r", out, **sources)
+        names = {f"long.wav__{number:04d}.wav" for number in expected}
+        assert {path.name for path in (out / "audio").iterdir()} == names
+        assert {row[0] for row in rows_of(out / "clips.csv")[1:]} == names
+    del sources["only_annotated"]
+    make(tmp_path / "r", out, **sources)
+    assert len(list((out / "audio").iterdir())) == 6

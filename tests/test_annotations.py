@@ -1,14 +1,19 @@
 """Annotations of recordings: label tracks, tables of Raven, CSVs."""
 
+import os
+import pathlib
 import re
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recordings import annotations
-from recordings.decoding import find_sounds
+from recordings.decoding import Sound, find_sounds
 from tagger.errors import UserError
+from tagger.terminal.progress import printable
 
 RAVEN_HEADER = "Selection\tView\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\t"
 
@@ -38,12 +43,12 @@ def read(tmp_path):
 def test_a_label_track(read):
     text = (
         "\ufeff5\t6.5\tDog,Rain\r\n1.000000\t2.000000\tBär 0.97\n"
-        "\\\t100.0\t2000.0\n2\t10.0004\tModel 3\n1\t2\tBär\n"
+        "\\\t100.0\t2000.0\n2\t10.1\tModel 3\n1\t2\tBär\n"
     )
     assert read({"a.txt": text}) == {
         "a.flac": [
             (1, 2, "Bär"),
-            (2, 10.0004, "Model 3"),
+            (2, 10.1, "Model 3"),
             (5, 6.5, "Dog"),
             (5, 6.5, "Rain"),
         ]
@@ -142,3 +147,65 @@ def test_other_texts_are_ignored(read, capsys):
         read({"a.txt": ""}, "tracks/CONFIG.TXT")
     with pytest.raises(UserError, match="--annotations: there is no file or folder"):
         read({}, "nothing")
+
+
+# File name, header, and a valid row.
+FORMATS = [
+    ("a.txt", "", "1\t2\tDog 0.97"),
+    ("a.Table.1.selections.txt", f"{RAVEN_HEADER}Species", "1\tS\t1\t2\t300\tWren"),
+    ("a.txt", f"{RAVEN_HEADER}Species\tBegin File", "1\tS\t1\t2\t3\tBär\ta.flac"),
+    ("a.txt", "Begin Time (s)\tEnd Time (s)\tSpecies\tFile Offset (s)", "8\t9\tOwl\t3"),
+    ("all.csv", "file,start,end,label", 'a.flac,1,2,"Dog,Rain"'),
+]
+# What may come instead of a field.
+FIELDS = st.text(max_size=3) | st.sampled_from(
+    [
+        *("0", "9.99", "10.05", "11", "1e-320", "-1", "nan", "inf", "1e999", "1_0"),
+        *("Dog,Rain", ",", "_background_", "", " ", "\\", "\x00", '"', '"a', "\ufeff"),
+        *("\u2028", "a", "../a.flac", "/", "start", "Begin Time (s)", "\t", "\n", "\r"),
+    ]
+)
+
+
+@st.composite
+def files(draw) -> tuple[str, bytes]:
+    """The name and the contents of a file of annotations, with wrong fields."""
+    name, header, row = draw(st.sampled_from(FORMATS))
+    delimiter = "," if name.endswith(".csv") else "\t"
+    lines = [header] if header else []
+    for wrong in draw(
+        st.lists(st.dictionaries(st.integers(0, 7), FIELDS, max_size=2), max_size=4)
+    ):
+        fields = row.split(delimiter)
+        for index, text in wrong.items():
+            fields[index : index + 1] = [text]
+        lines.append(delimiter.join(fields))
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    contents = end.join(lines).encode("utf-8", "surrogatepass")
+    return name, contents + draw(st.just(b"") | st.binary(max_size=2))
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory) -> str:
+    """A recording of 10 s."""
+    path = tmp_path_factory.mktemp("recording") / "a.flac"
+    soundfile.write(path, np.full(10 * 8000, 0.1), 8000)
+    return str(path)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(file=files())
+def test_any_file_gives_events_or_problems_with_their_lines(recording, file):
+    name, contents = file
+    path = os.path.join(os.path.dirname(recording), name)
+    pathlib.Path(path).write_bytes(contents)
+    try:
+        found = annotations.read_annotations(path, [Sound(recording, "a.flac")])
+    except UserError as error:
+        pattern = rf"{re.escape(path)}:\d+: |--annotations: there are no"
+        assert all(re.match(pattern, problem) for problem in error.problems)
+        return
+    assert list(found) == [recording]
+    for start, end, label in found[recording]:
+        assert 0 <= start < end <= 10.1
+        assert label == label.strip() == printable(label) != ""

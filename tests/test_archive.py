@@ -129,13 +129,13 @@ def test_examples_do_not_overlap(base):
     base.add("b", random_tags(2)._replace(seconds=1.2))
     files = np.array([1, 1, 1, 2, 2])
     numbers, values = np.array([2, 1, 4, 1, 0]), np.linspace(0.9, 0.5, 5)
-    found = base.examples(files, numbers, values, 10)
+    found = base.examples(files, numbers, values, most=10)
     assert [(e.start, e.end, round(e.value, 1)) for e in found] == [
         *((1, 2, 0.9), (2, 3, 0.7)),
         (0.5, 1.2, 0.6),  # The recording ends before the example.
     ]
     assert [os.path.basename(e.path) for e in found] == ["a", "a", "b"]
-    assert len(base.examples(files, numbers, values, 2)) == 2
+    assert len(base.examples(files, numbers, values, most=2)) == 2
 
 
 def read_table(path: str, delimiter: str = ",") -> tuple[list[str], list[list[str]]]:
@@ -183,7 +183,7 @@ def test_the_same_command_continues(base, folder, monkeypatch, capsys):
     assert tag_folder(*arguments) == (1, ["y/1.wav", "y/2.wav"])
     out, err = capsys.readouterr()
     (line,) = out.splitlines()
-    assert line.startswith(f"file 2 of 3: {folder}/y/1.wav (2.0 s); 0.00 hours done, ")
+    assert line.startswith(f"file 2 of 3: {folder}/y/1.wav (2.0 s); 2.0 s done, ")
     assert line.endswith(" left")
     assert "1 of 3 files are in " in err
     assert "error: " in err and "2.wav" in err
@@ -222,9 +222,12 @@ def test_tables_of_an_archive(base, folder, monkeypatch):
     assert (second["Begin File"], second["File Offset (s)"]) == ("1.wav", "0.000")
     tracks = sorted(os.listdir(folder / "tracks"))
     assert tracks == ["x__1.wav.txt", "y__1.wav.txt"]  # A failed file has none.
-    archived.write_archive_tables(base, outputs, Rule(1.0))
-    _, rows = read_table(paths["files"])
+    calibrations = np.array([[0, 0], [np.nan, np.nan]])
+    archived.write_archive_tables(base, outputs, Rule(1.0), calibrations)
+    header, rows = read_table(paths["files"])
     assert [row[2] for row in rows] == ["0", "0", ""]
+    assert header[4:] == ["p(A)", "p(B)"]
+    assert [row[4:] for row in rows] == [["0.5000", ""], ["0.5000", ""], ["", ""]]
     assert not (folder / "tracks" / tracks[0]).read_text()
 
 

@@ -51,6 +51,7 @@ def test_detections_of_classes_and_of_all():
     )
     (never, _) = find_detections(evaluation_of([[1]], [[1.0]]), np.array([NEVER]))
     assert (never.count, never.recall) == (0, 0)
+    assert str(never) == "0 detections, recall 0.000"
     first, second, third, total = find_detections(evaluation, np.array([0.6, 0.5, 0.5]))
     assert first[:4] == ("C0", 3, 0.6, 3)
     assert first.mean_score == pytest.approx(2.2 / 3)
@@ -62,6 +63,7 @@ def test_detections_of_classes_and_of_all():
     assert second.recall == 0
     assert (third.precision, third.low) == (0, 0)
     assert np.isnan(third.recall)
+    assert str(third) == "1 detection, precision 0.000 (0.000 to 0.853)"
     assert total[:2] == (ALL_CLASSES, 5)
     assert total.count == 4
     assert (total.precision, total.recall) == pytest.approx((2 / 4, 2 / 5))

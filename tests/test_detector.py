@@ -10,7 +10,7 @@ from helpers import write_wav
 from recordings import choosing, examples, mixtures
 from recordings.annotations import Event
 from recordings.segments import Tags
-from recordings.thresholds import Rule, read_thresholds
+from recordings.thresholds import Rule, order_thresholds, read_thresholds
 from tagger.data.clips import make_clips
 from tagger.data.wav import read_wav_headers
 from tagger.errors import UserError
@@ -189,9 +189,13 @@ def test_thresholds_separate_events_from_false_alarms():
     scored = scored_recordings(np.random.default_rng(0), 4)
     rules = choosing.choose_rules(scored, CLASS_NAMES, Hparams())
     assert list(rules) == CLASS_NAMES
+    ordered = order_thresholds(rules, CLASS_NAMES, "")
+    found = choosing.score_rule(scored, CLASS_NAMES, Hparams(), ordered)
+    assert found["all classes"].f1 == 1
     for rule in rules.values():
-        assert 0.4 < rule.threshold < 0.95
-        assert rule[1:] == (choosing.GAP_SECONDS, choosing.MIN_SECONDS)
+        assert rule[1:] == (
+            *(choosing.GAP_SECONDS, choosing.MIN_SECONDS, choosing.MEAN_SECONDS),
+        )
     assert rules["Bell"] != rules["Dog"]
 
 

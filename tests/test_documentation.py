@@ -1,10 +1,13 @@
 """The code in README.md and docs/usage.md runs; a recipe is as its page says."""
 
+import csv
+import itertools
 import re
+import statistics
 
 import numpy as np
 import pytest
-from helpers import ROOT, parse_hparams, section_of
+from helpers import ROOT, parse_hparams, section_of, table_of_page
 
 import model
 from tagger.hparams import Hparams
@@ -69,6 +72,27 @@ def test_the_recipe_for_a_detector_has_the_commands_of_its_page():
     assert "tools.fit_last_layer" in words
     given = {"field", "field/quiet", "yamnet", "new.flac"}
     assert words - found == given
+
+
+def test_the_table_of_reviews_is_that_of_its_csv():
+    with (ROOT / "docs" / "review_loop.csv").open() as file:
+        rows = sorted(
+            csv.DictReader(file), key=lambda row: (row["order"], row["round"])
+        )
+    columns = {"events": 0, "f1": 3, "false_alarms_per_hour": 0, "best_f1": 3}
+    expected = []
+    for key, own in itertools.groupby(rows, lambda row: (row["order"], row["round"])):
+        own = list(own)
+        assert len({row["field"] for row in own}) == len(own) == 3
+        cells = []
+        for name, digits in columns.items():
+            values = [float(row[name]) for row in own]
+            pair = (statistics.mean(values), statistics.stdev(values) / 3**0.5)
+            texts = [f"{value:.{digits}f}" for value in pair]
+            cells.append(" ± ".join(text.replace("0.", ".") for text in texts))
+        expected.append([*key, *cells])
+    table = table_of_page("docs/archive.md", "What the rounds gained")
+    assert sorted(table) == sorted(expected)
 
 
 def test_the_modern_recipe_has_hyperparameters_of_the_page():

@@ -151,7 +151,9 @@ def test_a_restart_evaluates_steps_without_a_marker(
     assert "step 5" not in output
 
 
-@pytest.mark.parametrize("form", ["model.ckpt-4", "model.ckpt-4.index", "best:"])
+@pytest.mark.parametrize(
+    "form", ["model.ckpt-4", "model.ckpt-4.data-00000-of-00001", "best:"]
+)
 def test_only_the_named_checkpoint_is_evaluated(
     dataset, trained, results, tmp_path, capsys, monkeypatch, form
 ):
@@ -176,10 +178,22 @@ def test_a_named_checkpoint_that_cannot_be_read_is_an_error(
 ):
     (run / "model.ckpt-4.data-00000-of-00001").write_bytes(b"damaged")
     flags = dict(eval_checkpoint=run / "model.ckpt-4")
-    assert run_eval(dataset, run, tmp_path, **flags) == 1
+    assert run_eval(dataset, "", tmp_path, **flags) == 1
     assert "model.ckpt-4" in capsys.readouterr().err.splitlines()[-1]
-    assert run_eval(dataset, run, tmp_path, eval_checkpoint=run / "none") == 1
+    assert run_eval(dataset, "", tmp_path, eval_checkpoint=run / "none") == 1
     assert "--eval_checkpoint" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "other", [{"train_dir": "run"}, {"eval_every_k": 2}, {"eval_shard": "0/2"}]
+)
+def test_named_checkpoints_exclude_a_selection(dataset, tmp_path, capsys, other):
+    (name,) = other
+    flags = dict(train_dir="", eval_dir=tmp_path / "eval", eval_checkpoint="a")
+    assert run_main(dataset.eval_flags(**flags | other)) == 1
+    err = capsys.readouterr().err
+    assert re.fullmatch(f"error: --eval_checkpoint .*--{name} .*exclusive\n", err)
+    assert not (tmp_path / "eval").exists()
 
 
 def test_a_named_checkpoint_that_was_renamed_is_reported_once(
@@ -188,7 +202,7 @@ def test_a_named_checkpoint_that_was_renamed_is_reported_once(
     for path in run.glob("model.ckpt-4.*"):
         path.rename(run / path.name.replace("-4", "-7"))
     flags = dict(eval_checkpoint=run / "model.ckpt-7")
-    assert run_eval(dataset, run, tmp_path, **flags) == 0
+    assert run_eval(dataset, "", tmp_path, **flags) == 0
     assert capsys.readouterr().err.count("is of step 4; was it renamed?") == 1
 
 
@@ -204,8 +218,8 @@ def test_the_scores_of_several_checkpoints_are_averaged(
 
     monkeypatch.setattr(evaluation.inputs, "clip_input", counted)
     checkpoints = f"{trained / 'model.ckpt-4'},{run}"
-    flags = dict(eval_checkpoint=checkpoints, eval_every_k=9)
-    assert run_eval(dataset, trained, tmp_path / "mean", **flags) == 0
+    flags = dict(eval_checkpoint=checkpoints)
+    assert run_eval(dataset, "", tmp_path / "mean", **flags) == 0
     assert passes == [12]
     output = capsys.readouterr().out
     assert run_main(dataset.inference_flags(checkpoints, tmp_path / "p.csv")) == 0
@@ -228,7 +242,7 @@ def test_averaged_scores_and_results_of_a_run_are_not_mixed(
     dataset, trained, eval_dir, capsys
 ):
     flags = dict(eval_checkpoint=f"{trained},{trained}")
-    assert run_eval(dataset, trained, eval_dir, **flags) == 1
+    assert run_eval(dataset, "", eval_dir, **flags) == 1
     assert "has results of a run" in capsys.readouterr().err
     assert evaluated_steps(eval_dir) == STEPS
 

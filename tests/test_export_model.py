@@ -48,9 +48,9 @@ def litert_of(network, hparams):
     return Interpreter(model_content=content).get_signature_runner()
 
 
-@pytest.mark.parametrize("more", ["global_pool=max", "frontend=pcen"])
+@pytest.mark.parametrize("more", ["global_pool=max", "frontend=pcen", "width=0.5"])
 def test_litert_with_other_hyperparameters(more):
-    """An STFT window of odd length, and max pooling, or PCEN."""
+    """An STFT window of odd length, and max pooling, PCEN, or fewer filters."""
     network, hparams = varied_network(f"{ALT_HPARAMS},{more}")
     litert = litert_of(network, hparams)
     rng = np.random.default_rng(4)

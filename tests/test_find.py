@@ -42,17 +42,14 @@ def test_a_part_of_a_file_is_similar_to_its_like(archived, loaded, tmp_path):
     base, folder = archived
     tone = 9000 * np.sin(0.1 * np.arange(RATE))
     query = search.parse_query(write_wav(tmp_path / "tone.wav", tone))
-    found = search.find_similar(
-        base, [query], search.embed(query, loaded)[np.newaxis], 3
-    )
+    found = search.find_similar(base, search.embed(query, loaded)[np.newaxis], 3)
     assert len(found) == 3
     assert all(2 <= example.start < example.end <= 3.001 for example in found)
     assert found[0].value > 0.99
     # The query is not found, but its like is.
     query = search.parse_query(f"{folder}/a.wav@2-2.5")
-    found = search.find_similar(
-        base, [query], search.embed(query, loaded)[np.newaxis], 2
-    )
+    embedding = search.embed(query, loaded)[np.newaxis]
+    found = search.find_similar(base, embedding, 2, [query])
     assert all(2.5 <= example.start < example.end <= 3.001 for example in found)
 
 
@@ -84,6 +81,32 @@ def test_examples_with_scores_in_a_range(archived, order):
         assert values == sorted(values, key=keys[order])
     assert search.find_scores(base, name, most=99, **options) == found
     assert len(search.find_scores(base, name, most=2, **options)) == 2
+
+
+def test_what_was_reviewed_is_left_out(archived, tmp_path):
+    base, folder = archived
+    name = base.settings.class_names[0]
+    options = {"low": 0, "high": 1, "order": "highest", "most": 99, "seed": 0}
+    found = search.find_scores(base, name, **options)
+    reviewed = [example for example in found if example.start < 2][:3]
+    labels = ("Bark", "_background_", "Rain")
+    rows = [
+        f"{example.path},{example.start:.3f},{example.end:.3f},{label}\n"
+        for example, label in zip(reviewed, labels, strict=True)
+    ]
+    (tmp_path / "reviewed.csv").write_text("file,start,end,label\n" + "".join(rows))
+    without = search.read_reviewed(base, str(tmp_path))
+    assert len(without) == 3
+    rest = search.find_scores(base, name, **options, without=without)
+    assert rest
+    for example in rest:
+        for part in reviewed:
+            assert example.start >= part.end - 1e-3 or example.end <= part.start + 1e-3
+    whole = search.Query(str(folder / "a.wav"), 0, np.inf)
+    assert search.find_scores(base, name, **options, without=[whole]) == []
+    (tmp_path / "reviewed.csv").write_text("file,start,end,label\nx.wav,0,1,Bark\n")
+    with pytest.raises(UserError, match="fits no recording"):
+        search.read_reviewed(base, str(tmp_path))
 
 
 def test_queries(tmp_path):

@@ -51,6 +51,7 @@ def test_options_beyond_the_baseline_are_off_by_default():
     for name in options:
         assert getattr(defaults, name) == 0
     assert defaults.frontend == "log"
+    assert defaults.width == 1
 
 
 def test_derived_sizes():
@@ -114,7 +115,9 @@ def test_overrides_have_their_types():
     ("text", "message"),
     [
         ("lrr=1", "no hyperparameter 'lrr'; did you mean lr?"),
-        ("learning_speed=1", "no hyperparameter 'learning_speed'; help lists them"),
+        ("learning_rate=1", "no hyperparameter 'learning_rate'; did you mean lr?"),
+        ("Optimiser=sgd", "no hyperparameter 'Optimiser'; did you mean opt?"),
+        ("zzz=1", "no hyperparameter 'zzz'; --hparams help lists them"),
         ("lr", "name=value"),
         ("lr=1,lr=2", "twice"),
         ("lr=fast", "lr must be a number"),
@@ -124,6 +127,8 @@ def test_overrides_have_their_types():
         ("batch_size=1.5", "batch_size must be a whole number"),
         ("batch_size=0", "batch_size must be above 0"),
         ("batch_size=3001", "batch_size .* at most 3000, but got 3001"),
+        ("width=0.2", "width must be from 0.25 to 2, but got 0.2"),
+        ("width=2,batch_size=1501", "batch_size must be at most 1500 with width=2"),
         ("decay_epochs=1e308", "at most 100000"),
         ("global_pool=median", "mean or max, but got median"),
         ("opt=rmsprop", "adam or sgd"),
@@ -198,8 +203,8 @@ def test_help_lists_all(capsys):
     assert exit.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("=")[0] for line in lines] == [*hparams.FIELDS]
-    assert "mel_bands=96 bands: Number of mel bands (above 0, at most 1024)" in lines
-    assert "lr=0.0001: Learning rate (0 or more)" in lines
+    assert "mel_bands=96 bands (above 0, at most 1024)  Number of mel bands" in lines
+    assert "lr=0.0001 (0 or more)  Learning rate" in lines
 
 
 def _read(directory, overrides, class_names=("Bark", "Meow"), **kwargs):
@@ -285,6 +290,17 @@ def test_resuming_may_change_training_but_not_the_model(run_dir):
         with pytest.raises(UserError, match="cannot replace the"):
             _read(run_dir, change, to_train=True)
     assert set(hparams.MODEL_HPARAMS) < set(hparams.FIELDS)
+    with pytest.raises(UserError, match="width=0.5 cannot replace the 1.0") as error:
+        _read(run_dir, {"width": 0.5}, to_train=True)
+    assert "warmstart" not in str(error.value)
+
+
+def test_values_of_an_earlier_version_are_compared_with_the_defaults():
+    earlier = Hparams(bn=0).model_values()
+    del earlier["width"]
+    for width, expected in ((1, []), (0.5, ["width=0.5, not 1.0"])):
+        new = Hparams(bn=0, width=width).model_values()
+        assert run_record.changes({"hparams": new}, {"hparams": earlier}) == expected
 
 
 def test_another_model_is_an_error(run_dir):

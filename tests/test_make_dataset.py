@@ -372,10 +372,10 @@ def test_recordings_with_unusable_names_are_skipped(sounds, tmp_path):
 
 
 def test_finished_recordings_are_kept(sounds, tmp_path, monkeypatch, decoded):
-    def write_clips(path, item, audio, write=dataset.write_clips):
+    def write_clips(path, *arguments, write=dataset.write_clips):
         if path.endswith("b.flac"):
             raise UserError("changed")
-        return write(path, item, audio)
+        return write(path, *arguments)
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:

@@ -112,6 +112,28 @@ def test_the_number_and_names_of_variables(network):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "first", "second", "embedding"),
+    [
+        ("mobilenet-v1", "width=0.25", 4, 16, 256),
+        ("yamnet", "width=0.25", 8, 16, 256),
+        ("mobilenet-v1", "width=0.7", 11, 45, 717),
+        ("mobilenet-v1", "width=2", 32, 128, 2048),
+    ],
+)
+def test_width_scales_all_numbers_of_filters(name, text, first, second, embedding):
+    hparams = parse_hparams(text)
+    network = model.define_model(name, num_classes=3, hparams=hparams)
+    shapes = {v.path: v.shape for v in network.weights}
+    assert shapes["Conv/weights"] == (3, 3, 1, first)
+    assert shapes["SeparableConv2d/depthwise_weights"] == (3, 3, first, 1)
+    assert shapes["Conv_1/weights"] == (1, 1, first, second)
+    assert shapes["Conv_13/BatchNorm/gamma"] == (embedding,)
+    assert shapes["fully_connected/weights"] == (embedding, 3)
+    # Networks of other widths share the features.
+    assert hparams.features() == Hparams().features()
+
+
 def test_a_saved_keras_file_is_loaded(tmp_path):
     network = network_of("dropout=0.5,global_pool=max", num_classes=3)
     network.get_layer("Conv_2").trainable = False

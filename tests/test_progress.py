@@ -90,3 +90,14 @@ def test_scoring_to_a_terminal(dataset, trained, tmp_path, attach):
     assert re.search(r"\rscoring: +8%.* 1/12 ", terminal.getvalue())
     assert re.search(r"\rstep 0: +\d+%.*/12 ", terminal.getvalue())
     assert re.search(r"\r +\r(note: .*\n)?step 0, all 12 clips", terminal.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0, "0.0 s"), (12.5, "12.5 s"), (90, "1.5 minutes"), (3600, "1.00 hours")),
+        (7.2e6, "2,000.00 hours"),
+    ],
+)
+def test_durations(seconds, text):
+    assert progress.duration(seconds) == text

@@ -88,11 +88,21 @@ def test_where_selects_clips(score):
 
 @pytest.mark.parametrize(
     ("where", "message"),
-    [("use=Public", "COLUMN=VALUE.*usage"), ("usage", "no row"), ("usage=X", "no row")],
+    [
+        ("use=Public", r"COLUMN=VALUE.*\(fname,labels,usage\)"),
+        ("usage", "no row"),
+        ("usage=public", "no row .*; there are Private,Public$"),
+    ],
 )
 def test_where_without_rows_is_an_error(score, where, message):
     with pytest.raises(UserError, match=f"--where.*{message}"):
         score(where=where)
+
+
+def test_many_values_are_cut_in_messages(score):
+    labels = "fname,labels\n" + "".join(f"{n:04}.wav,Bark\n" for n in range(1000))
+    with pytest.raises(UserError, match=r"0000.wav,.*\.\.\. \(1000 values\)$"):
+        score(labels=labels, where="fname=a")
 
 
 def test_the_class_map_decides_the_order(score, tmp_path):
@@ -132,6 +142,13 @@ y.wav,0,1,0,1
 def test_a_csv_without_scores_is_an_error(score, text):
     with pytest.raises(UserError, match="expected a header fname,CLASS"):
         score(text)
+
+
+def test_a_long_header_is_cut_in_messages(score):
+    names = [f"Class_{index}" for index in range(80)]
+    with pytest.raises(UserError, match=r"Class_7,.*\.\.\. \(81 columns\)$") as error:
+        score(labels=",".join(["fname", *names]) + "\n")
+    assert len(str(error.value)) < 300
 
 
 def test_a_label_without_scores_is_an_error(score):
@@ -188,7 +205,7 @@ def test_a_result_of_predictions_is_not_adopted_by_an_evaluation(
     assert contents == {"run": "none", "scores_of": [str(tmp_path / "scores.csv")]}
     assert run_main(dataset.eval_flags(trained, tmp_path)) == 1
     assert "--eval_dir" in capsys.readouterr().err
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(UserError, match="no results of single checkpoints"):
         Run.find(f"best:{tmp_path}", "--checkpoint")
 
 

@@ -177,6 +177,15 @@ def test_detections_of_an_unknown_recording(field):
         score_detections.read_results(path, [], str(field))
 
 
+def test_detections_of_many_unknown_recordings_are_one_line(field):
+    rows = [(f"{index // 2}.flac", 1, 2, "Dog", 0.9) for index in range(20)]
+    path = write_detections(field, *rows)
+    with pytest.raises(UserError) as error:
+        score_detections.read_results(path, [], str(field))
+    (problem,) = error.value.problems
+    assert problem.endswith("10 names fit no recording, such as 0.flac, 1.flac, 2.flac")
+
+
 def test_a_recording_of_unknown_length(field, monkeypatch):
     monkeypatch.setattr(score_detections, "read_duration", lambda path: math.inf)
     with pytest.raises(UserError, match="a.flac: its header has no length"):

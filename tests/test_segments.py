@@ -49,10 +49,28 @@ def test_gaps_are_closed_and_short_segments_left_out():
     assert find(9, 9) == []
 
 
+def test_scores_are_means_over_neighbouring_examples():
+    """Examples of 1 s every 0.5 s; the first and the last one are repeated."""
+    scores = np.array([[0.8, 0.2, 0.2, 0, 0.9, 0, 0.6, 0.6, 0.9]]).T
+    tags = segments.Tags(5, scores, None, None)
+
+    def find(threshold: float, mean_seconds: float) -> list[tuple[float, float, float]]:
+        rule = Rule(threshold, 0, 0, mean_seconds)
+        found = segments.find_segments(tags, ["A"], Hparams(), rule)
+        return [(start, end, pytest.approx(score)) for start, end, _, score in found]
+
+    means = np.array([1.8, 1.2, 0.4, 1.1, 0.9, 1.5, 1.2, 2.1, 2.4]) / 3
+    for mean_seconds in (1, 1.5):
+        assert find(0.5, mean_seconds) == [
+            *((0, 1, means[0]), (2.5, 3.5, means[5]), (3.5, 5, means[8]))
+        ]
+    assert find(0.85, 0.9) == find(0.85, 0) == [(2, 3, 0.9), (4, 5, 0.9)]
+
+
 @pytest.mark.parametrize("num_examples", [0, 3])
 def test_no_segments(num_examples):
     tags = segments.Tags(2, np.zeros([num_examples, 1]), None, None)
-    assert segments.find_segments(tags, ["A"], Hparams(), Rule(0.5, 1, 1)) == []
+    assert segments.find_segments(tags, ["A"], Hparams(), Rule(0.5, 1, 1, 1)) == []
 
 
 def test_a_label_track(tmp_path):

@@ -21,10 +21,10 @@ def test_thresholds_are_read_as_they_were_written(tmp_path):
 
 
 def test_thresholds_with_times(tmp_path):
-    by_class = {"A": Rule(0.5, 0.0, 1.2), "B": Rule(0.25, 0.48, 0.0)}
+    by_class = {"A": Rule(0.5, 0.0, 1.2), "B": Rule(0.25, 0.48, 0.0, 0.5)}
     thresholds.write_thresholds(str(tmp_path), by_class, "model.ckpt-0 0a1b2c3d")
     path = tmp_path / thresholds.THRESHOLDS_FILE
-    header = "class,threshold,gap_seconds,min_seconds,checkpoint\n"
+    header = "class,threshold,gap_seconds,min_seconds,mean_seconds,checkpoint\n"
     assert path.read_text().startswith(header)
     assert thresholds.read_thresholds(str(path), "--thresholds") == by_class
     path.write_text("min_seconds,class,threshold\n1.2,A,0.5\n")
@@ -35,17 +35,19 @@ def test_thresholds_of_another_checkpoint_are_reported(tmp_path, capsys):
     by_class = {"A": Rule(0.5), "B": Rule(0.25)}
     thresholds.write_thresholds(str(tmp_path), by_class, "model.ckpt-20 0a1b2c3d")
     path = str(tmp_path / thresholds.THRESHOLDS_FILE)
-    assert thresholds.read_thresholds(path, "--thresholds") == by_class
-    # A checkpoint may be renamed.
-    thresholds.report_other_checkpoint(path, "model.ckpt-9 0a1b2c3d", "--thresholds")
+    found = thresholds.read_thresholds(path, "--thresholds")
+    assert found == by_class
+    found.report_other_checkpoint("model.ckpt-9 0a1b2c3d")  # It may be renamed.
+    found.report_other_checkpoint("")
     assert capsys.readouterr().err == ""
-    thresholds.report_other_checkpoint(path, "model.ckpt-20 00000001", "--thresholds")
+    found.report_other_checkpoint("model.ckpt-20 00000001")
     assert capsys.readouterr().err == (
         f"warning: --thresholds: {path} is for model.ckpt-20 0a1b2c3d, not for "
         f"model.ckpt-20 00000001\n"
     )
     thresholds.write_thresholds(str(tmp_path), by_class)
-    thresholds.report_other_checkpoint(path, "model.ckpt-9 0a1b2c3d", "--thresholds")
+    found = thresholds.read_thresholds(path, "--thresholds")
+    found.report_other_checkpoint("model.ckpt-9 0a1b2c3d")
     assert capsys.readouterr().err == ""
 
 
@@ -64,6 +66,7 @@ def test_thresholds_of_another_checkpoint_are_reported(tmp_path, capsys):
         ("class,threshold\nA,1.01\n", 2),
         ("class,threshold\nA,0.5\n A ,0.5\n", 3),
         ("class,threshold,class\nA,0.5,A\n", 1),
+        ("threshold,class\n0.5\n", 2),
         ("class,threshold,min_seconds\nA,0.5,-1\n", 2),
         ("class,threshold,min_seconds\nA,0.5,inf\n", 2),
     ],

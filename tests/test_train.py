@@ -237,6 +237,16 @@ def test_a_warm_start_from_classes_in_another_order(dataset, trained, tmp_path, 
     assert run_main(dataset.train_flags(run, **flags)) == 0
 
 
+def test_a_warm_start_from_another_width(dataset, trained, tmp_path, capsys):
+    hparams = SMALL_HPARAMS + ",warmstart=1,width=0.5"
+    run = tmp_path / "run"
+    flags = dataset.train_flags(run, hparams=hparams, warmstart_checkpoint=trained)
+    assert run_main(flags) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--warmstart_checkpoint has width=1, not 0.5" in error
+    assert not Run(run).checkpoints()
+
+
 def test_the_moving_averages_can_be_warm_started(dataset, trained, tmp_path):
     flags = dataset.train_flags(
         tmp_path / "run",

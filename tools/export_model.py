@@ -8,7 +8,7 @@ This writes the folder shared/first with a SavedModel for TensorFlow, a model fo
 describes how to use them. The inputs of both models are waveforms. Both compute the
 features themselves, as in training.
 
-Letters for shapes: E examples, C classes, S samples.
+Letters for shapes: E examples, C classes, D values of an embedding, S samples.
 """
 
 import json
@@ -24,7 +24,6 @@ from absl import flags
 from recordings.thresholds import (
     order_thresholds,
     read_thresholds,
-    report_other_checkpoint,
     write_thresholds,
 )
 from tagger import hparams as hparams_lib
@@ -73,7 +72,7 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> 
 
     `tagger(waveform)` returns a dict: float32 scores in [0, 1], `example_scores` [E, C]
     and `clip_scores` [C], their mean over the examples; and `embeddings`, float32
-    [E, 1024], the input of the last layer.
+    [E, D], the input of the last layer.
 
     Args:
       network: `keras.Model` with the weights to use.
@@ -142,7 +141,7 @@ def write_models(
 def write_description(
     folder: pathlib.Path,
     prefix: str,
-    model_name: str,
+    network: Any,
     hparams: hparams_lib.Hparams,
     class_names: Sequence[str],
 ) -> None:
@@ -154,7 +153,8 @@ def write_description(
     text = template.substitute(
         num_classes=len(class_names),
         checkpoint=os.path.basename(prefix),
-        model=f"{model_name}, hyperparameters: {hparams}",
+        model=f"{network.name}, hyperparameters: {hparams}",
+        embedding_size=network.get_layer("embedding").output.shape[1],
         sample_rate=SAMPLE_RATE,
         hop_seconds=f"{hparams.example_hop_seconds:g}",
     )
@@ -191,7 +191,7 @@ def export(
     rules = {}
     if thresholds_path:
         rules = read_thresholds(thresholds_path, "--thresholds")
-        report_other_checkpoint(thresholds_path, describe(found.prefix), "--thresholds")
+        rules.report_other_checkpoint(describe(found.prefix))
         order_thresholds(rules, class_names, "--thresholds")
     target = pathlib.Path(export_dir).resolve()
     make_folder(str(target.parent), "--export_dir")
@@ -208,7 +208,7 @@ def export(
             folder = pathlib.Path(temporary) / target.name
             folder.mkdir()
             write_models(folder, network, hparams)
-            write_description(folder, found.prefix, network.name, hparams, class_names)
+            write_description(folder, found.prefix, network, hparams, class_names)
             if rules:
                 ordered = {name: rules[name] for name in class_names}
                 write_thresholds(str(folder), ordered, describe(found.prefix))

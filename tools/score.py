@@ -20,7 +20,14 @@ import numpy as np
 from absl import flags
 
 from tagger.data.clips import label_matrix, label_problems, read_class_map
-from tagger.data.csv_files import FILE_COLUMN, Row, composed, read_records, read_rows
+from tagger.data.csv_files import (
+    FILE_COLUMN,
+    Row,
+    composed,
+    read_records,
+    read_rows,
+    shown,
+)
 from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap, report_empty_classes
 from tagger.runs.eval_folder import EvalFolder
@@ -67,12 +74,16 @@ def select_rows(
     if column not in header:
         raise UserError(
             f"--where must be COLUMN=VALUE with a column of {path} "
-            f"({', '.join(header)}), but got {where}"
+            f"({shown(header)}), but got {where}"
         )
     index = header.index(column)
-    selected = [row for row in rows if row.fields[index].strip() == value]
+    values = [row.fields[index].strip() for row in rows]
+    selected = [row for row, own in zip(rows, values) if own == value]
     if not selected:
-        raise UserError(f"--where: no row of {path} has {where}")
+        raise UserError(
+            f"--where: no row of {path} has {where}; there are "
+            f"{shown(sorted(set(values)), 'value')}"
+        )
     return selected
 
 
@@ -101,7 +112,7 @@ def read_scores(
     (_, header), *records = read_records(path) or [(1, [""])]
     first, *columns = [composed(name.strip()) for name in header]
     if first != FILE_COLUMN or not columns:
-        got = ",".join(header)
+        got = shown(header)
         raise UserError(f"{path}:1: expected a header fname,CLASS,... but got {got}")
     class_names = list(class_names or columns)
     names = [fields[0].strip() for _, fields in records]

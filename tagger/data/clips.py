@@ -21,10 +21,11 @@ from tagger.data.csv_files import (
     parse_rows,
     read_file,
     read_records,
+    shown,
 )
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE
-from tagger.terminal.progress import counted, printable
+from tagger.terminal.progress import counted, duration, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +51,9 @@ class Clips:
         return len(self.paths)
 
     def __str__(self) -> str:
-        hours = self.num_samples.sum() / SAMPLE_RATE / 3600
+        length = duration(self.num_samples.sum() / SAMPLE_RATE)
         num_clips, num_classes = counted(len(self), "clip"), self.labels.shape[1]
-        return f"{num_clips}, {hours:.2f} hours, {num_classes} classes"
+        return f"{num_clips}, {length}, {num_classes} classes"
 
     def take(self, indices: np.ndarray) -> "Clips":
         """Returns the clips at the given positions, in that order."""
@@ -100,7 +101,7 @@ def read_class_map(path: str) -> list[str]:
     """
     names, known, problems = [], set(), []
     for line, fields in read_records(path, "--class_map_path"):
-        where, got = f"{path}:{line}", ",".join(fields)
+        where, got = f"{path}:{line}", shown(fields)
         index, name = fields[0].strip(), composed(fields[-1].strip())
         if index == FILE_COLUMN:
             raise UserError(*[f"{where}: got {got}; this is a CSV of clips"])

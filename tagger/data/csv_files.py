@@ -11,12 +11,13 @@ from typing import Any
 
 from tagger.errors import UserError
 from tagger.terminal.files import write_whole
-from tagger.terminal.progress import printable
+from tagger.terminal.progress import counted, printable
 
 FILE_COLUMN = "fname"
 LABEL_COLUMNS = ("labels", "label")
 BACKGROUND = "_background_"  # the only label of a clip that has no class
 FINGERPRINT_COLUMN = "fingerprint"  # of the parts that inference writes
+MAX_SHOWN = 80  # letters of a record in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ def parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[s
     header = [name.strip() for name in records[0][1]]
     label_column = next((name for name in LABEL_COLUMNS if name in header), None)
     if FILE_COLUMN not in header or label_column is None:
-        got = ",".join(header)
+        got = shown(header)
         return header, [], [f"{path}:1: expected a header fname,labels but got {got}"]
     for name in (FILE_COLUMN, label_column):
         if header.count(name) > 1:
@@ -93,6 +94,14 @@ def parse_rows(contents: bytes, path: str) -> tuple[list[str], list[Row], list[s
     if len(records) == 1:
         problems.append(f"{path}:1: no clips after the header")
     return header, rows, problems
+
+
+def shown(fields: Sequence[str], noun: str = "column") -> str:
+    """The fields of a record, for messages; only the first ones if they are long."""
+    text = ",".join(fields)
+    if len(text) <= MAX_SHOWN:
+        return text
+    return f"{text[:MAX_SHOWN]}... ({counted(len(fields), noun)})"
 
 
 def is_below(name: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tagger.data.csv_files import FILE_COLUMN, Row
+from tagger.data.csv_files import FILE_COLUMN, Row, shown
 from tagger.errors import UserError
 
 RECORDING = "recording"  # the column with the recording of a clip, of make_dataset
@@ -29,7 +29,7 @@ def groups_of(
     """
     if column and column not in header:
         raise UserError(
-            f"--group_by: {path} has the columns {', '.join(header)}, but not {column}"
+            f"--group_by: {path} has the columns {shown(header)}, but not {column}"
         )
     column = column or (RECORDING if RECORDING in header else FILE_COLUMN)
     return [row.fields[list(header).index(column)] for row in rows]

@@ -211,7 +211,7 @@ def misplacement(prefix: str, runs: Sequence[str]) -> str:
             f"name must be its global_step"
         )
     if run and any(runs) and run not in runs:
-        return f"checkpoint {prefix} is of another run ({run}, not {runs[0]})"
+        return f"checkpoint {prefix} is of another run"
     return ""
 
 

@@ -284,11 +284,13 @@ class EvalFolder:
         """The folder of the evaluated checkpoints.
 
         Raises:
-          UserError: CONTENTS_FILE is missing or damaged, or the folder does not exist
-            or has another run.
+          UserError: CONTENTS_FILE is missing, damaged or of `claim`, or the folder does
+            not exist or has another run.
         """
         path = self._path / CONTENTS_FILE
         stored = self._stored()
+        if stored and stored.get("run") == NO_RUN:
+            raise UserError(f"{self.directory} has no results of single checkpoints")
         if not stored or "train_dir" not in stored:
             raise UserError(f"{path} cannot be used: it does not exist, or is damaged")
         train_dir = self._stored_train_dir(stored)

@@ -59,7 +59,7 @@ class Run:
         """Finds a checkpoint.
 
         Args:
-          path: `model.ckpt-N`, also with `.index`; a folder for its newest checkpoint;
+          path: `model.ckpt-N`, or one of its files; a folder for its newest checkpoint;
             `best:EVAL_DIR` for the one with the highest overall lwlrap of an
             evaluation; or a checkpoint that was found before, which is returned.
           name: name of the flag or argument with the path, for messages.
@@ -81,7 +81,7 @@ class Run:
                 )
             found = Checkpoint(run, prefixes[-1])
         else:
-            prefix = path.removesuffix(INDEX_SUFFIX)
+            prefix = path.removesuffix(INDEX_SUFFIX).removesuffix(DATA_SUFFIX)
             if not os.path.isfile(prefix + INDEX_SUFFIX):
                 raise UnreadableError(
                     f"{name}: there is no checkpoint {prefix} (no file "

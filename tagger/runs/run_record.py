@@ -76,10 +76,12 @@ class RunRecord:
             if value == trained or name == "warmstart":
                 continue
             if to_train and name in MODEL_HPARAMS:
+                # The weights of another width have other shapes.
+                start = ", with warmstart=1 to start from their weights"
                 raise UserError(
                     f"--hparams: {name}={value} cannot replace the {trained} in {path} "
-                    f"that the checkpoints were trained with; use another --train_dir, "
-                    f"with warmstart=1 to start from their weights"
+                    f"that the checkpoints were trained with; use another --train_dir"
+                    f"{'' if name == 'width' else start}"
                 )
             if not to_train and name not in MODEL_HPARAMS:
                 print(f"note: {name} matters only in training", file=sys.stderr)
@@ -251,11 +253,15 @@ def changes(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
             found.append(_clip_change(value, before))
         elif name == "class_names":
             found.append(class_difference(value, before))
+        elif name == "run":
+            found.append("another run")  # Its id would tell users nothing.
         elif name == "hparams":
+            # A file of an earlier version has fewer; they were what is the default now.
+            before = {hparam: FIELDS[hparam].default for hparam in value} | before
             found += [
-                f"{hparam}={value[hparam]}, not {before.get(hparam)}"
+                f"{hparam}={value[hparam]}, not {before[hparam]}"
                 for hparam in value
-                if value[hparam] != before.get(hparam)
+                if value[hparam] != before[hparam]
             ]
         else:
             found.append(f"{name} {_shown(value)}, not {_shown(before)}")

@@ -40,13 +40,18 @@ def warm_start(
 
     Raises:
       UserError: the checkpoint or a scope cannot be used, or the checkpoint is of
-        another model or of other classes.
+        another model, of another width or of other classes.
     """
     run, prefix = Run.find(checkpoint, "--warmstart_checkpoint")
     if run.record and run.record.model != network.name:
         raise UserError(
             f"--warmstart_checkpoint has the model {run.record.model}; use "
             f"--model={run.record.model}"
+        )
+    if run.record and run.record.hparams.width != hparams.width:
+        raise UserError(
+            f"--warmstart_checkpoint has width={run.record.hparams.width:g}, not "
+            f"{hparams.width:g}; a warm start needs the same width"
         )
     variables = {
         name: variable

@@ -46,7 +46,9 @@ ROUTINE_LINES = (
 # A program ends its lines with a line feed. A bar returns to the start of its line.
 ESCAPED = re.compile(rf"(?!\n|\t|\A\r)[{CONTROLS}]")
 # Routine on a machine without a GPU. TensorFlow 2.22 adds the place in its source.
-NO_GPU_LINES = r".*failed call to cuInit|=== Source Location Trace|\S+/cuda_status.cc|\n"
+NO_GPU_LINES = (
+    r".*failed call to cuInit|=== Source Location Trace|\S+/cuda_status.cc|\n"
+)
 
 
 def run(

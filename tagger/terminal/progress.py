@@ -97,3 +97,12 @@ def counted(number: int, noun: str) -> str:
     """The number with its noun, such as "1 clip", "2 clips" or "2 classes"."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
+
+
+def duration(seconds: float) -> str:
+    """The duration in a suitable unit: "12.5 s", "8.0 minutes" or "3.25 hours"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} minutes"
+    return f"{seconds / 3600:,.2f} hours"

@@ -11,6 +11,7 @@ signals, and ends as the fork does.
 
 import contextlib
 import gc
+import importlib.util
 import os
 import pathlib
 import runpy
@@ -22,7 +23,8 @@ import tempfile
 from multiprocessing import reduction
 from multiprocessing.connection import Client, Connection, wait
 
-POSSIBLE = hasattr(os, "pidfd_open")  # on Linux
+# On Linux. TensorFlow imports pandas, which starts threads if pyarrow is installed.
+POSSIBLE = hasattr(os, "pidfd_open") and not importlib.util.find_spec("pyarrow")
 STREAMS = (0, 1, 2)
 # Stands in for SIGKILL, which cannot be handled.
 KILL = signal.SIGUSR1 if POSSIBLE else signal.SIGKILL

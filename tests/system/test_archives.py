@@ -10,9 +10,10 @@ import random
 import re
 import signal
 import subprocess
+import sys
 
 import numpy as np
-from helpers import run_program, write_wav
+from helpers import PROGRAM_ENVIRONMENT, ROOT, run_program, section_of, write_wav
 from processes import Process
 
 from recordings.archive import Archive
@@ -92,3 +93,45 @@ def test_sounds_are_found(trained, dataset, tmp_path):
         done = find(path, *arguments)
         assert done.returncode == 1
         assert re.search(f"^error: .*{problem}", done.stderr, re.MULTILINE)
+
+
+def test_the_commands_of_a_round_of_reviews(trained, tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("recordings", "quiet", "annotations"):
+        (tmp_path / folder).mkdir()
+    for name in ("recordings/a.wav", "recordings/b.wav", "quiet/c.wav"):
+        samples = 1000 * rng.normal(size=20 * 44100)
+        for start in range(0, 20 * 44100, 4 * 44100) if "quiet" not in name else ():
+            samples[start : start + 44100] += 9000 * np.sin(0.1 * np.arange(44100))
+        write_wav(tmp_path / name, samples)
+    rows = [f"a.wav,{start},{start + 1},Bark\n" for start in (0, 4, 8, 12)]
+    rows += [f"a.wav,{start},{start + 0.5},Rooster\n" for start in (2, 6, 10, 14)]
+    table = "file,start,end,label\n" + "".join(rows)
+    (tmp_path / "annotations" / "first.csv").write_text(table)
+    (tmp_path / "yamnet").symlink_to(trained)
+    page = section_of("docs/archive.md", "Rounds of reviews")
+    commands = re.search(r"```\n(python .*?)```", page, re.DOTALL)[1]
+    path = f"{ROOT}:{PROGRAM_ENVIRONMENT.get('PYTHONPATH', '')}"
+    commands = commands.replace("python ", f"{sys.executable} ")
+    # The network of the tests has shorter examples.
+    done = subprocess.run(
+        [
+            "bash",
+            "-e",
+            "-c",
+            commands.replace("--hparams example_hop_seconds=0.24", ""),
+        ],
+        cwd=tmp_path,
+        env=PROGRAM_ENVIRONMENT | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [line.split("  ") for line in done.stdout.splitlines() if ".wav  " in line]
+    assert [row[3] for row in found] == ["Bark"] * 7 + ["Rooster"] * 7
+    labelled = [(0, 1), (4, 5), (8, 9), (12, 13), (2, 2.5), (6, 6.5), (10, 10.5)]
+    for path, start, end, *_ in found:
+        if path.endswith("a.wav"):
+            for first, last in labelled:
+                assert float(start) >= last - 1e-3 or float(end) <= first + 1e-3
+    assert (tmp_path / "review.html").is_file()

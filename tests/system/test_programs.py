@@ -1,5 +1,6 @@
 """Programs as users start them: start-up time, signals, recipes, a benchmark."""
 
+import csv
 import os
 import re
 import shlex
@@ -275,3 +276,17 @@ def test_the_tables_of_learning_are_those_of_the_benchmark(tmp_path):
     rows = [line for line in lines if line.startswith(("| clean", "| noisy"))]
     assert len(rows) > 10
     assert not set(rows) - set(done.stdout.splitlines())
+
+
+def test_the_table_of_detectors_is_that_of_the_benchmark(tmp_path):
+    docs = ROOT / "docs"
+    shutil.copy(docs / "detector.csv", tmp_path)
+    with (docs / "detector.csv").open() as file:
+        fields, ways, *_ = zip(*list(csv.reader(file))[1:])
+    flags = [f"--fields={','.join(sorted(set(fields)))}", f"--ways={','.join(ways)}"]
+    command = ["benchmarks/detector.py", tmp_path, *flags, "--yamnet=none"]
+    done = run_forked(*command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = "\n".join(done.stdout.splitlines())
+    assert table.count("\n") > 10
+    assert table in (docs / "detecting.md").read_text().replace("±", "+-")

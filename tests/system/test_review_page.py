@@ -69,6 +69,9 @@ def decided(browser) -> list[str]:
 def test_keys_decide_and_the_table_is_read(browser, folder):
     show(browser, folder / "classes.html")
     assert decided(browser) == ["", "", ""]
+    texts = [card.text for card in browser.find_elements(By.CSS_SELECTOR, ".clip")]
+    for text, expected in zip(texts, ("0:00.50 to 0:01.50", "30:00.00 to 30:01.00")):
+        assert f"{NAME}, {expected}, score 0." in text
     press(browser, "r", "w", "a")
     press(browser, *"My dog", Keys.ENTER)
     assert decided(browser) == ["Bark", "_background_", "My dog"]

@@ -26,6 +26,7 @@ TOOLS = {  # Each with the page and the section that list its flags, if any.
     "tools.report": ("docs/usage.md", "Error analysis by class and clip"),
     "tools.score": ("docs/usage.md", "Scoring predictions"),
     "tools.score_detections": ("docs/detecting.md", "Scoring detections"),
+    "tools.tag_cluster": ("docs/distributed.md", "Tagging an archive"),
     "tools.import_yamnet": None,
     "tools.join_predictions": None,
     "tools.fit_last_layer": ("docs/own-recordings.md", "Solving the last layer"),
@@ -96,6 +97,11 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         ("tools.tag runs/first . --threshold=2", "--threshold"),
         ("tools.tag runs/first . --threshold=nan", "--threshold"),
         ("tools.tag runs/first . --thresholds=none.csv", "--thresholds"),
+        ("tools.tag runs/first . --calibration=none.csv", "--calibration"),
+        ("tools.tag runs/first . --calibration=c --top=0", "--calibration needs --f"),
+        ("tools.tag runs/first . --calibration=c --archive=a", "--calibration needs"),
+        ("tools.tag --archive=a --raven=r.txt --calibration=c", "--calibration needs"),
+        ("tools.report runs/first/eval --calibration=c.txt", "--calibration"),
         ("tools.tag runs/first . --thresholds=t --threshold=0.5", "--threshold;"),
         ("tools.tag runs/first . --hparams=x=1", "--hparams"),
         ("tools.tag runs/first --segments a.wav b.wav", "--segments"),
@@ -107,6 +113,7 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         ("tools.tag runs/first . --archive a.db --plot p", "--plot"),
         ("tools.tag runs/first . --archive a.db --embeddings e.npz", "--embeddings"),
         ("tools.tag runs/first . --retry_failed", "--retry_failed"),
+        ("tools.tag_cluster runs/first .", "folder"),
         ("tools.find none.wav", "--archive"),
         ("tools.find none.wav --archive a.db", "none.wav"),
         ("tools.find --archive a.db", "--classes"),
@@ -234,6 +241,16 @@ def test_tagger_lists_all_programs_without_their_environment(tmp_path):
     assert listed[:3] == ["train", "eval", "inference"]
     assert listed[3:] == sorted(listed[3:])
     assert {*tools, "pack_kernel"} <= {*listed[3:]}
+
+
+def test_tagger_ends_if_its_list_is_not_read():
+    with subprocess.Popen(
+        [sys.executable, "-u", ROOT / "bin" / "tagger"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
 
 
 def test_tagger_runs_programs_in_any_folder(tmp_path):

@@ -47,6 +47,12 @@ def define_flags() -> None:
         "order", "highest", search.ORDERS, "With --classes: the first examples."
     )
     flags.DEFINE_integer("seed", 0, "Seed of --order random.", lower_bound=0)
+    flags.DEFINE_string(
+        "reviewed",
+        "",
+        "File or folder with annotations, as of earlier reviews: what overlaps them is "
+        "left out.",
+    )
     flags.DEFINE_string("csv", "", "CSV to write: one row per example.")
     flags.DEFINE_string("page", "", "HTML file to write, for the review.")
     flags.DEFINE_string("label", "", "Class of similar sounds, as default of the page.")
@@ -75,10 +81,13 @@ def main(argv: Sequence[str]) -> int:
                 f"--classes: the archive has no class {unknown[0]}; it has "
                 f"{len(known)}, such as {known[0]}"
             )
+        without = []
+        if FLAGS.reviewed:
+            without = search.read_reviewed(archive, FLAGS.reviewed)
         if queries or FLAGS.page:
             program.start_tensorflow()
         if queries:
-            found = _similar(archive, queries)
+            found = _similar(archive, queries, without)
         else:
             found = [
                 (example, name)
@@ -91,6 +100,7 @@ def main(argv: Sequence[str]) -> int:
                     order=FLAGS.order,
                     most=FLAGS.number,
                     seed=FLAGS.seed,
+                    without=without,
                 )
             ]
         hparams = archive.settings.hparams
@@ -111,15 +121,17 @@ def _parse_range(texts: Sequence[str]) -> tuple[float, float]:
     )
 
 
-def _similar(archive: Archive, queries: Sequence[search.Query]) -> Found:
-    """The examples that are similar to queries.
+def _similar(
+    archive: Archive, queries: Sequence[search.Query], without: Sequence[search.Query]
+) -> Found:
+    """The examples that are similar to queries, without these and other parts.
 
     Raises:
       UserError: a query or the checkpoint cannot be used.
     """
     tagger = _load(archive)
     embeddings = np.stack([search.embed(query, tagger) for query in queries])
-    found = search.find_similar(archive, queries, embeddings, FLAGS.number)
+    found = search.find_similar(archive, embeddings, FLAGS.number, [*queries, *without])
     return [(example, "") for example in found]
 
 

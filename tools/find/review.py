@@ -2,11 +2,9 @@
 
 import contextlib
 import hashlib
-import html
 import json
 import os
 import pathlib
-import string
 import urllib.parse
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from recordings import plots
 from recordings.archive import Example
 from recordings.decoding import read_part
+from recordings.pages import fill_page
 from tagger.data.csv_files import BACKGROUND
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams
@@ -58,12 +57,12 @@ def make_page(
         "classes": list(class_names),
         "items": items,
     }
-    return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(title),
+    return fill_page(
+        TEMPLATE,
+        title=title,
+        data=data,
         summary=f"{len(items)} examples, by {value}.",
         background=BACKGROUND,
-        # "<" would end the script if a class is named "</script>".
-        data=json.dumps(data).replace("<", "\\u003c"),
     )
 
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recordings.annotations import read_annotations
 from recordings.archive import Archive, Example
-from recordings.decoding import read_part
+from recordings.decoding import Sound, read_part
 from tagger.data import blocks
 from tagger.errors import UserError
 from tools.tag.scoring import Tagger
@@ -67,26 +68,43 @@ def embed(query: Query, tagger: Tagger) -> np.ndarray:
     return (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).mean(axis=0)
 
 
-def find_similar(
-    archive: Archive, queries: Sequence[Query], embeddings: np.ndarray, most: int
-) -> list[Example]:
-    """The examples that are most similar to one of the queries, without these.
+def read_reviewed(archive: Archive, source: str) -> list[Query]:
+    """The parts of the recordings of an archive that annotations label.
 
     Args:
       archive: the archive.
-      queries: the parts that are searched for.
+      source: see `read_annotations`.
+
+    Raises:
+      UserError: see `read_annotations`.
+    """
+    sounds = [Sound(file.path, file.path) for file in archive.files()]
+    labelled = read_annotations(source, sounds, "--reviewed", keep_background=True)
+    return [
+        Query(path, event.start, event.end)
+        for path, events in labelled.items()
+        for event in events
+    ]
+
+
+def find_similar(
+    archive: Archive,
+    embeddings: np.ndarray,
+    most: int,
+    without: Sequence[Query] = (),
+) -> list[Example]:
+    """The examples that are most similar to one of the queries.
+
+    Args:
+      archive: the archive.
       embeddings: float32 [Q, D], of the queries.
       most: how many examples to return at most.
+      without: parts that no example may overlap, such as the queries.
     """
     files, numbers, values = archive.similarities(embeddings)
     order = np.argsort(-values, kind="stable")
-    for query in queries:
-        if file := archive.find(query.path):
-            starts = archive.hop_seconds * numbers[order]
-            ends = starts + archive.window_seconds
-            is_query = (files[order] == file.id) & (starts < query.end)
-            order = order[~(is_query & (ends > query.start))]
-    return archive.examples(files[order], numbers[order], values[order], most)
+    columns = (column[order] for column in (files, numbers, values))
+    return archive.examples(*columns, most=most, without=without)
 
 
 def find_scores(
@@ -98,6 +116,7 @@ def find_scores(
     order: str,
     most: int,
     seed: int,
+    without: Sequence[Query] = (),
 ) -> list[Example]:
     """Examples with scores of a class in a range.
 
@@ -108,6 +127,7 @@ def find_scores(
       order: one of ORDERS: the highest first, those next to MIDDLE first, or random.
       most: how many examples to return at most.
       seed: seed of the random order.
+      without: parts that no example may overlap.
     """
     index = archive.settings.class_names.index(class_name)
     columns = archive.scores(index)
@@ -119,4 +139,5 @@ def find_scores(
         "random": np.random.default_rng(seed).random(values.size),
     }
     first = np.argsort(keys[order], kind="stable")
-    return archive.examples(files[first], numbers[first], values[first], most)
+    columns = (column[first] for column in (files, numbers, values))
+    return archive.examples(*columns, most=most, without=without)

@@ -52,7 +52,7 @@ def load_layers(
 
 
 def define_embedder(network: Any) -> Callable[[Any], np.ndarray]:
-    """A function from examples, float32 [E, T, F], to embeddings, float32 [E, 1024]."""
+    """A function from examples, float32 [E, T, F], to embeddings, float32 [E, D]."""
     import tensorflow as tf
 
     import inputs
@@ -78,7 +78,7 @@ def embed(
     """The embeddings of all examples of N clips.
 
     Returns:
-      float32 [E, 1024], and int [E], the positions of their clips.
+      float32 [E, D], and int [E], the positions of their clips.
 
     Raises:
       UserError: a clip can no longer be read, or its embeddings are not finite.
@@ -107,7 +107,7 @@ def embed_mixtures(
     embedder: Callable[[Any], np.ndarray],
     mixtures: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The embeddings, float32 [E, 1024], labels and folds of `mixture_examples`."""
+    """The embeddings, float32 [E, D], labels and folds of `mixture_examples`."""
     found = []
     with progress_bar(None, what="mixtures", unit="example") as bar:
         for features, labels, folds in mixtures:

@@ -156,7 +156,7 @@ def compute_examples(
       mixtures: see `mixture_examples`; only with events.
 
     Returns:
-      float32 [E, 1024], embeddings; [E, C], targets; int [E], folds; and int, the
+      float32 [E, D], embeddings; [E, C], targets; int [E], folds; and int, the
       positions of the clips of the first examples. The others are mixtures.
     """
     embedder = define_embedder(network)

@@ -5,7 +5,7 @@ import itertools
 import os
 import pathlib
 import wave
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,9 +51,9 @@ class Conversion(NamedTuple):
             (self.checksum, self.clips) == (other.checksum, other.clips)
         )
 
-    def is_complete(self, existing: Container[str]) -> bool:
-        """Whether its clips are among the existing files."""
-        return all(name in existing or name in self.silent for name in self.clips)
+    def is_complete(self, wanted: Iterable[str], existing: Container[str]) -> bool:
+        """Whether some of its clips are among the existing files."""
+        return all(name in existing or name in self.silent for name in wanted)
 
     def bounds(self) -> list[int]:
         """The starts of the N clips and the end of the last one, in samples."""
@@ -116,8 +116,10 @@ def measure(path: str) -> tuple[int, float]:
     return num_samples, peak
 
 
-def write_clips(path: str, conversion: Conversion, audio: pathlib.Path) -> Conversion:
-    """Writes the clips of a recording; returns it with the names of the silent ones.
+def write_clips(
+    path: str, conversion: Conversion, wanted: Container[str], audio: pathlib.Path
+) -> Conversion:
+    """Writes some clips of a recording; returns it with the names of the silent ones.
 
     The whole recording is made quieter if it would exceed the range of 16 bits. Silent
     clips of a longer recording are left out.
@@ -131,6 +133,10 @@ def write_clips(path: str, conversion: Conversion, audio: pathlib.Path) -> Conve
     ]
     chunks = decoding.read_chunks(path, itertools.chain.from_iterable(sizes))
     for name, blocks in zip(names, sizes, strict=True):
+        if name not in wanted:
+            for _ in blocks:
+                next(chunks)
+            continue
         audible = False
         try:
             with atomic(audio / name) as file, wave.open(file, "wb") as wav:

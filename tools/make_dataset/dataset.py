@@ -106,7 +106,7 @@ def update(
 ) -> None:
     """Deletes clips that are not as they should be, then writes those that are missing.
 
-    There are no tables of the clips meanwhile.
+    Only clips with labels are written. There are no tables of the clips meanwhile.
 
     Args:
       recordings: the recordings to convert.
@@ -132,14 +132,18 @@ def update(
         path.unlink(missing_ok=True)  # of a run that was killed
     write_manifest(out, items.values())
     make_folder(str(audio), "OUT")
+    wanted = {item.name: labelled_clips(item, items[item.name]) for item in recordings}
     existing = set(os.listdir(audio))
+    for name, item in items.items():
+        for clip in existing.intersection(item.clips) - wanted[name]:
+            (audio / clip).unlink()  # It had labels before.
     missing = [
         recording
         for recording in recordings
-        if not items[recording.name].is_complete(existing)
+        if not items[recording.name].is_complete(wanted[recording.name], existing)
     ]
     written = in_parallel(
-        lambda item: write_clips(item.path, items[item.name], audio),
+        lambda item: write_clips(item.path, items[item.name], wanted[item.name], audio),
         missing,
         what="writing clips",
         unit="recording",
@@ -156,6 +160,14 @@ def update(
         f"{len(known.keys() - items)} removed; {out} has {counted(num_clips, 'clip')} "
         f"of {counted(num_classes, 'class')}"
     )
+
+
+def labelled_clips(recording: Recording, item: Conversion) -> set[str]:
+    """The names of the clips of a recording that have labels."""
+    labelled = recording.label_clips(item.clip_times())
+    return {
+        clip for clip, (labels, _) in zip(item.clips, labelled, strict=True) if labels
+    }
 
 
 def write_tables(

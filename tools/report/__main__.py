@@ -9,30 +9,40 @@ steps, and for the best step: a table and curves of the classes, the pairs of cl
 that are most often confused, and the clips with the lowest precision, each with a
 player. With --against, it compares the lwlrap of each class with that of another
 evaluation of the same clips. thresholds.csv has the threshold of the highest F1 of each
-class. Values from fewer than ten clips are marked.
+class. Values from fewer than ten clips are marked. --calibration writes how scores
+become probabilities.
 """
 
 import os
 import pathlib
+import sys
 from collections.abc import Sequence
 
+import numpy as np
 from absl import flags
 
+from recordings.calibration import COLUMNS, COUNT_COLUMNS, calibrate
+from recordings.class_tables import CHECKPOINT_COLUMN
 from recordings.thresholds import (
     PRECISION_FILE,
     THRESHOLDS_FILE,
     Rule,
     order_thresholds,
     read_thresholds,
-    report_other_checkpoint,
     write_thresholds,
 )
+from tagger.data.csv_files import write_csv
 from tagger.errors import UserError
 from tagger.terminal import program
-from tagger.terminal.files import write_whole
-from tagger.terminal.progress import print_result
-from tools.report.detections import precision_thresholds
-from tools.report.diagnosis import class_results, read_evaluation
+from tagger.terminal.files import make_folder, write_whole
+from tagger.terminal.progress import counted, print_result
+from tools.report.detections import find_detections, precision_thresholds
+from tools.report.diagnosis import (
+    FEW_CLIPS,
+    Evaluation,
+    class_results,
+    read_evaluation,
+)
 from tools.report.page import make_page
 
 FLAGS = flags.FLAGS
@@ -54,6 +64,43 @@ def define_flags() -> None:
         "",
         "CSV of thresholds to show, instead of those with this precision.",
     )
+    flags.DEFINE_string(
+        "calibration",
+        "",
+        "CSV to write: how the scores of each class become probabilities, for "
+        "tools.tag.",
+    )
+    flags.register_validator(
+        "calibration",
+        lambda path: not path or path.endswith(".csv"),
+        message="must end with .csv",
+    )
+
+
+def write_calibrations(path: str, evaluation: Evaluation) -> None:
+    """Calibrates each class, writes a CSV, and prints which classes have too few clips.
+
+    Raises:
+      UserError: the CSV cannot be written.
+    """
+    make_folder(os.path.dirname(path) or ".", "--calibration")
+    names, rows, few = evaluation.class_names, [], []
+    own = [evaluation.checkpoint] if evaluation.checkpoint else []
+    for name, labels, scores in zip(names, evaluation.labels.T, evaluation.scores.T):
+        values = calibrate(labels, scores, min_clips=FEW_CLIPS).tolist()
+        if np.isnan(values).any():
+            few.append(name)
+            values = ["", ""]
+        rows.append([name, *values, len(labels), int(labels.sum()), *own])
+    end = [CHECKPOINT_COLUMN] * len(own)
+    write_csv(path, [[*COLUMNS, *COUNT_COLUMNS, *end], *rows])
+    if few:
+        print(
+            f"note: no calibration of {counted(len(few), 'class')} with fewer than "
+            f"{FEW_CLIPS} clips, or {FEW_CLIPS} clips without it, such as {few[0]}",
+            file=sys.stderr,
+        )
+    print_result(f"{path} written: {counted(len(rows) - len(few), 'class')}")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -72,8 +119,7 @@ def main(argv: Sequence[str]) -> int:
     if FLAGS.thresholds:
         by_class = read_thresholds(FLAGS.thresholds, "--thresholds")
         shown = order_thresholds(by_class, names, "--thresholds").threshold
-        if own := evaluation.checkpoint:
-            report_other_checkpoint(FLAGS.thresholds, own, "--thresholds")
+        by_class.report_other_checkpoint(evaluation.checkpoint)
         title = f"Thresholds in {FLAGS.thresholds}"
     page = make_page(
         evaluation,
@@ -99,6 +145,11 @@ def main(argv: Sequence[str]) -> int:
         f"{path}, {THRESHOLDS_FILE} and {PRECISION_FILE} written for step "
         f"{evaluation.step}"
     )
+    if FLAGS.thresholds:
+        *_, total = find_detections(evaluation, shown)
+        print_result(f"with {FLAGS.thresholds}: {total}")
+    if FLAGS.calibration:
+        write_calibrations(FLAGS.calibration, evaluation)
     return 0
 
 

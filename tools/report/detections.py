@@ -9,6 +9,7 @@ import numpy as np
 import scipy.stats
 
 from recordings.choosing import PRIOR, confident_precision
+from tagger.terminal.progress import counted
 from tools.report.diagnosis import (
     ALL_CLASSES,
     FEW_CLIPS,
@@ -42,6 +43,15 @@ class Detections(NamedTuple):
     low: float
     high: float
     recall: float
+
+    def __str__(self) -> str:
+        """The values other than the class, in one line."""
+        text = counted(self.count, "detection")
+        if self.count:
+            text += (
+                f", precision {self.precision:.3f} ({self.low:.3f} to {self.high:.3f})"
+            )
+        return text if np.isnan(self.recall) else f"{text}, recall {self.recall:.3f}"
 
 
 def precision_thresholds(evaluation: Evaluation, wanted: float) -> np.ndarray:

@@ -135,7 +135,7 @@ def read_evaluation(eval_dir: str) -> Evaluation:
             arrays = {name: stored[name] for name in names}
     except FileNotFoundError:
         raise UserError(
-            f"there is no {path}; runner.py --mode eval writes it"
+            f"there is no {path}; runner.py --mode eval and tools.score --out write it"
         ) from None
     except UNREADABLE as error:
         raise UserError(f"{path} cannot be read: {error}") from None

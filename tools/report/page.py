@@ -4,16 +4,15 @@ The curves are drawn by the script in report.html.
 """
 
 import html
-import json
 import os
 import pathlib
-import string
 import sys
 import urllib.parse
 from collections.abc import Container, Sequence
 
 import numpy as np
 
+from recordings.pages import fill_page
 from tagger.data.blocks import block_samples
 from tagger.data.csv_files import BACKGROUND
 from tagger.errors import UserError
@@ -267,16 +266,16 @@ def make_page(
         result.name for result in found if 0 < result.num_clips < diagnosis.FEW_CLIPS
     }
     num_background = len(evaluation.background)
-    return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(f"Evaluation {eval_dir}"),
+    return fill_page(
+        TEMPLATE,
+        title=f"Evaluation {eval_dir}",
+        data=data,
         summary=(
             f"Best step: {evaluation.step}. Overall lwlrap {overall:.6f} on "
             f"{len(evaluation.clips)} clips with {len(evaluation.class_names)} classes"
             f"{f', {num_background} of them background' if num_background else ''}."
         ),
         classes=classes_table(found, few, with_background=num_background > 0),
-        # "<" would end the script if a class is named "</script>".
-        data=json.dumps(data).replace("<", "\\u003c"),
         thresholds=thresholds_table(evaluation, thresholds),
         thresholds_title=html.escape(thresholds_title),
         comparison=comparison_section(evaluation, against) if against else "",

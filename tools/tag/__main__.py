@@ -21,18 +21,20 @@ A file that cannot be read is reported. The others are tagged, and the exit stat
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+import numpy as np
 from absl import flags
 
 from recordings.archive import Archive, Settings
+from recordings.calibration import read_calibrations
+from recordings.class_tables import ByClass, ordered
 from recordings.decoding import Sound, find_files
 from recordings.thresholds import (
     DEFAULT_THRESHOLD,
     Rule,
     order_thresholds,
     read_thresholds,
-    report_other_checkpoint,
 )
 from tagger.errors import UserError
 from tagger.hparams import parse_overrides
@@ -69,6 +71,12 @@ def define_flags() -> None:
         "CSV with the threshold of each class, as tools.report writes it; instead of "
         "--threshold.",
     )
+    flags.DEFINE_string(
+        "calibration",
+        "",
+        "CSV of tools.report --calibration: print the probability of each class, too, "
+        "and write it to --files.",
+    )
     flags.DEFINE_string("segments", "", "CSV to write: one row per detection.")
     flags.DEFINE_string("files", "", "CSV to write: one row per file that was tried.")
     flags.DEFINE_string("raven", "", "Selection table to write for Raven, a .txt file.")
@@ -102,15 +110,19 @@ def main(argv: Sequence[str]) -> int:
     outputs = Outputs(*(FLAGS[name].value for name in Outputs._fields))
     _check_flags(argv, outputs)
     hparam_overrides = parse_overrides(FLAGS.hparams)
-    by_class = None
+    by_class = calibrations = None
     if FLAGS.thresholds:
         by_class = read_thresholds(FLAGS.thresholds, "--thresholds")
+    if FLAGS.calibration:
+        calibrations = read_calibrations(FLAGS.calibration, "--calibration")
     check_outputs(outputs, replace=bool(FLAGS.archive))
     if len(argv) == 1:
         with Archive(FLAGS.archive) as archive:
             settings = archive.settings
-            rule = _rule(by_class, settings.class_names, settings.description)
-            write_archive_tables(archive, outputs, rule)
+            names, checkpoint = settings.class_names, settings.description
+            rule = _rule(by_class, names, checkpoint)
+            calibrations = _calibrations(calibrations, names, checkpoint)
+            write_archive_tables(archive, outputs, rule, calibrations)
         return 0
     found = find_files(argv[2:])
     check_names(outputs, found)
@@ -124,7 +136,10 @@ def main(argv: Sequence[str]) -> int:
         hparam_overrides=hparam_overrides,
         mixed_precision=FLAGS.mixed_precision,
     )
-    rule = _rule(by_class, tagger.class_names, describe(prefix))
+    checkpoint = describe(prefix)
+    rule = _rule(by_class, tagger.class_names, checkpoint)
+    calibrations = _calibrations(calibrations, tagger.class_names, checkpoint)
+    tagger = tagger._replace(calibrations=calibrations)
     num_failed = _tag(found, tagger, outputs, rule, prefix)
     if num_failed:
         print(f"{num_failed} of {counted(len(found), 'file')} failed", file=sys.stderr)
@@ -143,6 +158,10 @@ def _check_flags(argv: Sequence[str], outputs: Outputs) -> None:
         )
     if FLAGS.thresholds and FLAGS["threshold"].present:
         raise UserError("--thresholds replaces --threshold; give only one of them")
+    if FLAGS.calibration and not outputs.files:
+        top = DEFAULT_TOP if FLAGS.top is None and not FLAGS.archive else FLAGS.top
+        if not top or len(argv) == 1:
+            raise UserError("--calibration needs --files, or classes to print, --top")
     if len(argv) == 1 and not any(outputs):
         raise UserError("expected a table to write from --archive; see --help")
     if FLAGS.archive:
@@ -154,7 +173,7 @@ def _check_flags(argv: Sequence[str], outputs: Outputs) -> None:
 
 
 def _rule(
-    by_class: Mapping[str, Rule] | None, class_names: Sequence[str], checkpoint: str
+    by_class: ByClass | None, class_names: Sequence[str], checkpoint: str
 ) -> Rule:
     """When a class is detected, or each of C classes.
 
@@ -164,8 +183,23 @@ def _rule(
     if by_class is None:
         return Rule(FLAGS.threshold)
     rule = order_thresholds(by_class, class_names, "--thresholds")
-    report_other_checkpoint(FLAGS.thresholds, checkpoint, "--thresholds")
+    by_class.report_other_checkpoint(checkpoint)
     return rule
+
+
+def _calibrations(
+    by_class: ByClass | None, class_names: Sequence[str], checkpoint: str
+) -> np.ndarray | None:
+    """The calibrations of C classes, float64 [C, 2], if there is a CSV.
+
+    Raises:
+      UserError: see `class_tables.ordered`.
+    """
+    if by_class is None:
+        return None
+    values = ordered(by_class, class_names, "--calibration", "row")
+    by_class.report_other_checkpoint(checkpoint)
+    return np.array(values)
 
 
 def _tag(
@@ -177,6 +211,8 @@ def _tag(
 ) -> int:
     """Tags files, and writes the results; returns the number of files that failed."""
     top = FLAGS.top
+    if tagger.calibrations is not None:
+        print("p is the probability of the class; -: no calibration", file=sys.stderr)
     if FLAGS.archive:
         settings = Settings(
             os.path.abspath(prefix),
@@ -189,7 +225,7 @@ def _tag(
             num_failed = tag_to_archive(
                 found, tagger, archive, retry_failed=FLAGS.retry_failed, top=top or 0
             )
-            write_archive_tables(archive, outputs, rule)
+            write_archive_tables(archive, outputs, rule, tagger.calibrations)
         return num_failed
     if FLAGS.thresholds:
         print("* marks scores that reach the threshold of the class", file=sys.stderr)

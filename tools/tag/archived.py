@@ -4,12 +4,21 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from recordings.archive import Archive, File
+import numpy as np
+
+from recordings.archive import Archive
 from recordings.decoding import Sound
-from recordings.segments import Segment, Tags, find_segments
+from recordings.segments import Tags, find_segments
 from recordings.tables import Tagged, write_label_track, write_tables
 from recordings.thresholds import Rule
-from tools.tag.results import Outputs, check_names, result_path, status, tag_each
+from tools.tag.results import (
+    Outputs,
+    calibrated,
+    check_names,
+    result_path,
+    status,
+    tag_each,
+)
 from tools.tag.scoring import Tagger
 
 
@@ -62,13 +71,19 @@ def tag_to_archive(
     )
 
 
-def write_archive_tables(archive: Archive, outputs: Outputs, rule: Rule) -> None:
+def write_archive_tables(
+    archive: Archive,
+    outputs: Outputs,
+    rule: Rule,
+    calibrations: np.ndarray | None = None,
+) -> None:
     """Writes the tables and label tracks of all files of an archive.
 
     Args:
       archive: the archive.
       outputs: what to write.
       rule: see `segments.find_segments`.
+      calibrations: see `scoring.Tagger`.
 
     Raises:
       UserError: a table cannot be written, or two label tracks would be the same.
@@ -87,18 +102,19 @@ def write_archive_tables(archive: Archive, outputs: Outputs, rule: Rule) -> None
             if file.error:
                 yield Tagged(file.path, None, [], f"failed: {file.error}")
                 continue
-            segments = _segments(archive, file, rule)
+            tags, settings = archive.tags(file), archive.settings
+            segments = find_segments(tags, settings.class_names, settings.hparams, rule)
             if outputs.audacity:
                 track = result_path(outputs.audacity, named(file.path), ".txt")
                 write_label_track(track, segments)
-            yield Tagged(file.path, file.seconds, segments, status(file.doubt))
+            yield Tagged(
+                file.path,
+                file.seconds,
+                segments,
+                status(file.doubt),
+                calibrated(tags, calibrations),
+            )
 
     check_names(outputs, map(named, paths))
-    write_tables(outputs.tables(), tagged(), archive.settings.hparams)
-
-
-def _segments(archive: Archive, file: File, rule: Rule) -> list[Segment]:
-    settings = archive.settings
-    return find_segments(
-        archive.tags(file), settings.class_names, settings.hparams, rule
-    )
+    names = () if calibrations is None else archive.settings.class_names
+    write_tables(outputs.tables(), tagged(), archive.settings.hparams, names)

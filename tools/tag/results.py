@@ -1,6 +1,6 @@
 """The results of tagging: what is printed for each file, and the files to write.
 
-Letters for shapes: E examples, C classes.
+Letters for shapes: E examples, C classes, D values of an embedding.
 """
 
 import datetime
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recordings.calibration import probabilities
 from recordings.decoding import Sound
 from recordings.segments import Segment, Tags, find_segments
 from recordings.tables import HEADERS, Tagged, write_label_track, write_tables
@@ -20,7 +21,7 @@ from recordings.thresholds import Rule
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams
 from tagger.terminal.files import atomic, make_folder
-from tagger.terminal.progress import print_result, printable, progress_bar
+from tagger.terminal.progress import duration, print_result, printable, progress_bar
 from tools.tag.scoring import Tagger, tag
 
 
@@ -108,7 +109,15 @@ def tag_files(
             tagged.append(Tagged(sound.path, None, [], f"failed: {error}"))
             return error
         segments = find_segments(tags, tagger.class_names, tagger.hparams, rule)
-        tagged.append(Tagged(sound.path, tags.seconds, segments, status(tags.doubt)))
+        tagged.append(
+            Tagged(
+                sound.path,
+                tags.seconds,
+                segments,
+                status(tags.doubt),
+                calibrated(tags, tagger.calibrations),
+            )
+        )
         if outputs.embeddings:
             embedded.append((sound.path, tags.embeddings))
         try:
@@ -132,7 +141,8 @@ def tag_files(
             if embedded:
                 write_embeddings(outputs.embeddings, embedded, tagger.hparams)
         finally:
-            write_tables(outputs.tables(), tagged, tagger.hparams)
+            names = () if tagger.calibrations is None else tagger.class_names
+            write_tables(outputs.tables(), tagged, tagger.hparams, names)
 
 
 def tag_each(
@@ -185,7 +195,13 @@ def tag_each(
                 bar.write(f"note: {name}: {tags.doubt}", file=sys.stderr)
             line = f"{name} ({tags.seconds:.1f} s)"
             if top:
-                best = top_classes(tags, tagger.class_names, top, marked_from)
+                best = top_classes(
+                    tags,
+                    tagger.class_names,
+                    top,
+                    marked_from,
+                    calibrated(tags, tagger.calibrations),
+                )
                 print_result(f"{line}\n{best}")
             else:
                 print_result(f"{pace.position}: {line}; {pace.finish(tags.seconds)}")
@@ -219,13 +235,13 @@ class Pace:
         return self.position
 
     def finish(self, seconds: float) -> str:
-        """Ends a file of some seconds; returns hours done, speed and remaining time."""
+        """Ends a file of some seconds; returns what is done, speed and time left."""
         self._seconds += seconds
         self._size_done += self._sound
         elapsed = max(time.monotonic() - self._start, 1e-9)
         left = round(elapsed * self._size_left / max(1, self._size_done))
         return (
-            f"{self._seconds / 3600:,.2f} hours done, {self._seconds / elapsed:,.0f} "
+            f"{duration(self._seconds)} done, {self._seconds / elapsed:,.0f} "
             f"hours per hour, {datetime.timedelta(seconds=left)} left"
         )
 
@@ -276,7 +292,7 @@ def write_embeddings(
 ) -> None:
     """Writes the embeddings of all files to an NPZ file, atomically.
 
-    Its arrays are `embeddings`, float32 [E, 1024], of the examples of all files; for
+    Its arrays are `embeddings`, float32 [E, D], of the examples of all files; for
     each of them `start`, in seconds, and `file_index`, a position in `files`.
     """
     hop_seconds = hparams.example_hop_frames * hparams.stft_hop_samples / SAMPLE_RATE
@@ -292,11 +308,19 @@ def write_embeddings(
         )
 
 
+def calibrated(tags: Tags, calibrations: np.ndarray | None) -> np.ndarray:
+    """The probabilities of C classes in a recording; empty: no calibrations."""
+    if calibrations is None:
+        return np.zeros(0)
+    return probabilities(calibrations, tags.scores.mean(axis=0))
+
+
 def top_classes(
     tags: Tags,
     class_names: Sequence[str],
     top: int,
     marked_from: float | np.ndarray = np.inf,
+    chances: Sequence[float] = (),
 ) -> str:
     """Lines with the highest mean scores of a recording.
 
@@ -306,11 +330,16 @@ def top_classes(
       top: number of lines.
       marked_from: means that reach it are marked with "*"; of all classes, or float64
         [C], of each.
+      chances: C probabilities to print, see `calibrated`; empty: none.
     """
     mean = tags.scores.mean(axis=0)
     best = np.argsort(-mean, kind="stable")[:top]
     reached = mean >= marked_from
+    shown = [""] * len(mean)
+    if len(chances):
+        shown = [f"p={'-' if np.isnan(p) else f'{p:.2f}':6}" for p in chances]
     return "\n".join(
-        f"{'*' if reached[index] else ' '} {mean[index]:.4f}  {class_names[index]}"
+        f"{'*' if reached[index] else ' '} {mean[index]:.4f}  {shown[index]}"
+        f"{class_names[index]}"
         for index in best
     )

@@ -1,6 +1,7 @@
 """Scores recordings of any length block by block, with a trained tagger.
 
-Letters for shapes: E examples, T frames, F mel bands, C classes, S samples.
+Letters for shapes: E examples, T frames, F mel bands, C classes, D values of an
+embedding, S samples.
 """
 
 import collections
@@ -21,16 +22,20 @@ SCORED_AT_ONCE = 3  # blocks
 
 # Maps a block of a waveform, float32 [S], and the state of the features before it,
 # float32 [F] (see `spectrogram.compress`), to scores, float64 [E, C], embeddings,
-# float32 [E, 1024], the spectrogram, float32 [T, F], and the state of the next block.
+# float32 [E, D], the spectrogram, float32 [T, F], and the state of the next block.
 Scorer = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 
 
 class Tagger(NamedTuple):
-    """A loaded checkpoint: C class names, hyperparameters of the features, scorer."""
+    """A loaded checkpoint: C class names, hyperparameters of the features, scorer.
+
+    `calibrations` is float64 [C, 2], see calibration.py; None: not known.
+    """
 
     class_names: list[str]
     hparams: Hparams
     score: Scorer
+    calibrations: np.ndarray | None = None
 
 
 def load(
@@ -91,8 +96,17 @@ def define_scorer(network: Any, hparams: Hparams) -> Scorer:
     return score
 
 
-def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[np.ndarray]:
+def overlapping_blocks(
+    path: str,
+    hparams: Hparams,
+    observe: decoding.Observer = lambda block, rate: None,
+) -> Iterator[np.ndarray]:
     """Reads a recording in blocks; see `blocks.py`.
+
+    Args:
+      path: the sound file.
+      hparams: hyperparameters of the features.
+      observe: see `decoding.Observer`.
 
     Yields:
       float32 [S], the samples of a block.
@@ -103,7 +117,7 @@ def overlapping_blocks(path: str, hparams: Hparams) -> Iterator[np.ndarray]:
     size, step = blocks.block_samples(hparams)
     block = np.zeros(0, np.float32)
     sizes = itertools.chain([size], itertools.repeat(step))
-    for chunk in decoding.read_chunks(path, sizes):
+    for chunk in decoding.read_chunks(path, sizes, observe):
         block = np.concatenate([block, chunk])
         if not block.size:
             raise UserError(f"{path}: has no samples")
@@ -168,11 +182,13 @@ def tag(
     _, step = blocks.block_samples(hparams)
     scores, embeddings, log_mel = [], [], []
     num_samples, peak = 0, 0.0
-    decoded = decoded_ahead(overlapping_blocks(path, hparams))
+    energy = doubts.EnergyRange(hparams.mel_max_hz)
+    decoded = decoded_ahead(overlapping_blocks(path, hparams, energy.add))
     for number, (block, values) in enumerate(scored_ahead(decoded, tagger)):
         new_samples = number * step + block.size - num_samples
         num_samples += new_samples
-        peak = max(peak, np.abs(block).max())
+        new = block[block.size - new_samples :]
+        peak = max(peak, new.max(initial=0), -new.min(initial=0))
         if not np.isfinite(values[0]).all():
             raise UserError(f"{path}: the scores are not finite")
         scores.append(values[0])
@@ -189,5 +205,5 @@ def tag(
         np.concatenate(scores),
         np.concatenate(embeddings) if keep_embeddings else None,
         np.concatenate(log_mel) if keep_log_mel else None,
-        doubt or doubts.describe_range(path, hparams.mel_max_hz),
+        doubt or energy.describe(),
     )

@@ -1,0 +1,72 @@
+"""Tagging with two workers of Ray: one is killed; the same rows as of tools.tag."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import signal
+
+import numpy as np
+import pytest
+from helpers import run_program, write_wav
+from processes import Process
+
+from recordings.archive import Archive
+from tools import tag_cluster
+
+FILES = 12
+WORKER = b"ray::MapWorker"
+HAS_RAY = importlib.util.find_spec("ray") is not None
+
+
+def worker_processes() -> list[int]:
+    """The processes of the workers."""
+    return [
+        int(path.parent.name)
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline")
+        if path.read_bytes().startswith(WORKER)
+    ]
+
+
+@pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
+def test_without_ray(tmp_path):
+    done = run_program(
+        "tools.tag_cluster", "a", "b", "c", capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Ray is not installed: pip install -r ")
+
+
+@pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed")
+def test_a_killed_worker_loses_nothing(trained, tmp_path):
+    rng = np.random.default_rng(0)
+    sounds, out = tmp_path / "sounds", tmp_path / "out"
+    sounds.mkdir()
+    for number in range(FILES):
+        write_wav(sounds / f"{number:02d}.wav", 3000 * rng.normal(size=60 * 44100))
+    (sounds / "bad.wav").write_text("no recording")
+    flags = ("--files_per_part=2", f"--archive={tmp_path / 'a.db'}", "--threshold=0.3")
+    command = ("tools.tag_cluster", trained, sounds, out, *flags)
+    with Process(tmp_path, "cluster", *command) as process:
+        assert process.wait_for("^file ")
+        os.kill(worker_processes()[0], signal.SIGKILL)
+        assert process.status() == 1  # because of the file that cannot be read
+    assert len(re.findall("(?m)^file ", process.out)) == FILES
+    again = run_program(*command, capture_output=True, text=True)
+    assert f"13 of 13 files are in {out}" in again.stderr
+    rows = list(tag_cluster.read_parts(out, ["file", "error", "detections", "scores"]))
+    assert sorted(row["file"] for row in rows) == sorted(map(str, sounds.iterdir()))
+    tag = ("tools.tag", trained, sounds, f"--archive={tmp_path / 'b.db'}")
+    done = run_program(*tag, "--threshold=0.3", capture_output=True, text=True)
+    assert done.returncode == 1
+    with Archive(str(tmp_path / "a.db")) as cluster, Archive(tag[-1][10:]) as single:
+        assert [file[1:] for file in cluster.files()] == [
+            file[1:] for file in single.files()
+        ]
+        files = {file.path: file for file in single.files()}
+        for row in rows:
+            if row["file"].endswith("bad.wav"):
+                assert "cannot decode" in row["error"]
+                continue
+            expected = single.tags(files[row["file"]]).scores
+            np.testing.assert_allclose(row["scores"], expected, atol=1e-3)

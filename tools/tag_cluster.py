@@ -1,0 +1,333 @@
+"""Tags recordings with Ray, on one or several machines, into Parquet files.
+
+    pip install -r requirements-cluster.txt
+    python -m tools.tag_cluster runs/first field_recordings/ out --workers 8
+    python -m tools.tag_cluster best:EVAL_DIR paths.txt out --archive field.db
+
+CHECKPOINT is as of tools.tag. The recordings are a folder, a pattern, a file, or a .txt
+file with a path in each line; all machines must find them, the checkpoint and OUT at
+the same paths. The Ray cluster is that of RAY_ADDRESS. Without it, this machine is one.
+
+Each worker loads the network once, tags one file after the other, and writes Parquet
+files with a row for each file:
+
+    file, bytes, modified   its absolute path, size, and time of modification in ns
+    seconds                 its duration; null if it failed
+    detections              list of {start, end, class, score}, as tools.tag --segments
+    scores, embeddings      a list for each example
+    doubt, error            why the scores mean little, and why it failed; or empty
+
+The same command continues after an interruption: files that are in OUT are not tagged
+again, also if they failed. If files failed, the exit status is 1.
+"""
+
+import hashlib
+import importlib.util
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from recordings.archive import (
+    Archive,
+    Settings,
+    check_settings,
+    file_status,
+    stored,
+)
+from recordings.decoding import find_files
+from recordings.segments import Tags, find_segments
+from recordings.thresholds import (
+    DEFAULT_THRESHOLD,
+    Rule,
+    order_thresholds,
+    read_thresholds,
+)
+from tagger.errors import UserError
+from tagger.runs.checkpoint_files import fingerprint
+from tagger.terminal import program
+from tagger.terminal.files import (
+    atomic,
+    locked,
+    make_folder,
+    read_json,
+    read_text,
+    write_json,
+)
+from tagger.terminal.progress import counted, print_result, printable
+
+FLAGS = flags.FLAGS
+SETTINGS_FILE = "settings.json"
+PARTS = "part-*.parquet"
+PATH_LIST = ".txt"
+
+
+def define_flags() -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_integer("workers", 2, "Processes that tag files.", lower_bound=1)
+    flags.DEFINE_float("cpus", 1, "CPU cores of each worker.", lower_bound=0)
+    flags.DEFINE_float("gpus", 0, "GPUs of each worker.", lower_bound=0)
+    flags.DEFINE_integer(
+        "files_per_part", 8, "Files in each Parquet file.", lower_bound=1
+    )
+    flags.DEFINE_float(
+        "threshold", DEFAULT_THRESHOLD, "Lowest score of a detection.", 0, 1
+    )
+    flags.DEFINE_string("thresholds", "", "CSV of thresholds, instead of --threshold.")
+    flags.DEFINE_string("archive", "", "Archive of tools.tag to add all results to.")
+    flags.DEFINE_bool("mixed_precision", False, "Compute convolutions in bfloat16.")
+
+
+class Worker:
+    """Tags batches of files in a process of its own.
+
+    Args:
+      checkpoint: the prefix of its files.
+      out: the folder of the Parquet files.
+      rule: when a class is detected.
+      mixed_precision: see `scoring.load`.
+      num_threads: threads of TensorFlow.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        out: str,
+        rule: Rule,
+        mixed_precision: bool,
+        num_threads: int,
+    ):
+        program.start_tensorflow()
+        import tensorflow as tf
+
+        from tools.tag import scoring
+
+        tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+
+        self._tag = scoring.tag
+        self._tagger = scoring.load(checkpoint, mixed_precision=mixed_precision)
+        self._out, self._rule = pathlib.Path(out), rule
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
+        """Tags the files of a batch and writes their Parquet file, atomically.
+
+        A batch that is repeated because a worker died replaces its file.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        rows = [self._row(path) for path in batch["path"]]
+        name = hashlib.sha256("\n".join(batch["path"]).encode()).hexdigest()[:16]
+        with atomic(self._out / PARTS.replace("*", name)) as file:
+            table = pyarrow.Table.from_pylist(rows, schema())
+            pyarrow.parquet.write_table(table, file, compression="zstd")
+        keys = ("file", "seconds", "error")
+        return {key: [row[key] for row in rows] for key in keys}
+
+    def _row(self, path: str) -> dict[str, Any]:
+        size, modified = file_status(path)
+        row = {"file": path, "bytes": size, "modified": modified}
+        try:
+            tags = self._tag(path, self._tagger, keep_embeddings=True)
+        except UserError as error:
+            return row | {"seconds": None, "error": str(error)}
+        names, hparams = self._tagger.class_names, self._tagger.hparams
+        keys = ("start", "end", "class", "score")
+        segments = find_segments(tags, names, hparams, self._rule)
+        return row | {
+            "seconds": tags.seconds,
+            "doubt": tags.doubt,
+            "error": "",
+            "detections": [dict(zip(keys, s, strict=True)) for s in segments],
+            "scores": list(tags.scores.astype(np.float32)),
+            "embeddings": list(tags.embeddings),
+        }
+
+
+def schema():
+    """The columns of the Parquet files, see above."""
+    import pyarrow as pa
+
+    times = [("start", pa.float64()), ("end", pa.float64())]
+    detection = pa.struct([*times, ("class", pa.string()), ("score", pa.float64())])
+    values = pa.list_(pa.list_(pa.float32()))
+    return pa.schema(
+        [
+            *(("file", pa.string()), ("bytes", pa.int64()), ("modified", pa.int64())),
+            *(("seconds", pa.float64()), ("detections", pa.list_(detection))),
+            *(("scores", values), ("embeddings", values)),
+            *(("doubt", pa.string()), ("error", pa.string())),
+        ]
+    )
+
+
+def read_parts(out: pathlib.Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yields the rows of all Parquet files, with some of the columns.
+
+    Raises:
+      UserError: a file cannot be read; the message names it.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    for path in sorted(out.glob(PARTS)):
+        try:
+            table = pyarrow.parquet.read_table(path, columns=list(columns))
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UserError(f"{path}: {error}") from None
+        yield from table.to_pylist()
+
+
+def find_paths(argument: str) -> list[str]:
+    """The absolute paths of recordings: of a list, or as `decoding.find_files`.
+
+    Raises:
+      UserError: there are none.
+    """
+    if argument.endswith(PATH_LIST):
+        paths = [
+            line for line in read_text(pathlib.Path(argument)).splitlines() if line
+        ]
+    else:
+        paths = [sound.path for sound in find_files([argument])]
+    if not paths:
+        raise UserError(f"{argument}: there is no path in it")
+    return list(dict.fromkeys(map(os.path.abspath, paths)))
+
+
+def find_pending(paths: Sequence[str], out: pathlib.Path) -> list[str]:
+    """The paths whose results are not in a folder.
+
+    Raises:
+      UserError: files have changed since they were tagged, or the results cannot be
+        read.
+    """
+    done = {
+        row["file"]: (row["bytes"], row["modified"])
+        for row in read_parts(out, ["file", "bytes", "modified"])
+    }
+    changed = [
+        path for path in paths if done.get(path, file_status(path)) != file_status(path)
+    ]
+    if changed:
+        raise UserError(
+            f"{counted(len(changed), 'file')} changed since the results in {out}, the "
+            f"first of them {changed[0]}; use a new folder"
+        )
+    return [path for path in paths if path not in done]
+
+
+def tag_all(
+    paths: Sequence[str], out: pathlib.Path, checkpoint: str, rule: Rule, num_done: int
+) -> None:
+    """Tags files in the workers, and prints a line for each."""
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    ray.init(logging_level="error", log_to_driver=False, ignore_reinit_error=True)
+    num_batches = -(-len(paths) // FLAGS.files_per_part)
+    results = ray.data.from_items(
+        [{"path": path} for path in paths], override_num_blocks=num_batches
+    ).map_batches(
+        Worker,
+        fn_constructor_args=(
+            *(checkpoint, str(out), rule, FLAGS.mixed_precision),
+            max(1, int(FLAGS.cpus)),
+        ),
+        batch_size=FLAGS.files_per_part,
+        compute=ray.data.ActorPoolStrategy(size=FLAGS.workers),
+        num_cpus=FLAGS.cpus,
+        num_gpus=FLAGS.gpus,
+    )
+    total = num_done + len(paths)
+    for number, row in enumerate(results.iter_rows(), num_done + 1):
+        path = printable(row["file"])
+        if row["error"]:
+            print(f"error: {printable(row['error'])}", file=sys.stderr)
+        else:
+            print_result(
+                f"file {number:,} of {total:,}: {path} ({row['seconds']:.1f} s)"
+            )
+
+
+def add_to_archive(out: pathlib.Path, path: str, settings: Settings) -> None:
+    """Adds all results in a folder to an archive that does not have them.
+
+    Raises:
+      UserError: the archive cannot be written, or has other settings.
+    """
+    columns = ("file", "seconds", "doubt", "error", "scores", "embeddings")
+    with Archive(path, settings) as archive:
+        for row in read_parts(out, columns):
+            if archive.find(row["file"]):
+                continue
+            tags = None
+            if not row["error"]:
+                scores, embeddings = map(np.array, (row["scores"], row["embeddings"]))
+                tags = Tags(row["seconds"], scores, embeddings, None, row["doubt"])
+            archive.add(row["file"], tags, row["error"])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the program; returns the exit status."""
+    if len(argv) != 4:
+        raise UserError("expected a checkpoint, recordings and a folder; see --help")
+    if not importlib.util.find_spec("ray"):
+        raise UserError("Ray is not installed: pip install -r requirements-cluster.txt")
+    by_class = None
+    if FLAGS.thresholds:
+        by_class = read_thresholds(FLAGS.thresholds, "--thresholds")
+    paths = find_paths(argv[2])
+    program.start_tensorflow()
+    from tagger.runs.run import Run
+
+    found = Run.find(argv[1], "CHECKPOINT")
+    class_names = found.run.class_names("")
+    _, hparams = found.run.settings(
+        model_name=None, overrides={}, class_names=class_names
+    )
+    rule = Rule(FLAGS.threshold)
+    if by_class:
+        rule = order_thresholds(by_class, class_names, "--thresholds")
+    settings = Settings(
+        os.path.abspath(found.prefix),
+        fingerprint(found.prefix),
+        class_names,
+        hparams,
+        FLAGS.mixed_precision,
+    )
+    if by_class:
+        by_class.report_other_checkpoint(settings.description)
+    make_folder(argv[3], "OUT")
+    out = pathlib.Path(argv[3]).resolve()
+    busy = UserError(f"another program writes to {out}")
+    with locked(out / "lock", busy):
+        values = read_json(out / SETTINGS_FILE)
+        if values is None:
+            write_json(out / SETTINGS_FILE, stored(settings))
+        else:
+            check_settings(settings, values, str(out))
+        pending = find_pending(paths, out)
+        num_done = len(paths) - len(pending)
+        if num_done:
+            print(f"{num_done:,} of {len(paths):,} files are in {out}", file=sys.stderr)
+        if pending:
+            tag_all(pending, out, settings.checkpoint, rule, num_done)
+        if FLAGS.archive:
+            add_to_archive(out, FLAGS.archive, settings)
+        errors = [row["error"] for row in read_parts(out, ["error"]) if row["error"]]
+    if errors:
+        print(f"{counted(len(errors), 'file')} failed", file=sys.stderr)
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    program.run(main)
