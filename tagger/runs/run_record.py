@@ -256,12 +256,12 @@ def changes(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
         elif name == "run":
             found.append("another run")  # Its id would tell users nothing.
         elif name == "hparams":
-            # A file of an earlier version has fewer; they were what is the default now.
-            before = {hparam: FIELDS[hparam].default for hparam in value} | before
+            if before:  # A file of an earlier version has fewer, which were defaults.
+                before = {hparam: FIELDS[hparam].default for hparam in value} | before
             found += [
-                f"{hparam}={value[hparam]}, not {before[hparam]}"
+                f"{hparam}={value[hparam]}, not {before.get(hparam)}"
                 for hparam in value
-                if value[hparam] != before[hparam]
+                if value[hparam] != before.get(hparam)
             ]
         else:
             found.append(f"{name} {_shown(value)}, not {_shown(before)}")
