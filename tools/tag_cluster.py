@@ -18,7 +18,7 @@ files with a row for each file:
     doubt, error            why the scores mean little, and why it failed; or empty
 
 The same command continues after an interruption: files that are in OUT are not tagged
-again, also if they failed. If files failed, the exit status is 1.
+again, even if they failed. If files failed, the exit status is 1.
 """
 
 import hashlib
@@ -42,12 +42,7 @@ from recordings.archive import (
 )
 from recordings.decoding import find_files
 from recordings.segments import Tags, find_segments
-from recordings.thresholds import (
-    DEFAULT_THRESHOLD,
-    Rule,
-    order_thresholds,
-    read_thresholds,
-)
+from recordings.thresholds import Rule
 from tagger.errors import UserError
 from tagger.runs.checkpoint_files import fingerprint
 from tagger.terminal import program
@@ -60,10 +55,13 @@ from tagger.terminal.files import (
     write_json,
 )
 from tagger.terminal.progress import counted, print_result, printable
+from tools.tag import rule_flags
 
 FLAGS = flags.FLAGS
 SETTINGS_FILE = "settings.json"
+RULE = "rule"  # in it, beside the `Settings`
 PARTS = "part-*.parquet"
+ARRAYS = ("scores", "embeddings")  # columns
 PATH_LIST = ".txt"
 
 
@@ -75,10 +73,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "files_per_part", 8, "Files in each Parquet file.", lower_bound=1
     )
-    flags.DEFINE_float(
-        "threshold", DEFAULT_THRESHOLD, "Lowest score of a detection.", 0, 1
-    )
-    flags.DEFINE_string("thresholds", "", "CSV of thresholds, instead of --threshold.")
+    rule_flags.define_flags()
     flags.DEFINE_string("archive", "", "Archive of tools.tag to add all results to.")
     flags.DEFINE_bool("mixed_precision", False, "Compute convolutions in bfloat16.")
 
@@ -107,7 +102,9 @@ class Worker:
 
         from tools.tag import scoring
 
+        # The first is for a large operation, the second for several at once.
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+        tf.config.threading.set_inter_op_parallelism_threads(num_threads)
 
         self._tag = scoring.tag
         self._tagger = scoring.load(checkpoint, mixed_precision=mixed_precision)
@@ -169,6 +166,9 @@ def schema():
 def read_parts(out: pathlib.Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yields the rows of all Parquet files, with some of the columns.
 
+    ARRAYS are float32 [E, C] and [E, D], or None of a file that failed. Only one row at
+    a time is in memory, because those of long recordings are large.
+
     Raises:
       UserError: a file cannot be read; the message names it.
     """
@@ -177,10 +177,18 @@ def read_parts(out: pathlib.Path, columns: Sequence[str]) -> Iterator[dict[str, 
 
     for path in sorted(out.glob(PARTS)):
         try:
-            table = pyarrow.parquet.read_table(path, columns=list(columns))
+            with pyarrow.parquet.ParquetFile(path) as file:
+                for row in file.iter_batches(1, columns=list(columns)):
+                    yield {name: _value(name, row.column(name)[0]) for name in columns}
         except (OSError, pyarrow.ArrowException) as error:
             raise UserError(f"{path}: {error}") from None
-        yield from table.to_pylist()
+
+
+def _value(name: str, scalar: Any) -> Any:
+    """A value of a row, see `read_parts`, of one of PyArrow."""
+    if name not in ARRAYS or not scalar.is_valid:
+        return scalar.as_py()
+    return scalar.values.flatten().to_numpy().reshape(len(scalar.values), -1)
 
 
 def find_paths(argument: str) -> list[str]:
@@ -200,6 +208,29 @@ def find_paths(argument: str) -> list[str]:
     return list(dict.fromkeys(map(os.path.abspath, paths)))
 
 
+def check_rule(rule: Rule, values: Mapping[str, Any], out: pathlib.Path) -> None:
+    """Checks that the detections in a folder are by the same rule.
+
+    Args:
+      rule: the rule.
+      values: the contents of SETTINGS_FILE.
+      out: the folder, for the message.
+
+    Raises:
+      UserError: they are by another one.
+    """
+    if values.get(RULE) != stored_rule(rule):
+        raise UserError(
+            f"--threshold, --thresholds: {out} has detections with other thresholds; "
+            f"use a new folder"
+        )
+
+
+def stored_rule(rule: Rule) -> list[Any]:
+    """A rule as JSON values."""
+    return [np.asarray(value).tolist() for value in rule]
+
+
 def find_pending(paths: Sequence[str], out: pathlib.Path) -> list[str]:
     """The paths whose results are not in a folder.
 
@@ -212,7 +243,7 @@ def find_pending(paths: Sequence[str], out: pathlib.Path) -> list[str]:
         for row in read_parts(out, ["file", "bytes", "modified"])
     }
     changed = [
-        path for path in paths if done.get(path, file_status(path)) != file_status(path)
+        path for path in paths if path in done and done[path] != file_status(path)
     ]
     if changed:
         raise UserError(
@@ -260,30 +291,41 @@ def tag_all(
 def add_to_archive(out: pathlib.Path, path: str, settings: Settings) -> None:
     """Adds all results in a folder to an archive that does not have them.
 
+    Those of files that have changed since are left out, because the archive would take
+    them for results of the files as they are now.
+
     Raises:
       UserError: the archive cannot be written, or has other settings.
     """
-    columns = ("file", "seconds", "doubt", "error", "scores", "embeddings")
+    columns = ("file", "bytes", "modified", "seconds", "doubt", "error", *ARRAYS)
+    num_changed = 0
     with Archive(path, settings) as archive:
         for row in read_parts(out, columns):
+            if file_status(row["file"]) != (row["bytes"], row["modified"]):
+                num_changed += 1
+                continue
             if archive.find(row["file"]):
                 continue
             tags = None
             if not row["error"]:
-                scores, embeddings = map(np.array, (row["scores"], row["embeddings"]))
-                tags = Tags(row["seconds"], scores, embeddings, None, row["doubt"])
+                arrays = (row[name] for name in ARRAYS)
+                tags = Tags(row["seconds"], *arrays, None, row["doubt"])
             archive.add(row["file"], tags, row["error"])
+    if num_changed:
+        print(
+            f"warning: {counted(num_changed, 'file')} changed since the results in "
+            f"{out}, which are not added to {path}",
+            file=sys.stderr,
+        )
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the program; returns the exit status."""
     if len(argv) != 4:
         raise UserError("expected a checkpoint, recordings and a folder; see --help")
+    given = rule_flags.read_flags()
     if not importlib.util.find_spec("ray"):
         raise UserError("Ray is not installed: pip install -r requirements-cluster.txt")
-    by_class = None
-    if FLAGS.thresholds:
-        by_class = read_thresholds(FLAGS.thresholds, "--thresholds")
     paths = find_paths(argv[2])
     program.start_tensorflow()
     from tagger.runs.run import Run
@@ -293,9 +335,6 @@ def main(argv: Sequence[str]) -> int:
     _, hparams = found.run.settings(
         model_name=None, overrides={}, class_names=class_names
     )
-    rule = Rule(FLAGS.threshold)
-    if by_class:
-        rule = order_thresholds(by_class, class_names, "--thresholds")
     settings = Settings(
         os.path.abspath(found.prefix),
         fingerprint(found.prefix),
@@ -303,17 +342,18 @@ def main(argv: Sequence[str]) -> int:
         hparams,
         FLAGS.mixed_precision,
     )
-    if by_class:
-        by_class.report_other_checkpoint(settings.description)
+    rule = rule_flags.rule_for(given, class_names, settings.description)
     make_folder(argv[3], "OUT")
     out = pathlib.Path(argv[3]).resolve()
     busy = UserError(f"another program writes to {out}")
     with locked(out / "lock", busy):
         values = read_json(out / SETTINGS_FILE)
         if values is None:
-            write_json(out / SETTINGS_FILE, stored(settings))
+            values = stored(settings) | {RULE: stored_rule(rule)}
+            write_json(out / SETTINGS_FILE, values)
         else:
             check_settings(settings, values, str(out))
+            check_rule(rule, values, out)
         pending = find_pending(paths, out)
         num_done = len(paths) - len(pending)
         if num_done:

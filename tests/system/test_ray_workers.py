@@ -54,6 +54,8 @@ def test_a_killed_worker_loses_nothing(trained, tmp_path):
     assert len(re.findall("(?m)^file ", process.out)) == FILES
     again = run_program(*command, capture_output=True, text=True)
     assert f"13 of 13 files are in {out}" in again.stderr
+    other = run_program(*command, "--threshold=0.4", capture_output=True, text=True)
+    assert "error: --threshold, --thresholds: " in other.stderr
     rows = list(tag_cluster.read_parts(out, ["file", "error", "detections", "scores"]))
     assert sorted(row["file"] for row in rows) == sorted(map(str, sounds.iterdir()))
     tag = ("tools.tag", trained, sounds, f"--archive={tmp_path / 'b.db'}")

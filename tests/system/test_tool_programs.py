@@ -114,6 +114,7 @@ def test_help_lists_the_documented_flags(tool, tmp_path):
         ("tools.tag runs/first . --archive a.db --embeddings e.npz", "--embeddings"),
         ("tools.tag runs/first . --retry_failed", "--retry_failed"),
         ("tools.tag_cluster runs/first .", "folder"),
+        ("tools.tag_cluster a . out --thresholds=t --threshold=0.5", "--threshold;"),
         ("tools.find none.wav", "--archive"),
         ("tools.find none.wav --archive a.db", "none.wav"),
         ("tools.find --archive a.db", "--classes"),

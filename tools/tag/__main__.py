@@ -18,7 +18,6 @@ from the archive.
 A file that cannot be read is reported. The others are tagged, and the exit status is 1.
 """
 
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -30,17 +29,13 @@ from recordings.archive import Archive, Settings
 from recordings.calibration import read_calibrations
 from recordings.class_tables import ByClass, ordered
 from recordings.decoding import Sound, find_files
-from recordings.thresholds import (
-    DEFAULT_THRESHOLD,
-    Rule,
-    order_thresholds,
-    read_thresholds,
-)
+from recordings.thresholds import Rule
 from tagger.errors import UserError
 from tagger.hparams import parse_overrides
 from tagger.runs.checkpoint_files import describe, fingerprint
 from tagger.terminal import program
 from tagger.terminal.progress import counted
+from tools.tag import rule_flags
 from tools.tag.archived import tag_to_archive, write_archive_tables
 from tools.tag.results import Outputs, check_names, check_outputs, tag_files
 from tools.tag.scoring import Tagger, load
@@ -62,15 +57,7 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "retry_failed", False, "With --archive, try files again that failed before."
     )
-    flags.DEFINE_float(
-        "threshold", DEFAULT_THRESHOLD, "Lowest score of a detection.", 0, 1
-    )
-    flags.DEFINE_string(
-        "thresholds",
-        "",
-        "CSV with the threshold of each class, as tools.report writes it; instead of "
-        "--threshold.",
-    )
+    rule_flags.define_flags()
     flags.DEFINE_string(
         "calibration",
         "",
@@ -90,9 +77,6 @@ def define_flags() -> None:
         False,
         "Compute convolutions in bfloat16, for hardware that supports it.",
     )
-    flags.register_validator(
-        "threshold", lambda score: not math.isnan(score), message="must be a number"
-    )
     # A forgotten file name must not overwrite a recording.
     for name, suffix in (
         *(("segments", ".csv"), ("files", ".csv"), ("raven", ".txt")),
@@ -110,9 +94,7 @@ def main(argv: Sequence[str]) -> int:
     outputs = Outputs(*(FLAGS[name].value for name in Outputs._fields))
     _check_flags(argv, outputs)
     hparam_overrides = parse_overrides(FLAGS.hparams)
-    by_class = calibrations = None
-    if FLAGS.thresholds:
-        by_class = read_thresholds(FLAGS.thresholds, "--thresholds")
+    given, calibrations = rule_flags.read_flags(), None
     if FLAGS.calibration:
         calibrations = read_calibrations(FLAGS.calibration, "--calibration")
     check_outputs(outputs, replace=bool(FLAGS.archive))
@@ -120,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
         with Archive(FLAGS.archive) as archive:
             settings = archive.settings
             names, checkpoint = settings.class_names, settings.description
-            rule = _rule(by_class, names, checkpoint)
+            rule = rule_flags.rule_for(given, names, checkpoint)
             calibrations = _calibrations(calibrations, names, checkpoint)
             write_archive_tables(archive, outputs, rule, calibrations)
         return 0
@@ -137,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
         mixed_precision=FLAGS.mixed_precision,
     )
     checkpoint = describe(prefix)
-    rule = _rule(by_class, tagger.class_names, checkpoint)
+    rule = rule_flags.rule_for(given, tagger.class_names, checkpoint)
     calibrations = _calibrations(calibrations, tagger.class_names, checkpoint)
     tagger = tagger._replace(calibrations=calibrations)
     num_failed = _tag(found, tagger, outputs, rule, prefix)
@@ -156,12 +138,8 @@ def _check_flags(argv: Sequence[str], outputs: Outputs) -> None:
         raise UserError(
             "expected a checkpoint and at least one file, or only --archive; see --help"
         )
-    if FLAGS.thresholds and FLAGS["threshold"].present:
-        raise UserError("--thresholds replaces --threshold; give only one of them")
-    if FLAGS.calibration and not outputs.files:
-        top = DEFAULT_TOP if FLAGS.top is None and not FLAGS.archive else FLAGS.top
-        if not top or len(argv) == 1:
-            raise UserError("--calibration needs --files, or classes to print, --top")
+    if FLAGS.calibration and not outputs.files and not (_top() and len(argv) > 1):
+        raise UserError("--calibration needs --files, or classes to print, --top")
     if len(argv) == 1 and not any(outputs):
         raise UserError("expected a table to write from --archive; see --help")
     if FLAGS.archive:
@@ -172,19 +150,11 @@ def _check_flags(argv: Sequence[str], outputs: Outputs) -> None:
         raise UserError("--retry_failed needs --archive")
 
 
-def _rule(
-    by_class: ByClass | None, class_names: Sequence[str], checkpoint: str
-) -> Rule:
-    """When a class is detected, or each of C classes.
-
-    Raises:
-      UserError: see `thresholds.order_thresholds`.
-    """
-    if by_class is None:
-        return Rule(FLAGS.threshold)
-    rule = order_thresholds(by_class, class_names, "--thresholds")
-    by_class.report_other_checkpoint(checkpoint)
-    return rule
+def _top() -> int:
+    """The number of classes to print for each file."""
+    if FLAGS.top is None:
+        return 0 if FLAGS.archive else DEFAULT_TOP
+    return FLAGS.top
 
 
 def _calibrations(
@@ -210,8 +180,8 @@ def _tag(
     prefix: str,
 ) -> int:
     """Tags files, and writes the results; returns the number of files that failed."""
-    top = FLAGS.top
-    if tagger.calibrations is not None:
+    top = _top()
+    if top and tagger.calibrations is not None:
         print("p is the probability of the class; -: no calibration", file=sys.stderr)
     if FLAGS.archive:
         settings = Settings(
@@ -223,13 +193,12 @@ def _tag(
         )
         with Archive(FLAGS.archive, settings) as archive:
             num_failed = tag_to_archive(
-                found, tagger, archive, retry_failed=FLAGS.retry_failed, top=top or 0
+                found, tagger, archive, retry_failed=FLAGS.retry_failed, top=top
             )
             write_archive_tables(archive, outputs, rule, tagger.calibrations)
         return num_failed
-    if FLAGS.thresholds:
+    if top and FLAGS.thresholds:
         print("* marks scores that reach the threshold of the class", file=sys.stderr)
-    top = DEFAULT_TOP if top is None else top
     return tag_files(found, tagger, outputs, rule=rule, top=top)
 
 
