@@ -342,8 +342,8 @@ def parse_overrides(text: str) -> dict[str, Any]:
         if not equals:
             problems.append(f"takes name=value pairs, but got '{pair}'")
         elif name not in FIELDS:
-            text = name.replace("_", " ").lower()
-            close = difflib.get_close_matches(text, WORDS, n=1)
+            words = name.replace("_", " ").lower()
+            close = difflib.get_close_matches(words, WORDS, n=1)
             advice = f"did you mean {WORDS[close[0]]}?" if close else HELP_ADVICE
             problems.append(f"there is no hyperparameter '{name}'; {advice}")
         elif name in overrides:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import re
+import threading
 import weakref
 
 import numpy as np
@@ -114,6 +115,50 @@ def test_what_is_not_kept_is_freed(monkeypatch):
     assert (tags.embeddings, tags.log_mel) == (None, None)
     assert len(num_alive) == 7
     assert max(num_alive) <= 2 * scoring.SCORED_AT_ONCE  # those of the last blocks
+
+
+def score_in_threads(scorer, frontend="log"):
+    """Scores six blocks of three samples with the number of the block; yields these."""
+    numbered = (np.full(3, number, np.float32) for number in range(6))
+    tagger = scoring.Tagger(["A"], Hparams(frontend=frontend), scorer)
+    for block, values in scoring.scored_ahead(numbered, tagger):
+        assert all(np.array_equal(value, block) for value in values)
+        yield block[0]
+
+
+def test_blocks_are_scored_at_once_and_yielded_in_order():
+    second_started = threading.Event()
+
+    def scorer(block, state):
+        if block[0] == 0:
+            assert second_started.wait(timeout=60)
+        elif block[0] == 1:
+            second_started.set()
+        return block, block, block, state
+
+    assert [*score_in_threads(scorer)] == [*range(6)]
+
+
+def test_a_block_of_pcen_waits_for_the_state_of_the_one_before():
+    def scorer(block, state):
+        assert block[0] == (0 if np.isnan(state).all() else state + 1)
+        return block, block, block, block[0]
+
+    assert [*score_in_threads(scorer, "pcen")] == [*range(6)]
+
+
+def test_an_error_in_a_thread_is_raised_after_the_blocks_before():
+    def scorer(block, state):
+        if block[0] == 3:
+            raise MemoryError
+        return block, block, block, state
+
+    before, found = threading.active_count(), []
+    with pytest.raises(MemoryError):
+        for number in score_in_threads(scorer):
+            found.append(number)
+    assert found == [0, 1, 2]
+    assert threading.active_count() == before
 
 
 def test_a_list_of_top_classes():

@@ -18,7 +18,7 @@ from tagger.data import blocks
 from tagger.errors import UserError
 from tagger.hparams import SAMPLE_RATE, Hparams
 
-SCORED_AT_ONCE = 3  # blocks
+SCORED_AT_ONCE = 3  # blocks; each more needs memory for its activations
 
 # Maps a block of a waveform, float32 [S], and the state of the features before it,
 # float32 [F] (see `spectrogram.compress`), to scores, float64 [E, C], embeddings,
