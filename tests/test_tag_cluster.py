@@ -1,6 +1,7 @@
 """Tagging with Ray: which recordings are tagged, what is stored, and the archive."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -26,6 +27,9 @@ def test_paths_are_of_a_list_or_a_folder(tmp_path):
         listed.write_text(text) if text else listed.unlink()
         with pytest.raises(UserError, match="there is no path in it"):
             tag_cluster.find_paths(str(listed))
+    write_wav(tmp_path / os.fsdecode(b"\xff.wav"), np.zeros(9, np.int16))
+    with pytest.raises(UserError, match=r"/\?.wav: rename it; .* not in UTF-8"):
+        tag_cluster.find_paths(str(tmp_path))
 
 
 def test_detections_of_a_folder_have_the_same_thresholds(tmp_path):

@@ -195,7 +195,7 @@ def find_paths(argument: str) -> list[str]:
     """The absolute paths of recordings: of a list, or as `decoding.find_files`.
 
     Raises:
-      UserError: there are none.
+      UserError: there are none, or Parquet files cannot contain one.
     """
     if argument.endswith(PATH_LIST):
         paths = [
@@ -205,7 +205,11 @@ def find_paths(argument: str) -> list[str]:
         paths = [sound.path for sound in find_files([argument])]
     if not paths:
         raise UserError(f"{argument}: there is no path in it")
-    return list(dict.fromkeys(map(os.path.abspath, paths)))
+    paths = list(dict.fromkeys(map(os.path.abspath, paths)))
+    for path in paths:
+        if path.encode(errors="replace") != os.fsencode(path):
+            raise UserError(f"{printable(path)}: rename it; its path is not in UTF-8")
+    return paths
 
 
 def check_rule(rule: Rule, values: Mapping[str, Any], out: pathlib.Path) -> None:
