@@ -36,8 +36,8 @@ class Rule(NamedTuple):
         between the start of an example below the threshold, and that of the next one
         that reaches it.
       min_seconds: shorter detections are left out.
-      mean_seconds: a score is first replaced by the mean over the examples whose starts
-        are within this time, half of it before and half of it after.
+      mean_seconds: a score is first replaced by its mean over the examples that start
+        at most half of this time earlier or later.
     """
 
     threshold: float | np.ndarray = DEFAULT_THRESHOLD

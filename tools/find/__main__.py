@@ -50,8 +50,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "reviewed",
         "",
-        "File or folder with annotations, as of earlier reviews: what overlaps them is "
-        "left out.",
+        "File or folder with annotations, such as earlier reviews. Examples that "
+        "overlap these are left out.",
     )
     flags.DEFINE_string("csv", "", "CSV to write: one row per example.")
     flags.DEFINE_string("page", "", "HTML file to write, for the review.")

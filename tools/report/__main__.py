@@ -97,7 +97,7 @@ def write_calibrations(path: str, evaluation: Evaluation) -> None:
     if few:
         print(
             f"note: no calibration of {counted(len(few), 'class')} with fewer than "
-            f"{FEW_CLIPS} clips, or {FEW_CLIPS} clips without it, such as {few[0]}",
+            f"{FEW_CLIPS} clips, or fewer than {FEW_CLIPS} others, such as {few[0]}",
             file=sys.stderr,
         )
     print_result(f"{path} written: {counted(len(rows) - len(few), 'class')}")
