@@ -107,7 +107,9 @@ class Worker:
 
         from tools.tag import scoring
 
+        # A worker takes no more cores than Ray has given it.
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+        scoring.SCORED_AT_ONCE = min(scoring.SCORED_AT_ONCE, num_threads)
 
         self._tag = scoring.tag
         self._tagger = scoring.load(checkpoint, mixed_precision=mixed_precision)
