@@ -96,9 +96,11 @@ def find_segments(
     hop_seconds, window_seconds = example_times(hparams)
     segments = []
     values = [np.broadcast_to(value, len(class_names)) for value in rule]
-    for class_name, own, threshold, gap_seconds, min_seconds, mean_seconds in zip(
-        class_names, tags.scores.T, *values, strict=True
-    ):
+    # A mean is at most the highest score.
+    reached = tags.scores.max(axis=0, initial=0) >= values[0]
+    for index in np.flatnonzero(reached):
+        threshold, gap_seconds, min_seconds, mean_seconds = (v[index] for v in values)
+        class_name, own = class_names[index], tags.scores[:, index]
         scores = mean_scores(own, mean_seconds, hop_seconds)
         detected = np.pad(scores >= threshold, 1).astype(np.int8)
         starts, stops = np.flatnonzero(np.diff(detected)).reshape(-1, 2).T

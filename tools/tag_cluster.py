@@ -102,9 +102,9 @@ class Worker:
 
         from tools.tag import scoring
 
-        # The first is for a large operation, the second for several at once.
+        # A worker takes no more cores than Ray has given it.
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
-        tf.config.threading.set_inter_op_parallelism_threads(num_threads)
+        scoring.SCORED_AT_ONCE = min(scoring.SCORED_AT_ONCE, num_threads)
 
         self._tag = scoring.tag
         self._tagger = scoring.load(checkpoint, mixed_precision=mixed_precision)

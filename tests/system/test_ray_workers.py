@@ -1,5 +1,6 @@
 """Tagging with two workers of Ray: one is killed; the same rows as of tools.tag."""
 
+import csv
 import importlib.util
 import os
 import pathlib
@@ -56,19 +57,27 @@ def test_a_killed_worker_loses_nothing(trained, tmp_path):
     assert f"13 of 13 files are in {out}" in again.stderr
     other = run_program(*command, "--threshold=0.4", capture_output=True, text=True)
     assert "error: --threshold, --thresholds: " in other.stderr
-    rows = list(tag_cluster.read_parts(out, ["file", "error", "detections", "scores"]))
-    assert sorted(row["file"] for row in rows) == sorted(map(str, sounds.iterdir()))
-    tag = ("tools.tag", trained, sounds, f"--archive={tmp_path / 'b.db'}")
-    done = run_program(*tag, "--threshold=0.3", capture_output=True, text=True)
-    assert done.returncode == 1
-    with Archive(str(tmp_path / "a.db")) as cluster, Archive(tag[-1][10:]) as single:
-        assert [file[1:] for file in cluster.files()] == [
-            file[1:] for file in single.files()
-        ]
-        files = {file.path: file for file in single.files()}
-        for row in rows:
-            if row["file"].endswith("bad.wav"):
-                assert "cannot decode" in row["error"]
-                continue
-            expected = single.tags(files[row["file"]]).scores
-            np.testing.assert_allclose(row["scores"], expected, atol=1e-3)
+    columns = ["file", "error", "detections", "scores", "embeddings"]
+    rows = {row["file"]: row for row in tag_cluster.read_parts(out, columns)}
+    assert sorted(rows) == sorted(map(str, sounds.iterdir()))
+    assert "cannot decode" in rows.pop(str(sounds / "bad.wav"))["error"]
+    tables = (
+        f"--embeddings={tmp_path / 'embeddings.npz'}",
+        f"--files={tmp_path / 'files.csv'}",
+    )
+    tag = ("tools.tag", trained, sounds, *tables, "--threshold=0.3")
+    assert run_program(*tag, capture_output=True).returncode == 1
+    single = np.load(tmp_path / "embeddings.npz")
+    for index, path in enumerate(single["files"]):
+        expected = single["embeddings"][single["file_index"] == index]
+        np.testing.assert_allclose(rows[path]["embeddings"], expected, atol=1e-6)
+    with (tmp_path / "files.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["seconds"]:
+                found = rows[row["file"]]["detections"]
+                assert len(found) == int(row["detections"])
+    with Archive(str(tmp_path / "a.db")) as archive:
+        for file in archive.files():
+            if not file.error:
+                scores, expected = archive.tags(file).scores, rows[file.path]["scores"]
+                np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-6)
