@@ -18,7 +18,8 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """Defines these flags."""
+    """Defines these flags, as those of the program that calls this."""
+    flags.disclaim_key_flags()  # Its --help lists them.
     flags.DEFINE_float(
         "threshold", DEFAULT_THRESHOLD, "Lowest score of a detection.", 0, 1
     )
