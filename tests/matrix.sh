@@ -27,7 +27,7 @@ pythons=()
 install() { # python venv keras packages
     "python$1" -m venv "$2" &&
         "$2/bin/python" -m pip install --quiet "${@:4}" --requirement \
-            <(sed -E '/^-r/d; s/^(tensor[a-z]+.*),<.*/\1/' requirements.txt requirements-dev.txt) &&
+            <(sed -E '/^-r/d; s/^(tensor[a-z]+.*),<.*/\1/' requirements{,-dev,-cluster}.txt) &&
         "$2/bin/python" -m pip uninstall --quiet --yes keras-nightly &&
         "$2/bin/python" -m pip install --quiet --force-reinstall --no-deps "keras==$3"
 }
