@@ -49,7 +49,7 @@ if [[ -z $checkpoint ]]; then
   checkpoint=$out/scratch
   "$python" -m tools.make_dataset "$recordings" "$out/short" \
     --annotations "$annotations" "${background[@]}"
-  "$python" runner.py --mode train --class_map_path "$out/short/class_map.csv" \
+  "$python" runner.py --mode train --model yamnet --class_map_path "$out/short/class_map.csv" \
     --train_clip_dir "$out/short/audio" --train_csv_path "$out/short/clips.csv" \
     --train_dir "$checkpoint" --hparams lr=1e-3,batch_size=32,bndecay=0.9 \
     --max_steps "${STEPS:-1000}"
