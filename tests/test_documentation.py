@@ -70,8 +70,8 @@ def test_the_recipe_for_a_detector_has_the_commands_of_its_page():
     recipe = (ROOT / "recipes" / "detector.sh").read_text().replace("$out/", "")
     found = set(re.sub(r'["$()]', " ", recipe).split())
     assert "tools.fit_last_layer" in words
-    given = {"field", "field/quiet", "yamnet", "new.flac"}
-    assert words - found == given
+    given = {"field", "field/quiet", "new.flac"}
+    assert words - found == given  # "yamnet" is also a model of the recipe.
 
 
 def test_the_table_of_reviews_is_that_of_its_csv():
