@@ -109,7 +109,8 @@ def ordered(
     if missing := [name for name in class_names if name not in by_class]:
         number = counted(len(missing), "class")
         raise UserError(f"{flag}: no {what} for {number}, such as {missing[0]}")
-    if unknown := [name for name in by_class if name not in class_names]:
+    known = set(class_names)
+    if unknown := [name for name in by_class if name not in known]:
         number = counted(len(unknown), "class")
         raise UserError(
             f"{flag}: {number} that the checkpoint does not have, such as {unknown[0]}"
