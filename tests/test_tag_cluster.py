@@ -12,24 +12,25 @@ from recordings.thresholds import Rule
 from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.terminal.files import atomic
-from tools import tag_cluster
+from tools.tag_cluster import __main__ as tag_cluster
+from tools.tag_cluster import parts, sources
 
 
 def test_paths_are_of_a_list_or_a_folder(tmp_path):
     for name in ("b.wav", "a.wav"):
         write_wav(tmp_path / name, np.zeros(9, np.int16))
     paths = [str(tmp_path / name) for name in ("a.wav", "b.wav")]
-    assert tag_cluster.find_paths(str(tmp_path)) == paths
+    assert sources.find_paths(str(tmp_path)) == paths
     listed = tmp_path / "list.txt"
     listed.write_text("\n".join([*reversed(paths), "", paths[1]]))
-    assert tag_cluster.find_paths(str(listed)) == [*reversed(paths)]
+    assert sources.find_paths(str(listed)) == [*reversed(paths)]
     for text in ("\n", None):
         listed.write_text(text) if text else listed.unlink()
         with pytest.raises(UserError, match="there is no path in it"):
-            tag_cluster.find_paths(str(listed))
+            sources.find_paths(str(listed))
     write_wav(tmp_path / os.fsdecode(b"\xff.wav"), np.zeros(9, np.int16))
     with pytest.raises(UserError, match=r"/\?.wav: rename it; .* not in UTF-8"):
-        tag_cluster.find_paths(str(tmp_path))
+        sources.find_paths(str(tmp_path))
 
 
 def test_detections_of_a_folder_have_the_same_thresholds(tmp_path):
@@ -48,7 +49,7 @@ def write_part(out, rows):
     from pyarrow import parquet
 
     with atomic(out / "part-1.parquet") as file:
-        table = pyarrow.Table.from_pylist(rows, tag_cluster.schema())
+        table = pyarrow.Table.from_pylist(rows, parts.schema())
         parquet.write_table(table, file)
 
 
@@ -64,17 +65,17 @@ def test_results_of_changed_files_are_not_taken(tmp_path, capsys):
     failed = dict.fromkeys(("seconds", "detections", "scores", "embeddings"))
     rows[2] |= failed | {"error": "cannot decode"}
     write_part(tmp_path, rows)
-    read = list(tag_cluster.read_parts(tmp_path, ["file", "scores", "embeddings"]))
+    read = list(parts.read_parts(tmp_path, ["file", "scores", "embeddings"]))
     assert [row["file"] for row in read] == [row["file"] for row in rows]
     np.testing.assert_array_equal(read[1]["scores"], rows[1]["scores"])
     np.testing.assert_array_equal(read[1]["embeddings"], rows[1]["embeddings"])
     assert read[2]["scores"] is None
     paths = [row["file"] for row in rows]
-    assert tag_cluster.find_pending([*paths, "new"], tmp_path) == ["new"]
+    assert parts.find_pending([*paths, "new"], tmp_path) == ["new"]
     write_wav(tmp_path / "a.wav", np.zeros(10, np.int16))
     with pytest.raises(UserError, match=f"1 file changed .*{paths[0]}; use a new"):
-        tag_cluster.find_pending(paths, tmp_path)
-    assert tag_cluster.find_pending(paths[1:], tmp_path) == []
+        parts.find_pending(paths, tmp_path)
+    assert parts.find_pending(paths[1:], tmp_path) == []
     base = str(tmp_path / "a.db")
     settings = Settings("model.ckpt-1", 1, ["A", "B"], Hparams(), False)
     tag_cluster.add_to_archive(tmp_path, base, settings)
@@ -92,4 +93,4 @@ def test_a_damaged_part_is_named(tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "part-1.parquet").write_bytes(b"damaged")
     with pytest.raises(UserError, match="part-1.parquet: "):
-        list(tag_cluster.read_parts(tmp_path, ["file"]))
+        list(parts.read_parts(tmp_path, ["file"]))

@@ -13,7 +13,7 @@ from helpers import run_program, write_wav
 from processes import Process
 
 from recordings.archive import Archive
-from tools import tag_cluster
+from tools.tag_cluster.parts import read_parts
 
 FILES = 12
 WORKER = b"ray::MapWorker"
@@ -58,7 +58,7 @@ def test_a_killed_worker_loses_nothing(trained, tmp_path):
     other = run_program(*command, "--threshold=0.4", capture_output=True, text=True)
     assert "error: --threshold, --thresholds: " in other.stderr
     columns = ["file", "error", "detections", "scores", "embeddings"]
-    rows = {row["file"]: row for row in tag_cluster.read_parts(out, columns)}
+    rows = {row["file"]: row for row in read_parts(out, columns)}
     assert sorted(rows) == sorted(map(str, sounds.iterdir()))
     assert "cannot decode" in rows.pop(str(sounds / "bad.wav"))["error"]
     tables = (
