@@ -3,22 +3,27 @@
     pip install -r requirements-cluster.txt
     python -m tools.tag_cluster runs/first field_recordings/ out --workers 8
     python -m tools.tag_cluster best:EVAL_DIR paths.txt out --archive field.db
+    python -m tools.tag_cluster runs/first s3://bucket/recordings out
 
 CHECKPOINT is as of tools.tag. The recordings are a folder, a pattern, a file, or a .txt
 file with a path in each line; all machines must find them, the checkpoint and OUT at
-the same paths. The Ray cluster is that of RAY_ADDRESS. Without it, this machine is one.
+the same paths. Recordings can also be remote: URIs that PyArrow reads, such as s3://,
+gs:// and hdfs://. The Ray cluster is that of RAY_ADDRESS. Without it, this machine is
+one.
 
 Each worker loads the network once, tags one file after the other, and writes Parquet
 files with a row for each file:
 
-    file, bytes, modified   its absolute path, size, and time of modification in ns
+    file                    its absolute path or URI
+    bytes, modified         its size, and time of modification in ns; null if it could
+                            not be read
     seconds                 its duration; null if it failed
     detections              list of {start, end, class, score}, as tools.tag --segments
     scores, embeddings      a list for each example
     doubt, error            why the scores mean little, and why it failed; or empty
 
 The same command continues after an interruption: files that are in OUT are not tagged
-again, even if they failed. If files failed, the exit status is 1.
+again, except those that could not be read. If files failed, the exit status is 1.
 """
 
 import importlib.util
@@ -26,7 +31,7 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,8 +52,14 @@ from tagger.terminal import program
 from tagger.terminal.files import locked, make_folder, read_json, write_json
 from tagger.terminal.progress import counted, print_result, printable
 from tools.tag import rule_flags
-from tools.tag_cluster.parts import ARRAYS, find_pending, read_parts
-from tools.tag_cluster.sources import find_paths
+from tools.tag_cluster.parts import (
+    ARRAYS,
+    delete_rows,
+    find_pending,
+    read_parts,
+    read_statuses,
+)
+from tools.tag_cluster.sources import find_paths, is_remote
 from tools.tag_cluster.worker import Worker
 
 FLAGS = flags.FLAGS
@@ -92,16 +103,41 @@ def stored_rule(rule: Rule) -> list[Any]:
     return [np.asarray(value).tolist() for value in rule]
 
 
+def check_machines(
+    machines: Sequence[Mapping[str, float]], cpus: float, gpus: float
+) -> None:
+    """Checks that a machine has enough for a worker; Ray would wait for one.
+
+    Args:
+      machines: the numbers of each: CPU, GPU.
+      cpus, gpus: the numbers for a worker.
+
+    Raises:
+      UserError: none has.
+    """
+    for flag, name, number in (("cpus", "CPU", cpus), ("gpus", "GPU", gpus)):
+        most = max(machine.get(name, 0) for machine in machines)
+        if number > most:
+            raise UserError(
+                f"--{flag} is {number:g}, but no machine of the Ray cluster has more "
+                f"than {most:g}"
+            )
+
+
 def tag_all(
     paths: Sequence[str], out: pathlib.Path, checkpoint: str, rule: Rule, num_done: int
 ) -> None:
     """Tags files in the workers, and prints a line for each."""
     import ray
+    import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Its errors are also exceptions.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     ray.init(logging_level="error", log_to_driver=False, ignore_reinit_error=True)
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    check_machines(machines, FLAGS.cpus, FLAGS.gpus)
     num_batches = -(-len(paths) // FLAGS.files_per_part)
     results = ray.data.from_items(
         [{"path": path} for path in paths], override_num_blocks=num_batches
@@ -116,15 +152,25 @@ def tag_all(
         num_cpus=FLAGS.cpus,
         num_gpus=FLAGS.gpus,
     )
-    total = num_done + len(paths)
-    for number, row in enumerate(results.iter_rows(), num_done + 1):
-        path = printable(row["file"])
+    print_results(results.iter_rows(), num_done, num_done + len(paths))
+
+
+def print_results(rows: Iterable[Mapping[str, Any]], num_done: int, total: int) -> None:
+    """Prints a line for each file, from the rows of `Worker.__call__`.
+
+    Raises:
+      UserError: a worker could not go on.
+    """
+    for number, row in enumerate(rows, num_done + 1):
+        if row["problem"]:
+            raise UserError(*row["problem"].splitlines())
         if row["error"]:
             print(f"error: {printable(row['error'])}", file=sys.stderr)
-        else:
-            print_result(
-                f"file {number:,} of {total:,}: {path} ({row['seconds']:.1f} s)"
-            )
+            continue
+        path = printable(row["file"])
+        if row["doubt"]:
+            print(f"note: {path}: {row['doubt']}", file=sys.stderr)
+        print_result(f"file {number:,} of {total:,}: {path} ({row['seconds']:.1f} s)")
 
 
 def add_to_archive(out: pathlib.Path, path: str, settings: Settings) -> None:
@@ -193,7 +239,11 @@ def main(argv: Sequence[str]) -> int:
         else:
             check_settings(settings, values, str(out))
             check_rule(rule, values, out)
-        pending = find_pending(paths, out)
+        done = read_statuses(out)
+        if FLAGS.archive and (remote := [*filter(is_remote, [*paths, *done])]):
+            raise UserError(f"--archive needs local files, but got {remote[0]}")
+        pending = find_pending(paths, done, out)
+        delete_rows(out, done.keys() & pending)
         num_done = len(paths) - len(pending)
         if num_done:
             print(f"{num_done:,} of {len(paths):,} files are in {out}", file=sys.stderr)

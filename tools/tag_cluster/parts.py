@@ -1,15 +1,18 @@
 """The Parquet files in OUT: their columns, their rows, and what is not in them."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from recordings.archive import file_status
 from tagger.errors import UserError
-from tagger.terminal.progress import counted
+from tagger.terminal.files import atomic
+from tagger.terminal.progress import counted, in_parallel
+from tools.tag_cluster.sources import Status, file_status
 
 PARTS = "part-*.parquet"
 ARRAYS = ("scores", "embeddings")  # columns
+UNREAD = (None, None)  # `Status` of a file that could not be read
+STATUS_THREADS = 32  # They wait for the server of remote files.
 
 
 def schema():
@@ -57,23 +60,61 @@ def _value(name: str, scalar: Any) -> Any:
     return scalar.values.flatten().to_numpy().reshape(len(scalar.values), -1)
 
 
-def find_pending(paths: Sequence[str], out: pathlib.Path) -> list[str]:
-    """The paths whose results are not in a folder.
+def read_statuses(out: pathlib.Path) -> dict[str, Status]:
+    """The files that were tagged, as they were then; UNREAD if they were not read.
 
     Raises:
-      UserError: files have changed since they were tagged, or the results cannot be
-        read.
+      UserError: see `read_parts`.
     """
-    done = {
-        row["file"]: (row["bytes"], row["modified"])
-        for row in read_parts(out, ["file", "bytes", "modified"])
-    }
+    rows = read_parts(out, ["file", "bytes", "modified"])
+    return {row["file"]: (row["bytes"], row["modified"]) for row in rows}
+
+
+def find_pending(
+    paths: Sequence[str], done: Mapping[str, Status], out: pathlib.Path
+) -> list[str]:
+    """The paths of files to tag: without results, or not read before.
+
+    Args:
+      paths: paths of files.
+      done: see `read_statuses`.
+      out: the folder, for the message.
+
+    Raises:
+      UserError: files have changed since they were tagged, or cannot be found out.
+    """
+    tagged = [path for path in paths if done.get(path, UNREAD) != UNREAD]
+    statuses = in_parallel(
+        file_status, tagged, what="comparing sizes", unit="file", threads=STATUS_THREADS
+    )
+    for status in statuses:
+        if isinstance(status, UserError):
+            raise status
     changed = [
-        path for path in paths if path in done and done[path] != file_status(path)
+        p for p, status in zip(tagged, statuses, strict=True) if done[p] != status
     ]
     if changed:
         raise UserError(
             f"{counted(len(changed), 'file')} changed since the results in {out}, the "
             f"first of them {changed[0]}; use a new folder"
         )
-    return [path for path in paths if path not in done]
+    return [path for path in paths if done.get(path, UNREAD) == UNREAD]
+
+
+def delete_rows(out: pathlib.Path, files: Collection[str]) -> None:
+    """Deletes the rows of files, which will be tagged again."""
+    import pyarrow.parquet
+
+    for path in out.glob(PARTS) if files else ():
+        column = pyarrow.parquet.read_table(path, columns=["file"])["file"]
+        kept = [file not in files for file in column.to_pylist()]
+        if not all(kept):
+            write_part(path, pyarrow.parquet.read_table(path).filter(kept))
+
+
+def write_part(path: pathlib.Path, table: Any) -> None:
+    """Writes a Parquet file, atomically."""
+    import pyarrow.parquet
+
+    with atomic(path) as file:
+        pyarrow.parquet.write_table(table, file, compression="zstd")

@@ -1,5 +1,6 @@
 """The workers of a Ray cluster."""
 
+import functools
 import hashlib
 import pathlib
 from collections.abc import Mapping
@@ -7,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from recordings.archive import file_status
 from recordings.segments import find_segments
 from recordings.thresholds import Rule
 from tagger.errors import UserError
 from tagger.terminal import program
-from tagger.terminal.files import atomic
-from tools.tag_cluster.parts import PARTS, schema
+from tools.tag_cluster.parts import PARTS, schema, write_part
+from tools.tag_cluster.sources import file_status, local_copy
+
+REPORT = ("file", "seconds", "doubt", "error", "problem")
 
 
 class Worker:
@@ -44,33 +46,47 @@ class Worker:
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
         scoring.SCORED_AT_ONCE = min(scoring.SCORED_AT_ONCE, num_threads)
 
-        self._tag = scoring.tag
-        self._tagger = scoring.load(checkpoint, mixed_precision=mixed_precision)
+        self._tag, self._tagger = scoring.tag, None
+        self._load = functools.partial(
+            scoring.load, checkpoint, mixed_precision=mixed_precision
+        )
         self._out, self._rule = pathlib.Path(out), rule
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Tags the files of a batch and writes their Parquet file, atomically.
+        """Tags the files of a batch and writes their Parquet file.
 
         A batch that is repeated because a worker died replaces its file.
-        """
-        import pyarrow
-        import pyarrow.parquet
 
-        rows = [self._row(path) for path in batch["path"]]
-        name = hashlib.sha256("\n".join(batch["path"]).encode()).hexdigest()[:16]
-        with atomic(self._out / PARTS.replace("*", name)) as file:
-            table = pyarrow.Table.from_pylist(rows, schema())
-            pyarrow.parquet.write_table(table, file, compression="zstd")
-        keys = ("file", "seconds", "error")
-        return {key: [row[key] for row in rows] for key in keys}
+        Returns:
+          The columns of REPORT, or a UserError as `problem`: Ray would make a traceback
+          of it.
+        """
+        try:
+            rows = self._tag_batch(list(batch["path"]))
+        except UserError as error:
+            rows = [{"problem": str(error)}]
+        return {key: [row.get(key) for row in rows] for key in REPORT}
+
+    def _tag_batch(self, paths: list[str]) -> list[dict[str, Any]]:
+        import pyarrow
+
+        if self._tagger is None:
+            self._tagger = self._load()
+        rows = [self._row(path) for path in paths]
+        name = hashlib.sha256("\n".join(paths).encode()).hexdigest()[:16]
+        table = pyarrow.Table.from_pylist(rows, schema())
+        write_part(self._out / PARTS.replace("*", name), table)
+        return rows
 
     def _row(self, path: str) -> dict[str, Any]:
-        size, modified = file_status(path)
-        row = {"file": path, "bytes": size, "modified": modified}
+        row = {"file": path}
         try:
-            tags = self._tag(path, self._tagger, keep_embeddings=True)
+            size, modified = file_status(path)
+            with local_copy(path) as name:
+                row |= {"bytes": size, "modified": modified}
+                tags = self._tag(name, self._tagger, keep_embeddings=True)
         except UserError as error:
-            return row | {"seconds": None, "error": str(error)}
+            return row | {"seconds": None, "doubt": "", "error": str(error)}
         names, hparams = self._tagger.class_names, self._tagger.hparams
         keys = ("start", "end", "class", "score")
         segments = find_segments(tags, names, hparams, self._rule)
