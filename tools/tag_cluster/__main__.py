@@ -135,7 +135,10 @@ def tag_all(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    ray.init(logging_level="error", log_to_driver=False, ignore_reinit_error=True)
+    try:
+        ray.init(logging_level="error", log_to_driver=False, ignore_reinit_error=True)
+    except ConnectionError as error:
+        raise UserError(f"RAY_ADDRESS: {error}") from None
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     check_machines(machines, FLAGS.cpus, FLAGS.gpus)
     num_batches = -(-len(paths) // FLAGS.files_per_part)

@@ -1,18 +1,19 @@
 """The Parquet files in OUT: their columns, their rows, and what is not in them."""
 
+import concurrent.futures
 import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from tagger.errors import UserError
 from tagger.terminal.files import atomic
-from tagger.terminal.progress import counted, in_parallel
+from tagger.terminal.progress import counted
 from tools.tag_cluster.sources import Status, file_status
 
 PARTS = "part-*.parquet"
 ARRAYS = ("scores", "embeddings")  # columns
 UNREAD = (None, None)  # `Status` of a file that could not be read
-STATUS_THREADS = 32  # They wait for the server of remote files.
+STATUS_THREADS = 16  # They wait for the server of remote files.
 
 
 def schema():
@@ -84,12 +85,8 @@ def find_pending(
       UserError: files have changed since they were tagged, or cannot be found out.
     """
     tagged = [path for path in paths if done.get(path, UNREAD) != UNREAD]
-    statuses = in_parallel(
-        file_status, tagged, what="comparing sizes", unit="file", threads=STATUS_THREADS
-    )
-    for status in statuses:
-        if isinstance(status, UserError):
-            raise status
+    with concurrent.futures.ThreadPoolExecutor(STATUS_THREADS) as threads:
+        statuses = list(threads.map(file_status, tagged))
     changed = [
         p for p, status in zip(tagged, statuses, strict=True) if done[p] != status
     ]
