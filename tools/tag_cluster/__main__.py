@@ -151,7 +151,7 @@ def tag_all(
             max(1, int(FLAGS.cpus)),
         ),
         batch_size=FLAGS.files_per_part,
-        compute=ray.data.ActorPoolStrategy(size=FLAGS.workers),
+        compute=ray.data.ActorPoolStrategy(size=min(FLAGS.workers, num_batches)),
         num_cpus=FLAGS.cpus,
         num_gpus=FLAGS.gpus,
     )
