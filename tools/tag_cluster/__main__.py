@@ -8,8 +8,8 @@
 CHECKPOINT is as of tools.tag. The recordings are a folder, a pattern, a file, or a .txt
 file with a path in each line; all machines must find them, the checkpoint and OUT at
 the same paths. Recordings can also be remote: URIs that PyArrow reads, such as s3://,
-gs:// and hdfs://. The Ray cluster is that of RAY_ADDRESS. Without it, this machine is
-one.
+gs:// and hdfs://. The Ray cluster is that of RAY_ADDRESS, or the one that `ray start`
+started on this machine. Without both, the program starts one on this machine.
 
 Each worker loads the network once, tags one file after the other, and writes Parquet
 files with a row for each file:
