@@ -612,15 +612,20 @@ RECORDINGS = st.sampled_from(
     [recording(LOUD), recording(LOUD, 0 * LOUD, -LOUD), b"text"]
 )
 # The clips of the last two would have equal names.
-NAMES = st.sampled_from(["Dog/a.wav", "Cat/a.wav", "Cat/a/b.wav", "Cat/a__b.wav"])
+NAMES = st.sampled_from(["Dog/a.wav", "Cat/a/b.wav", "Cat/a__b.wav"])
 LINES = ["0\t0.004\tDog", "0.006\t0.008\tCat", "0.011\t0.014\t_background_"]
 TRACKS = st.sets(st.sampled_from(LINES))
-TABLES = st.dictionaries(NAMES, st.sampled_from(["Dog", "Cat", '"Cat,Dog"']))
-OPTIONS = st.tuples(
-    st.sampled_from(["folders", "csv", "annotations", "only_annotated"]),
-    st.booleans(),  # background
-    st.sampled_from([CLIP, NO_CUT]),
-    st.booleans(),  # skip
+TABLES = st.dictionaries(NAMES, st.sampled_from(["Dog", '"Cat,Dog"']), min_size=1)
+# The source of the labels, the folder of background, clip_seconds and skip.
+OPTIONS = st.sampled_from(
+    [
+        ("only_annotated", "", CLIP, True),
+        ("annotations", "", CLIP, True),
+        ("annotations", "Cat", CLIP, False),
+        ("folders", "", CLIP, False),
+        ("folders", "Cat", NO_CUT, True),
+        ("csv", "", CLIP, True),
+    ]
 )
 
 
@@ -648,16 +653,16 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize(contents=RECORDINGS, lines=TRACKS, options=OPTIONS)
     def start(self, contents, lines, options):
-        self.write("Dog/a.wav", contents)
-        self.annotate("Dog/a.wav", lines)
+        self.write("Dog/a.wav", contents, lines)
         self.label({"Dog/a.wav": "Cat"})
         self.choose(options)
 
-    @rule(name=NAMES, contents=RECORDINGS)
-    def write(self, name, contents):
+    @rule(name=NAMES, contents=RECORDINGS, lines=TRACKS)
+    def write(self, name, contents, lines):
         path = self.sounds / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(contents)
+        self.annotate(name, lines)
 
     @rule(name=NAMES)
     def remove(self, name):
@@ -706,7 +711,7 @@ class AnyOrder(RuleBasedStateMachine):
                 str(self.sounds),
                 csv_path=str(self.csv) if self.source == "csv" else "",
                 annotations=str(self.sounds) if is_annotated else "",
-                background=str(self.sounds / "Cat") if self.background else "",
+                background=self.background and str(self.sounds / "Cat"),
                 only_annotated=self.source == "only_annotated",
             )
         except UserError:
