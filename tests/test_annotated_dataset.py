@@ -13,6 +13,7 @@ from recordings.decoding import find_sounds
 from tagger.data.clips import read_class_map
 from tagger.data.csv_files import BACKGROUND
 from tagger.errors import UserError
+from tagger.hparams import SAMPLE_RATE
 from tools.make_dataset import conversion
 from tools.make_dataset.dataset import make_dataset
 from tools.make_dataset.sources import Recording, find_recordings
@@ -228,3 +229,17 @@ def test_only_labelled_clips_are_written(sounds, tmp_path):
     del sources["only_annotated"]
     make(tmp_path / "r", out, **sources)
     assert len(list((out / "audio").iterdir())) == 6
+
+
+def test_a_silent_clip_that_loses_its_label(tmp_path, capsys):
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * SAMPLE_RATE)
+    samples[SAMPLE_RATE : 2 * SAMPLE_RATE] = 0
+    (tmp_path / "r").mkdir()
+    soundfile.write(tmp_path / "r" / "a.wav", samples, SAMPLE_RATE)
+    sources = {"annotations": tmp_path / "r", "only_annotated": True}
+    for lines, num_silent in (("0\t2\tDog\n", 1), ("0\t1\tDog\n", 0)):
+        (tmp_path / "r" / "a.txt").write_text(lines)
+        for name in ("out", f"new{num_silent}"):
+            make(tmp_path / "r", tmp_path / name, **sources)
+            assert capsys.readouterr().err.count("1 silent clip") == num_silent
+        assert files_in(tmp_path / "out") == files_in(tmp_path / name)

@@ -1,12 +1,18 @@
 """Making a data set from recordings."""
 
+import io
 import os
 import pathlib
 import shutil
+import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tagger.data.clips import read_class_map, read_clips
 from tagger.data.csv_files import read_rows
@@ -589,3 +595,147 @@ def test_a_damaged_manifest_is_one_error(sounds, tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=f"^{path} is damaged; delete {out} .*$"):
             make(sounds, out)
+
+
+CLIP = 220 / 44100  # seconds
+
+
+def recording(*parts: np.ndarray) -> bytes:
+    """A WAV file."""
+    file = io.BytesIO()
+    soundfile.write(file, np.concatenate(parts), 44100, format="WAV")
+    return file.getvalue()
+
+
+LOUD = noise(CLIP)
+RECORDINGS = st.sampled_from(
+    [recording(LOUD), recording(LOUD, 0 * LOUD, -LOUD), b"text"]
+)
+# The clips of the last two would have equal names.
+NAMES = st.sampled_from(["Dog/a.wav", "Cat/a/b.wav", "Cat/a__b.wav"])
+LINES = ["0\t0.004\tDog", "0.006\t0.008\tCat", "0.011\t0.014\t_background_"]
+TRACKS = st.sets(st.sampled_from(LINES))
+TABLES = st.dictionaries(NAMES, st.sampled_from(["Dog", '"Cat,Dog"']), min_size=1)
+# The source of the labels, the folder of background, clip_seconds and skip.
+OPTIONS = st.sampled_from(
+    [
+        ("only_annotated", "", CLIP, True),
+        ("annotations", "", CLIP, True),
+        ("annotations", "Cat", CLIP, False),
+        ("folders", "", CLIP, False),
+        ("folders", "Cat", NO_CUT, True),
+        ("csv", "", CLIP, True),
+    ]
+)
+
+
+def problems_of(found, out, clip_seconds, skip) -> Sequence[str]:
+    """The problems that a run reports, or that it ends with."""
+    try:
+        return dataset.make_dataset(found, out, clip_seconds=clip_seconds, skip=skip)
+    except UserError as error:
+        return error.problems
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """What users do to recordings and their labels between two runs, in any order."""
+
+    def __init__(self):
+        super().__init__()
+        self.root = pathlib.Path(tempfile.mkdtemp())
+        self.sounds, self.out = self.root / "sounds", self.root / "out"
+        self.csv = self.root / "labels.csv"
+        self.out.mkdir()
+        (self.out / ".lock").touch()  # as an error leaves it
+
+    def teardown(self):
+        shutil.rmtree(self.root)
+
+    @initialize(contents=RECORDINGS, lines=TRACKS, options=OPTIONS)
+    def start(self, contents, lines, options):
+        self.write("Dog/a.wav", contents, lines)
+        self.label({"Dog/a.wav": "Cat"})
+        self.choose(options)
+
+    @rule(name=NAMES, contents=RECORDINGS, lines=TRACKS)
+    def write(self, name, contents, lines):
+        path = self.sounds / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(contents)
+        self.annotate(name, lines)
+
+    @rule(name=NAMES)
+    def remove(self, name):
+        for path in (self.sounds / name, (self.sounds / name).with_suffix(".txt")):
+            path.unlink(missing_ok=True)
+
+    @rule(name=NAMES, new=NAMES)
+    def rename(self, name, new):
+        for suffix in (".wav", ".txt"):
+            path = (self.sounds / name).with_suffix(suffix)
+            if path.exists():
+                target = (self.sounds / new).with_suffix(suffix)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(target)
+
+    @rule(name=NAMES, lines=TRACKS)
+    def annotate(self, name, lines):
+        if (self.sounds / name).exists():
+            track = (self.sounds / name).with_suffix(".txt")
+            track.write_text("".join(f"{line}\n" for line in sorted(lines)))
+
+    @rule(labels=TABLES)
+    def label(self, labels):
+        rows = [f'"{name}",{text}\n' for name, text in labels.items()]
+        self.csv.write_text("fname,labels\n" + "".join(rows))
+
+    @rule(number=st.integers(0, 3))
+    def lose_a_clip(self, number):
+        for path in sorted(self.out.glob("audio/*"))[number : number + 1]:
+            path.unlink()
+
+    @rule(options=OPTIONS)
+    def choose(self, options):
+        self.source, self.background, self.clip_seconds, self.skip = options
+
+    @rule(number=st.integers(1, 12))
+    def run_until_killed(self, number):
+        self.run(killed_at=number)
+
+    @rule()
+    def run(self, killed_at=0):
+        """Makes the data set, which then equals a new one, unless the run is killed."""
+        is_annotated = self.source in ("annotations", "only_annotated")
+        try:
+            found = sources.find_recordings(
+                str(self.sounds),
+                csv_path=str(self.csv) if self.source == "csv" else "",
+                annotations=str(self.sounds) if is_annotated else "",
+                background=self.background and str(self.sounds / "Cat"),
+                only_annotated=self.source == "only_annotated",
+            )
+        except UserError:
+            return
+        options = self.clip_seconds, self.skip
+        before = files_in(self.out)
+        with tempfile.TemporaryDirectory() as new:
+            problems = problems_of(found, pathlib.Path(new), *options)
+            after = files_in(pathlib.Path(new))
+        if "clips.csv" not in after:  # The data set remains as it is.
+            after = before
+        with pytest.MonkeyPatch.context() as patch:
+            if killed_at:
+                kill_at(patch, killed_at)
+            try:
+                assert problems_of(found, self.out, *options) == problems
+            except Killed:
+                if (self.out / "clips.csv").exists():
+                    assert files_in(self.out) in (before, after)
+                return
+        assert files_in(self.out) == after
+
+
+AnyOrder.TestCase.settings = settings(
+    max_examples=30, stateful_step_count=25, deadline=None, derandomize=True
+)
+TestAnyOrder = AnyOrder.TestCase
