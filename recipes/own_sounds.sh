@@ -20,7 +20,7 @@ fi
 sounds=$(realpath "$1")
 out=$(realpath -m "$2")
 if [[ -e $out/run ]]; then
-  echo "error: $out/run exists; it would be trained further, with another split" >&2
+  echo "error: $out/run exists; choose a new folder" >&2
   exit 1
 fi
 train=(runner.py --mode train

@@ -190,6 +190,7 @@ def test_clips_with_doubtful_labels_are_left_out(
     printed = capsys.readouterr().out
     assert "skipped 1 of 12 clips" in printed
     assert "00.wav" in printed
+    assert "examples of 11 clips" in printed
     text = dataset.csv_path.read_text().splitlines()
     (tmp_path / "rest.csv").write_text("\n".join([text[0], *text[2:]]) + "\n")
     options = {"csv_path": str(tmp_path / "rest.csv"), "c": 0.1, "num_folds": 0}

@@ -109,10 +109,16 @@ def test_a_full_pipe_that_does_not_block(lossy):
         os.close(descriptor)
 
 
-def test_a_flagfile_that_is_not_text_is_named(tmp_path, capsys):
+def test_a_flagfile_that_is_not_text_is_named(tmp_path):
     (tmp_path / "flags").write_bytes(b"\xff")
     with pytest.raises(SystemExit, match="--flagfile"):
         program.run(lambda argv: 0, ["program", f"--flagfile={tmp_path / 'flags'}"])
+
+
+def test_a_flagfile_that_is_missing_is_named(tmp_path):
+    path = tmp_path / "none"
+    with pytest.raises(SystemExit, match=f"^error: --flagfile: [^:]*: '{path}'$"):
+        program.run(lambda argv: 0, ["program", f"--flagfile={path}"])
 
 
 def test_gpus_that_the_driver_lists(tmp_path, monkeypatch):

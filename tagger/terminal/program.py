@@ -100,8 +100,8 @@ def _parse_flags(help_text: Callable[[], str] | None, argv: list[str]) -> list[s
         sys.exit(1)  # as after absl's own help
     try:
         return flags.FLAGS(argv)
-    except UnicodeDecodeError as error:
-        sys.exit(f"error: --flagfile: {error}")
+    except (UnicodeDecodeError, flags.CantOpenFlagFileError) as error:
+        sys.exit(f"error: --flagfile: {error.__context__ or error}")
     except flags.Error as error:
         # Messages of validators name the flag themselves.
         text = re.sub(r"^flag --\w+=.*: (?=--)", "", str(error))

@@ -274,10 +274,12 @@ def fit_last_layer(
             num_folds=num_folds,
             folds=all_folds,
         )
+        num_examples, num_clips = len(embeddings), len(clips)
         if skip_doubtful:
             skipped = last_layer.doubtful(clip_scores(solved, positions), clips.labels)
             print_skipped(clips, skipped)
             kept = ~skipped[positions]
+            num_examples, num_clips = kept.sum(), len(clips) - skipped.sum()
             solved = last_layer.fit(
                 embeddings[kept], targets[kept], c=solved.c, num_folds=0
             )._replace(scores=solved.scores)
@@ -305,6 +307,6 @@ def fit_last_layer(
             checkpoint=describe(prefix),
         )
     print_result(
-        f"solved with C {solved.c:g} for {len(embeddings)} examples of "
-        f"{counted(len(clips), 'clip')}; checkpoint {prefix}"
+        f"solved with C {solved.c:g} for {num_examples} examples of "
+        f"{counted(num_clips, 'clip')}; checkpoint {prefix}"
     )
