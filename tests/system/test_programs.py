@@ -281,6 +281,18 @@ def test_the_tables_of_learning_are_those_of_the_benchmark(tmp_path):
     assert not rows
 
 
+def test_the_table_of_starts_is_that_of_the_benchmark(tmp_path):
+    docs = ROOT / "docs"
+    shutil.copy(docs / "transfer.csv", tmp_path)
+    flags = ["--data=none", "--folds=", "--starts="]
+    command = ["benchmarks/transfer.py", tmp_path, *flags]
+    done = run_forked(*command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = "\n".join(done.stdout.splitlines())
+    assert table.count("\n") > 8
+    assert table in (docs / "learning.md").read_text()
+
+
 def test_the_table_of_detectors_is_that_of_the_benchmark(tmp_path):
     docs = ROOT / "docs"
     shutil.copy(docs / "detector.csv", tmp_path)
