@@ -224,6 +224,21 @@ def test_a_class_without_events_has_the_threshold_of_all_classes(monkeypatch):
     assert common["Bell"] == common["Dog"] == rules["Dog"]
 
 
+def test_only_all_classes_have_a_threshold_that_is_higher_than_the_best(monkeypatch):
+    scored = scored_recordings(np.random.default_rng(0), 4)
+
+    def choose(halfway_events: float, tolerance: float) -> list[float]:
+        monkeypatch.setattr(choosing, "HALFWAY_EVENTS", halfway_events)
+        monkeypatch.setattr(choosing, "TOLERANCE", tolerance)
+        rules = choosing.choose_rules(scored, CLASS_NAMES, Hparams())
+        return [rule.threshold for rule in rules.values()]
+
+    # All F1 are nearly as good as the best one.
+    highest = scipy.special.expit(choosing.LOGITS[-1])
+    assert choose(np.inf, tolerance=1) == pytest.approx([highest] * 2)
+    assert choose(0, tolerance=1) == choose(0, tolerance=0)  # each class for itself
+
+
 def test_too_few_events():
     scored = scored_recordings(np.random.default_rng(0), 1)
     with pytest.raises(UserError, match="too few events .*: 9; at least 10"):

@@ -204,6 +204,12 @@ def test_a_single_class_can_be_split(tmp_path):
     assert len(rows_of(tmp_path / "one_validation.csv")) == 4
 
 
+def test_as_many_folds_as_clips(tmp_path):
+    split(small_csv(tmp_path / "few.csv", "Bark", "Bark", "Moo"), tmp_path, num_folds=3)
+    for fold in (1, 2, 3):
+        assert len(rows_of(tmp_path / f"few_fold{fold}_validation.csv")) == 2
+
+
 @pytest.mark.parametrize(
     ("labels", "options"),
     [
@@ -240,3 +246,48 @@ def test_the_demo_data_is_small_varied_and_repeatable(tmp_path):
     counts = counts_of(rows)
     assert list(counts.values()) == [20] * 5
     assert set(counts) <= {name for _, name in rows_of(ROOT / "class_map.csv")}
+    usage = (ROOT / "docs" / "usage.md").read_text()
+    numbers = re.search(r"(\d+) synthetic[^.]* (\d+)\s+test clips", usage).groups()
+    written = len(rows), len([*(tmp_path / "a" / "test").iterdir()])
+    assert written == tuple(map(int, numbers))
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),  # Hz
+    [
+        ("Bass_drum", 0, 150),
+        ("Buzz", 100, 3000),  # 120 Hz and its harmonics
+        ("Chirp_and_tweet", 2500, 7000),  # an octave above 2500 to 3500 Hz
+        ("Hi-hat", 8000, 18000),
+        ("Waves_and_surf", 50, 1500),
+    ],
+)
+def test_the_demo_sounds_have_the_frequencies_of_their_class(name, low, high):
+    time = np.arange(2 * 44100) / 44100
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        sound = make_demo_data.SYNTHESIZERS[name](time, rng)
+        energy = np.abs(np.fft.rfft(sound)) ** 2
+        frequencies = np.fft.rfftfreq(time.size, 1 / 44100)
+        outside = (frequencies < low - 20) | (frequencies > high + 20)
+        assert energy[outside].sum() < 0.05 * energy.sum()
+
+
+def test_a_bass_drum_of_the_demo_fades_before_the_next_stroke():
+    time = np.arange(round(0.3 * 44100)) / 44100  # Strokes are at least this far apart.
+    sound = np.abs(make_demo_data.bass_drum(time, np.random.default_rng(0)))
+    assert sound[time > 0.25].max() < 0.2 * sound[time < 0.05].max()
+
+
+def test_both_labels_of_a_clip_of_the_demo_are_audible():
+    frequencies = np.fft.rfftfreq(44100, 1 / 44100)
+    for seed in range(20):
+        sound = make_demo_data.synthesize(
+            ("Bass_drum", "Hi-hat"), 1.0, np.random.default_rng(seed)
+        )
+        spectrum = np.fft.rfft(sound)
+        low, high = (
+            np.abs(np.fft.irfft(spectrum * band)).max()
+            for band in (frequencies < 4000, frequencies >= 4000)
+        )
+        assert 0.45 < low / high < 2.2  # Each is half as loud as it can be, or louder.
