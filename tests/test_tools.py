@@ -273,10 +273,15 @@ def test_the_demo_sounds_have_the_frequencies_of_their_class(name, low, high):
         assert energy[outside].sum() < 0.05 * energy.sum()
 
 
-def test_a_bass_drum_of_the_demo_fades_before_the_next_stroke():
+def test_a_bass_drum_of_the_demo_becomes_lower_and_fades():
     time = np.arange(round(0.3 * 44100)) / 44100  # Strokes are at least this far apart.
-    sound = np.abs(make_demo_data.bass_drum(time, np.random.default_rng(0)))
-    assert sound[time > 0.25].max() < 0.2 * sound[time < 0.05].max()
+    sound = make_demo_data.bass_drum(time, np.random.default_rng(0))
+    first, last = (sound[part] for part in (time < 0.05, time >= 0.25))
+    assert np.abs(last).max() < 0.2 * np.abs(first).max()
+    # A cycle crosses 0 twice. At first, the frequency is from 150 to 50 Hz.
+    cycles = [np.sum(np.diff(np.sign(part)) != 0) / 2 for part in (first, last)]
+    assert 0.05 * 80 < cycles[0] < 0.05 * 150
+    assert cycles[1] == pytest.approx(0.05 * 50, abs=1)
 
 
 def test_both_labels_of_a_clip_of_the_demo_are_audible():
