@@ -154,6 +154,12 @@ def test_numbers_may_have_the_lowest_and_the_highest_value(
     assert {name: getattr(taken[0], name) for name in values} == values
 
 
+@pytest.mark.parametrize("options", MODES.values())
+def test_options_have_no_order(options):
+    with pytest.raises(TypeError, match="takes 1 positional argument"):
+        options("class_map.csv")
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_each_required_flag_is_named_if_it_is_missing(mode, capsys):
     required = [name for name, f in FIELDS[mode].items() if f.metadata["required"]]
