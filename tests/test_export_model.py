@@ -125,7 +125,18 @@ def test_a_folder_appears_complete_or_not_at_all(
     assert not any(tmp_path.iterdir())
     monkeypatch.setattr(export_model, "to_litert", lambda network, hparams: b"litert")
     export(trained, out)
-    assert f"{trained}/model.ckpt-5" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert f"{trained}/model.ckpt-5" in printed.out and "warning" not in printed.err
     assert (out / "model.tflite").read_bytes() == b"litert"
     assert (out / "saved_model" / "saved_model.pb").is_file()
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_without_a_converter_there_is_only_a_saved_model(
+    trained, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(tf, "lite", None)
+    monkeypatch.setattr(tf.saved_model, "save", lambda *args, **kwargs: None)
+    export(trained, tmp_path / "out")
+    assert "model.tflite is not exported" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "model.tflite").exists()

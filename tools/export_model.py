@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import string
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -111,23 +112,32 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> 
     return tagger
 
 
-def to_litert(network: Any, hparams: hparams_lib.Hparams) -> bytes:
-    """Returns a LiteRT model of the features and the network."""
+def to_litert(network: Any, hparams: hparams_lib.Hparams) -> bytes | None:
+    """Returns a LiteRT model of the features and the network.
+
+    None if the installed TensorFlow has no converter, which is deprecated since 2.20.
+    """
     import tensorflow as tf
 
     import inputs
 
+    try:
+        converter_class = tf.lite.TFLiteConverter
+    except AttributeError:
+        return None
     # LiteRT's FFT accepts only float32, but computes in float64, so it is exact.
     tagger = define_tagger(network, hparams, inputs.FAST_FFT)
     function = tagger.__call__.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tagger)
-    return converter.convert()
+    return converter_class.from_concrete_functions([function], tagger).convert()
 
 
 def write_models(
     folder: pathlib.Path, network: Any, hparams: hparams_lib.Hparams
 ) -> None:
-    """Writes the SavedModel and the LiteRT model of the features and a network."""
+    """Writes the SavedModel and the LiteRT model of the features and a network.
+
+    Without a converter to LiteRT, there is only the SavedModel, and a warning.
+    """
     import tensorflow as tf
 
     import inputs
@@ -135,7 +145,15 @@ def write_models(
     tagger = define_tagger(network, hparams, inputs.EXACT_FFT)
     function = tagger.__call__.get_concrete_function()
     tf.saved_model.save(tagger, str(folder / SAVED_MODEL), signatures=function)
-    (folder / LITERT_MODEL).write_bytes(to_litert(network, hparams))
+    litert = to_litert(network, hparams)
+    if litert is None:
+        print(
+            f"warning: TensorFlow {tf.__version__} has no converter to LiteRT; "
+            f"{LITERT_MODEL} is not exported",
+            file=sys.stderr,
+        )
+    else:
+        (folder / LITERT_MODEL).write_bytes(litert)
 
 
 def write_description(
