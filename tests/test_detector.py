@@ -66,6 +66,13 @@ def test_mixtures_have_the_events_where_they_say():
     assert max(levels) > -38  # The background has -40 dB.
 
 
+def test_joined_parts_keep_their_level():
+    joined = mixtures._join([np.ones(SAMPLE_RATE, np.float32)] * 3)
+    fade = round(mixtures.PART_FADE_SECONDS * SAMPLE_RATE)
+    assert joined.size == 3 * SAMPLE_RATE - 2 * fade
+    np.testing.assert_allclose(joined[fade:-fade], 1, rtol=1e-4)
+
+
 def test_mixtures_are_equal_for_equal_draws():
     clips = [make_clip(np.random.default_rng(0), Event(1, 2, "Dog"))]
     first, second = (
