@@ -20,7 +20,7 @@ from absl import flags
 
 from tagger.errors import UserError
 from tagger.terminal import program
-from tools.tag_cluster import read_parts
+from tools.tag_cluster.parts import read_parts
 
 WORKERS = (1, 2)
 PROCESS = b"ray::MapWorker"

@@ -127,8 +127,7 @@ def find_sounds(folder: str, others: Collection[str] = ()) -> list[Sound]:
 
     Args:
       folder: see `walk`.
-      others: extensions of other files that are used. The number of the remaining files
-        is printed.
+      others: see `select_sounds`.
 
     Returns:
       The files in the order of their folders, with their paths below the folder as
@@ -137,11 +136,25 @@ def find_sounds(folder: str, others: Collection[str] = ()) -> list[Sound]:
     Raises:
       UserError: see `walk`.
     """
+    return select_sounds(folder, walk(folder), others)
+
+
+def select_sounds(
+    folder: str, files: Iterable[Sound], others: Collection[str] = ()
+) -> list[Sound]:
+    """The files of a folder that are sound files, by their extensions.
+
+    Args:
+      folder: the folder, for the message.
+      files: its files.
+      others: extensions of other files that are used. The number of the remaining files
+        is printed.
+    """
     sounds, num_others = [], 0
-    for sound in walk(folder):
-        extension = os.path.splitext(sound.path)[1].lower()
+    for file in files:
+        extension = os.path.splitext(file.name)[1].lower()
         if extension in SOUND_EXTENSIONS:
-            sounds.append(sound)
+            sounds.append(file)
         else:
             num_others += extension not in others
     if num_others:

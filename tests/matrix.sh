@@ -23,11 +23,14 @@ summary=''
 pythons=()
 
 # The upper bounds of TensorFlow and TensorBoard are left out. Pre-releases of TensorFlow
-# also install keras-nightly, in the same folder as Keras.
+# also install keras-nightly, in the same folder as Keras. TensorFlow 2.16 has no NumPy 2,
+# which Ray's PyArrow needs.
 install() { # python venv keras packages
+    local files=(requirements{,-dev,-cluster}.txt)
+    [[ $4 != tensorflow==2.16.* ]] || unset 'files[2]'
     "python$1" -m venv "$2" &&
         "$2/bin/python" -m pip install --quiet "${@:4}" --requirement \
-            <(sed -E '/^-r/d; s/^(tensor[a-z]+.*),<.*/\1/' requirements{,-dev,-cluster}.txt) &&
+            <(sed -E '/^-r/d; s/^(tensor[a-z]+.*),<.*/\1/' "${files[@]}") &&
         "$2/bin/python" -m pip uninstall --quiet --yes keras-nightly &&
         "$2/bin/python" -m pip install --quiet --force-reinstall --no-deps "keras==$3"
 }

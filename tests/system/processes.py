@@ -89,6 +89,11 @@ class Process:
         self._process.wait()
 
     @property
+    def pid(self) -> int:
+        """The number of the process: of the program, if nothing was forked."""
+        return self._process.pid
+
+    @property
     def out(self) -> str:
         """The text on stdout so far."""
         return self._out.read_text()

@@ -2,10 +2,7 @@
 
 import csv
 import importlib.util
-import os
-import pathlib
 import re
-import signal
 
 import numpy as np
 import pytest
@@ -13,20 +10,20 @@ from helpers import run_program, write_wav
 from processes import Process
 
 from recordings.archive import Archive
-from tools import tag_cluster
+from tools.tag_cluster.parts import read_parts
 
 FILES = 12
-WORKER = b"ray::MapWorker"
+WORKER = "ray::MapWorker"
 HAS_RAY = importlib.util.find_spec("ray") is not None
 
 
-def worker_processes() -> list[int]:
-    """The processes of the workers."""
-    return [
-        int(path.parent.name)
-        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline")
-        if path.read_bytes().startswith(WORKER)
-    ]
+def kill_worker(program: int) -> None:
+    """Kills a worker that a program has started."""
+    import psutil  # ipykernel needs it.
+
+    started = psutil.Process(program).children(recursive=True)
+    workers = [process for process in started if process.name().startswith(WORKER)]
+    workers[0].kill()
 
 
 @pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
@@ -50,7 +47,7 @@ def test_a_killed_worker_loses_nothing(trained, tmp_path):
     command = ("tools.tag_cluster", trained, sounds, out, *flags)
     with Process(tmp_path, "cluster", *command) as process:
         assert process.wait_for("^file ")
-        os.kill(worker_processes()[0], signal.SIGKILL)
+        kill_worker(process.pid)
         assert process.status() == 1  # because of the file that cannot be read
     assert len(re.findall("(?m)^file ", process.out)) == FILES
     again = run_program(*command, capture_output=True, text=True)
@@ -58,7 +55,7 @@ def test_a_killed_worker_loses_nothing(trained, tmp_path):
     other = run_program(*command, "--threshold=0.4", capture_output=True, text=True)
     assert "error: --threshold, --thresholds: " in other.stderr
     columns = ["file", "error", "detections", "scores", "embeddings"]
-    rows = {row["file"]: row for row in tag_cluster.read_parts(out, columns)}
+    rows = {row["file"]: row for row in read_parts(out, columns)}
     assert sorted(rows) == sorted(map(str, sounds.iterdir()))
     assert "cannot decode" in rows.pop(str(sounds / "bad.wav"))["error"]
     tables = (

@@ -3,31 +3,35 @@
     pip install -r requirements-cluster.txt
     python -m tools.tag_cluster runs/first field_recordings/ out --workers 8
     python -m tools.tag_cluster best:EVAL_DIR paths.txt out --archive field.db
+    python -m tools.tag_cluster runs/first s3://bucket/recordings out
 
 CHECKPOINT is as of tools.tag. The recordings are a folder, a pattern, a file, or a .txt
 file with a path in each line; all machines must find them, the checkpoint and OUT at
-the same paths. The Ray cluster is that of RAY_ADDRESS. Without it, this machine is one.
+the same paths. Recordings can also be remote: URIs that PyArrow reads, such as s3://,
+gs:// and hdfs://. The Ray cluster is that of RAY_ADDRESS. Without it, this machine is
+one.
 
 Each worker loads the network once, tags one file after the other, and writes Parquet
 files with a row for each file:
 
-    file, bytes, modified   its absolute path, size, and time of modification in ns
+    file                    its absolute path or URI
+    bytes, modified         its size, and time of modification in ns; null if it could
+                            not be read
     seconds                 its duration; null if it failed
     detections              list of {start, end, class, score}, as tools.tag --segments
     scores, embeddings      a list for each example
     doubt, error            why the scores mean little, and why it failed; or empty
 
 The same command continues after an interruption: files that are in OUT are not tagged
-again, even if they failed. If files failed, the exit status is 1.
+again, except those that could not be read. If files failed, the exit status is 1.
 """
 
-import hashlib
 import importlib.util
 import logging
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,29 +44,27 @@ from recordings.archive import (
     file_status,
     stored,
 )
-from recordings.decoding import find_files
-from recordings.segments import Tags, find_segments
+from recordings.segments import Tags
 from recordings.thresholds import Rule
 from tagger.errors import UserError
 from tagger.runs.checkpoint_files import fingerprint
 from tagger.terminal import program
-from tagger.terminal.files import (
-    atomic,
-    locked,
-    make_folder,
-    read_json,
-    read_text,
-    write_json,
-)
+from tagger.terminal.files import locked, make_folder, read_json, write_json
 from tagger.terminal.progress import counted, print_result, printable
 from tools.tag import rule_flags
+from tools.tag_cluster.parts import (
+    ARRAYS,
+    delete_rows,
+    find_pending,
+    read_parts,
+    read_statuses,
+)
+from tools.tag_cluster.sources import find_paths, is_remote
+from tools.tag_cluster.worker import Worker
 
 FLAGS = flags.FLAGS
 SETTINGS_FILE = "settings.json"
 RULE = "rule"  # in it, beside the `Settings`
-PARTS = "part-*.parquet"
-ARRAYS = ("scores", "embeddings")  # columns
-PATH_LIST = ".txt"
 
 
 def define_flags() -> None:
@@ -76,140 +78,6 @@ def define_flags() -> None:
     rule_flags.define_flags()
     flags.DEFINE_string("archive", "", "Archive of tools.tag to add all results to.")
     flags.DEFINE_bool("mixed_precision", False, "Compute convolutions in bfloat16.")
-
-
-class Worker:
-    """Tags batches of files in a process of its own.
-
-    Args:
-      checkpoint: the prefix of its files.
-      out: the folder of the Parquet files.
-      rule: when a class is detected.
-      mixed_precision: see `scoring.load`.
-      num_threads: threads of TensorFlow.
-    """
-
-    def __init__(
-        self,
-        checkpoint: str,
-        out: str,
-        rule: Rule,
-        mixed_precision: bool,
-        num_threads: int,
-    ):
-        program.start_tensorflow()
-        import tensorflow as tf
-
-        from tools.tag import scoring
-
-        # A worker takes no more cores than Ray has given it.
-        tf.config.threading.set_intra_op_parallelism_threads(num_threads)
-        scoring.SCORED_AT_ONCE = min(scoring.SCORED_AT_ONCE, num_threads)
-
-        self._tag = scoring.tag
-        self._tagger = scoring.load(checkpoint, mixed_precision=mixed_precision)
-        self._out, self._rule = pathlib.Path(out), rule
-
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Tags the files of a batch and writes their Parquet file, atomically.
-
-        A batch that is repeated because a worker died replaces its file.
-        """
-        import pyarrow
-        import pyarrow.parquet
-
-        rows = [self._row(path) for path in batch["path"]]
-        name = hashlib.sha256("\n".join(batch["path"]).encode()).hexdigest()[:16]
-        with atomic(self._out / PARTS.replace("*", name)) as file:
-            table = pyarrow.Table.from_pylist(rows, schema())
-            pyarrow.parquet.write_table(table, file, compression="zstd")
-        keys = ("file", "seconds", "error")
-        return {key: [row[key] for row in rows] for key in keys}
-
-    def _row(self, path: str) -> dict[str, Any]:
-        size, modified = file_status(path)
-        row = {"file": path, "bytes": size, "modified": modified}
-        try:
-            tags = self._tag(path, self._tagger, keep_embeddings=True)
-        except UserError as error:
-            return row | {"seconds": None, "error": str(error)}
-        names, hparams = self._tagger.class_names, self._tagger.hparams
-        keys = ("start", "end", "class", "score")
-        segments = find_segments(tags, names, hparams, self._rule)
-        return row | {
-            "seconds": tags.seconds,
-            "doubt": tags.doubt,
-            "error": "",
-            "detections": [dict(zip(keys, s, strict=True)) for s in segments],
-            "scores": list(tags.scores.astype(np.float32)),
-            "embeddings": list(tags.embeddings),
-        }
-
-
-def schema():
-    """The columns of the Parquet files, see above."""
-    import pyarrow as pa
-
-    times = [("start", pa.float64()), ("end", pa.float64())]
-    detection = pa.struct([*times, ("class", pa.string()), ("score", pa.float64())])
-    values = pa.list_(pa.list_(pa.float32()))
-    return pa.schema(
-        [
-            *(("file", pa.string()), ("bytes", pa.int64()), ("modified", pa.int64())),
-            *(("seconds", pa.float64()), ("detections", pa.list_(detection))),
-            *(("scores", values), ("embeddings", values)),
-            *(("doubt", pa.string()), ("error", pa.string())),
-        ]
-    )
-
-
-def read_parts(out: pathlib.Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yields the rows of all Parquet files, with some of the columns.
-
-    ARRAYS are float32 [E, C] and [E, D], or None of a file that failed. Only one row at
-    a time is in memory, because those of long recordings are large.
-
-    Raises:
-      UserError: a file cannot be read; the message names it.
-    """
-    import pyarrow
-    import pyarrow.parquet
-
-    for path in sorted(out.glob(PARTS)):
-        try:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                for row in file.iter_batches(1, columns=list(columns)):
-                    yield {name: _value(name, row.column(name)[0]) for name in columns}
-        except (OSError, pyarrow.ArrowException) as error:
-            raise UserError(f"{path}: {error}") from None
-
-
-def _value(name: str, scalar: Any) -> Any:
-    """A value of a row, see `read_parts`, of one of PyArrow."""
-    if name not in ARRAYS or not scalar.is_valid:
-        return scalar.as_py()
-    return scalar.values.flatten().to_numpy().reshape(len(scalar.values), -1)
-
-
-def find_paths(argument: str) -> list[str]:
-    """The absolute paths of recordings: of a list, or as `decoding.find_files`.
-
-    Raises:
-      UserError: there are none, or Parquet files cannot contain one.
-    """
-    if argument.endswith(PATH_LIST):
-        paths = [
-            line for line in read_text(pathlib.Path(argument)).splitlines() if line
-        ]
-    else:
-        paths = [sound.path for sound in find_files([argument])]
-    if not paths:
-        raise UserError(f"{argument}: there is no path in it")
-    paths = list(dict.fromkeys(map(os.path.abspath, paths)))
-    for path in paths:
-        if path.encode(errors="replace") != os.fsencode(path):
-            raise UserError(f"{printable(path)}: rename it; its path is not in UTF-8")
-    return paths
 
 
 def check_rule(rule: Rule, values: Mapping[str, Any], out: pathlib.Path) -> None:
@@ -235,26 +103,25 @@ def stored_rule(rule: Rule) -> list[Any]:
     return [np.asarray(value).tolist() for value in rule]
 
 
-def find_pending(paths: Sequence[str], out: pathlib.Path) -> list[str]:
-    """The paths whose results are not in a folder.
+def check_machines(
+    machines: Sequence[Mapping[str, float]], cpus: float, gpus: float
+) -> None:
+    """Checks that a machine has enough for a worker; Ray would wait for one.
+
+    Args:
+      machines: the numbers of each: CPU, GPU.
+      cpus, gpus: the numbers for a worker.
 
     Raises:
-      UserError: files have changed since they were tagged, or the results cannot be
-        read.
+      UserError: none has.
     """
-    done = {
-        row["file"]: (row["bytes"], row["modified"])
-        for row in read_parts(out, ["file", "bytes", "modified"])
-    }
-    changed = [
-        path for path in paths if path in done and done[path] != file_status(path)
-    ]
-    if changed:
-        raise UserError(
-            f"{counted(len(changed), 'file')} changed since the results in {out}, the "
-            f"first of them {changed[0]}; use a new folder"
-        )
-    return [path for path in paths if path not in done]
+    for flag, name, number in (("cpus", "CPU", cpus), ("gpus", "GPU", gpus)):
+        most = max(machine.get(name, 0) for machine in machines)
+        if number > most:
+            raise UserError(
+                f"--{flag} is {number:g}, but no machine of the Ray cluster has more "
+                f"than {most:g}"
+            )
 
 
 def tag_all(
@@ -262,11 +129,18 @@ def tag_all(
 ) -> None:
     """Tags files in the workers, and prints a line for each."""
     import ray
+    import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Its errors are also exceptions.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    ray.init(logging_level="error", log_to_driver=False, ignore_reinit_error=True)
+    try:
+        ray.init(logging_level="error", log_to_driver=False, ignore_reinit_error=True)
+    except ConnectionError as error:
+        raise UserError(f"RAY_ADDRESS: {error}") from None
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    check_machines(machines, FLAGS.cpus, FLAGS.gpus)
     num_batches = -(-len(paths) // FLAGS.files_per_part)
     results = ray.data.from_items(
         [{"path": path} for path in paths], override_num_blocks=num_batches
@@ -277,19 +151,29 @@ def tag_all(
             max(1, int(FLAGS.cpus)),
         ),
         batch_size=FLAGS.files_per_part,
-        compute=ray.data.ActorPoolStrategy(size=FLAGS.workers),
+        compute=ray.data.ActorPoolStrategy(size=min(FLAGS.workers, num_batches)),
         num_cpus=FLAGS.cpus,
         num_gpus=FLAGS.gpus,
     )
-    total = num_done + len(paths)
-    for number, row in enumerate(results.iter_rows(), num_done + 1):
-        path = printable(row["file"])
+    print_results(results.iter_rows(), num_done, num_done + len(paths))
+
+
+def print_results(rows: Iterable[Mapping[str, Any]], num_done: int, total: int) -> None:
+    """Prints a line for each file, from the rows of `Worker.__call__`.
+
+    Raises:
+      UserError: a worker could not go on.
+    """
+    for number, row in enumerate(rows, num_done + 1):
+        if row["problem"]:
+            raise UserError(*row["problem"].splitlines())
         if row["error"]:
             print(f"error: {printable(row['error'])}", file=sys.stderr)
-        else:
-            print_result(
-                f"file {number:,} of {total:,}: {path} ({row['seconds']:.1f} s)"
-            )
+            continue
+        path = printable(row["file"])
+        if row["doubt"]:
+            print(f"note: {path}: {row['doubt']}", file=sys.stderr)
+        print_result(f"file {number:,} of {total:,}: {path} ({row['seconds']:.1f} s)")
 
 
 def add_to_archive(out: pathlib.Path, path: str, settings: Settings) -> None:
@@ -358,7 +242,11 @@ def main(argv: Sequence[str]) -> int:
         else:
             check_settings(settings, values, str(out))
             check_rule(rule, values, out)
-        pending = find_pending(paths, out)
+        done = read_statuses(out)
+        if FLAGS.archive and (remote := [*filter(is_remote, [*paths, *done])]):
+            raise UserError(f"--archive needs local files, but got {remote[0]}")
+        pending = find_pending(paths, done, out)
+        delete_rows(out, done.keys() & pending)
         num_done = len(paths) - len(pending)
         if num_done:
             print(f"{num_done:,} of {len(paths):,} files are in {out}", file=sys.stderr)
