@@ -25,7 +25,8 @@ from tagger.runs import run_record
 
 VERSION = 1  # of the tables
 BLOCK_EXAMPLES = 64  # of a row, 128 KiB of embeddings of 1024 values
-MAP_BYTES = 2**40  # The rows are read three times as fast from a map of the file.
+# Rows are read three times as fast from a map of the file. SQLite maps at most 2 GiB.
+MAP_BYTES = 2**40
 WAIT_SECONDS = 60  # for another process that writes
 SMALLEST = np.finfo(np.float32).tiny
 EMBEDDING = np.dtype(ml_dtypes.bfloat16)

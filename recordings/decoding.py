@@ -355,4 +355,5 @@ def read_chunks(
             num_pending += block.size
         samples = np.concatenate([*pending, np.zeros(0, np.float32)])
         yield samples[:size]
-        pending, num_pending = [samples[size:]], max(0, num_pending - size)
+        pending = [samples[size:]]
+        num_pending = pending[0].size

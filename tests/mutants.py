@@ -3,15 +3,21 @@
     python tests/mutants.py recordings tagger/data --number 20 --seed 1
 
 Each change is to one operator, condition or number in a product file below the named
-paths, in a copy of the repository. Type hints and messages are left out. The tests that
-import the file run first, then those that import a module which imports it. Prints each
-change that no test notices. Run by hand; it is no part of the tests.
+paths, in a copy of the repository. Type hints and messages are left out. First, the
+tests that import the changed file run for each change, up to the first failure. Then,
+the tests that import a module which imports the file run for the changes that survived.
+Prints what became of each change. Tests in tests/system do not run. Run by hand; it is
+no part of the tests.
 """
 
 import argparse
 import ast
+import concurrent.futures
+import functools
 import pathlib
+import queue
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +28,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 IGNORED = shutil.ignore_patterns(".*", "__pycache__", "demo")
 PRODUCT = ("*.py", "tagger/**/*.py", "recordings/*.py", "tools/**/*.py")
 MAX_DISTANCE = 2  # of imports between a test and the changed file
-TIMEOUT_SECONDS = 600  # A change can make a loop endless, which counts as noticed.
+TIMEOUT_SECONDS = 300  # of a test: an endless loop counts as noticed.
+COPIES = 2  # of the repository, whose tests run at the same time
 PAIRS = (
     *((ast.FloorDiv, ast.Div), (ast.Mult, ast.Div), (ast.Add, ast.Sub)),
     *((ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.In, ast.NotIn)),
@@ -69,80 +76,103 @@ def _is_message(node: ast.AST) -> bool:
     return isinstance(node, ast.JoinedStr) or name in MESSAGES or "DEFINE" in name
 
 
-def imported(path: pathlib.Path, modules: dict[str, pathlib.Path]) -> set[pathlib.Path]:
-    """The product files that a file imports."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
-    return {modules[name] for name in names if name in modules}
+def product_files() -> list[pathlib.Path]:
+    """The files that can be changed."""
+    return sorted(path for pattern in PRODUCT for path in ROOT.glob(pattern))
 
 
-def tests_by_distance(file: pathlib.Path, root: pathlib.Path) -> list[list[str]]:
-    """The tests that import a file, those that import what imports it, and so on."""
-    product = {path for pattern in PRODUCT for path in root.glob(pattern)}
+@functools.cache
+def imports() -> dict[pathlib.Path, set[pathlib.Path]]:
+    """The product files that each product file and each test imports."""
     modules = {
-        ".".join(path.relative_to(root).with_suffix("").parts): path for path in product
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in product_files()
     }
-    tests = sorted((root / "tests").glob("test_*.py"))
-    tests.sort(key=lambda test: file.stem not in test.stem)  # its own ones first
-    found, reached = [], {file}
-    edges = {path: imported(path, modules) for path in (*product, *tests)}
-    for _ in range(MAX_DISTANCE):
-        new = [
-            str(t) for t in tests if edges[t] & reached and str(t) not in sum(found, [])
-        ]
-        found.append(new)
-        reached |= {path for path in product if edges[path] & reached}
-    return [group for group in found if group]
+    found = {}
+    for path in (*product_files(), *sorted((ROOT / "tests").glob("test_*.py"))):
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+        found[path] = {modules[name] for name in names if name in modules}
+    return found
 
 
-def notice(tests: list[str], root: pathlib.Path) -> bool:
-    """Whether a test fails, or does not end."""
-    command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests]
-    try:
-        done = subprocess.run(
-            command, cwd=root, capture_output=True, timeout=TIMEOUT_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return True
-    return done.returncode != 0
+def tests_at_distance(file: pathlib.Path, distance: int) -> list[str]:
+    """The tests that import a file (1), or a module which imports it (2), and so on."""
+    reached, tests = {file}, set()
+    for _ in range(distance):
+        earlier = tests
+        users = {path for path, used in imports().items() if used & reached}
+        tests = {path for path in users if path.name.startswith("test_")}
+        reached |= users
+    new = sorted(tests - earlier, key=lambda test: (file.stem not in test.stem, test))
+    return [str(test.relative_to(ROOT)) for test in new]
+
+
+def first_failure(tests: list[str], root: pathlib.Path) -> str:
+    """The test in a copy of the repository that fails first, or an empty text."""
+    if not tests:
+        return ""
+    limit = f"-ofaulthandler_timeout={TIMEOUT_SECONDS}"
+    options = ["-qx", "-pno:cacheprovider", limit, "-ofaulthandler_exit_on_timeout=1"]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    return (failed[1] if failed else "no end") if done.returncode else ""
 
 
 def main() -> None:
     """Runs the program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "paths", nargs="+", help="files, or folders of files, to change"
+        "paths", nargs="+", help="files, or folders of files, to change; . for all"
     )
     parser.add_argument("--number", type=int, default=10, help="number of changes")
     parser.add_argument("--seed", type=int, default=0, help="of the random selection")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        root = pathlib.Path(shutil.copytree(ROOT, f"{folder}/copy", ignore=IGNORED))
-        candidates = []
-        for path in sorted(path for pattern in PRODUCT for path in root.glob(pattern)):
-            name = str(path.relative_to(root))
-            if any(name == p or name.startswith(f"{p}/") for p in arguments.paths):
-                number = sum(1 for _ in changes(ast.parse(path.read_text())))
-                candidates += [(path, index) for index in range(number)]
-        random.Random(arguments.seed).shuffle(candidates)
-        survived = 0
-        for path, index in candidates[: arguments.number]:
-            text = path.read_text()
-            tree = ast.parse(text)
-            node, new, apply = list(changes(tree))[index]
-            old = ast.unparse(node)
-            apply()
-            path.write_text(ast.unparse(tree))
-            noticed = any(notice(t, root) for t in tests_by_distance(path, root))
-            path.write_text(text)
-            survived += not noticed
-            where = f"{path.relative_to(root)}:{node.lineno}"
-            print(f"{'noticed' if noticed else 'SURVIVED'}  {where}: {old}  ->  {new}")
-        print(f"{survived} of {min(arguments.number, len(candidates))} survived")
+    folders = [ROOT / path for path in arguments.paths]
+    candidates = [
+        (path, index)
+        for path in product_files()
+        if any(path.is_relative_to(folder) for folder in folders)
+        for index, _ in enumerate(changes(ast.parse(path.read_text())))
+    ]
+    random.Random(arguments.seed).shuffle(candidates)
+    survivors = chosen = candidates[: arguments.number]
+    copies = queue.SimpleQueue()
+
+    def is_noticed(change: tuple[pathlib.Path, int], distance: int) -> bool:
+        """Makes a change, runs the tests at a distance, and prints what happened."""
+        file, index = change
+        root = copies.get()
+        path = root / file.relative_to(ROOT)
+        text = path.read_text()
+        tree = ast.parse(text)
+        node, new, apply = list(changes(tree))[index]
+        where = f"{path.relative_to(root)}:{node.lineno}: {ast.unparse(node)} -> {new}"
+        apply()
+        path.write_text(ast.unparse(tree))
+        failed = first_failure(tests_at_distance(file, distance), root)
+        path.write_text(text)
+        copies.put(root)
+        result = f"noticed by {failed}" if failed else f"SURVIVED at {distance}"
+        print(f"{result}  {where}", flush=True)
+        return bool(failed)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        concurrent.futures.ThreadPoolExecutor(COPIES) as pool,
+    ):
+        for number in range(COPIES):
+            root = shutil.copytree(ROOT, f"{folder}/{number}/copy", ignore=IGNORED)
+            copies.put(pathlib.Path(root))
+        for distance in range(1, MAX_DISTANCE + 1):
+            noticed = pool.map(is_noticed, survivors, [distance] * len(survivors))
+            survivors = [change for change, n in zip(survivors, noticed) if not n]
+            print(f"{len(survivors)} of {len(chosen)} survived the tests at {distance}")
 
 
 if __name__ == "__main__":

@@ -420,6 +420,18 @@ def test_unfinished_files_of_killed_processes_are_deleted(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", ".lock"}
 
 
+def test_the_umask_decides_who_can_read_and_write_a_file(tmp_path):
+    umask = os.umask(0o022)
+    try:
+        files.write_whole(tmp_path / "file", "")
+        with files.locked(tmp_path / "lock", AssertionError()):
+            pass
+    finally:
+        os.umask(umask)
+    modes = [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()]
+    assert modes == [0o644] * 2
+
+
 def test_only_one_process_can_train_in_a_folder(tmp_path):
     with Run(tmp_path).open_to_train():
         second = Run(tmp_path).open_to_train()

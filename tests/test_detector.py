@@ -66,6 +66,13 @@ def test_mixtures_have_the_events_where_they_say():
     assert max(levels) > -38  # The background has -40 dB.
 
 
+def test_joined_parts_keep_their_level():
+    joined = mixtures._join([np.ones(SAMPLE_RATE, np.float32)] * 3)
+    fade = round(mixtures.PART_FADE_SECONDS * SAMPLE_RATE)
+    assert joined.size == 3 * SAMPLE_RATE - 2 * fade
+    np.testing.assert_allclose(joined[fade:-fade], 1, rtol=1e-4)
+
+
 def test_mixtures_are_equal_for_equal_draws():
     clips = [make_clip(np.random.default_rng(0), Event(1, 2, "Dog"))]
     first, second = (
@@ -222,6 +229,22 @@ def test_a_class_without_events_has_the_threshold_of_all_classes(monkeypatch):
     monkeypatch.setattr(choosing, "HALFWAY_EVENTS", np.inf)
     common = choosing.choose_rules(scored, CLASS_NAMES, Hparams())
     assert common["Bell"] == common["Dog"] == rules["Dog"]
+
+
+def test_only_all_classes_have_a_threshold_that_is_higher_than_the_best(monkeypatch):
+    scored = scored_recordings(np.random.default_rng(0), 4)
+
+    def choose(halfway_events: float, tolerance: float) -> list[float]:
+        monkeypatch.setattr(choosing, "HALFWAY_EVENTS", halfway_events)
+        monkeypatch.setattr(choosing, "TOLERANCE", tolerance)
+        rules = choosing.choose_rules(scored, CLASS_NAMES, Hparams())
+        return [rule.threshold for rule in rules.values()]
+
+    # All F1 are nearly as good as the best one.
+    assert choose(np.inf, tolerance=1) == pytest.approx([0.98] * 2, abs=0.01)
+    assert choose(0, tolerance=1) == choose(0, tolerance=0)  # each class for itself
+    lowest = choosing.choose_rules(scored, CLASS_NAMES, Hparams(), precision=0.0)
+    assert lowest["Dog"].threshold == pytest.approx(0.02, abs=0.01)
 
 
 def test_too_few_events():

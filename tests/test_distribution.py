@@ -241,7 +241,7 @@ def two_workers() -> distribution.Distribution:
     return workers
 
 
-def test_too_few_clips_for_the_workers(dataset):
+def test_each_worker_needs_a_clip(dataset, monkeypatch):
     _, clips = read_clips(
         csv_path=dataset.csv_path,
         clip_dir=dataset.clip_dir,
@@ -249,10 +249,11 @@ def test_too_few_clips_for_the_workers(dataset):
         flag_prefix="train",
         check_class_map=lambda names: None,
     )
-    one = clips.take(np.array([0]))
-    options = TrainOptions(**NO_PATHS)
+    workers, options = two_workers(), TrainOptions(**NO_PATHS)
+    monkeypatch.setattr(workers, "_mean_float", lambda value: value)
+    workers.check_inputs(options, Hparams(), [], clips.take(np.arange(2)))
     with pytest.raises(UserError, match="each of the 2 workers, but got 1"):
-        two_workers().check_inputs(options, Hparams(), [], one)
+        workers.check_inputs(options, Hparams(), [], clips.take(np.arange(1)))
 
 
 def test_different_initial_weights_are_an_error(monkeypatch):

@@ -237,6 +237,9 @@ def test_the_command_line_overrides_with_a_warning(run_dir, capsys):
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1
     assert warning.startswith("warning: mel_bands=32 is used, not the 64 of")
+    assert "scores will be wrong" in warning
+    _read(run_dir, {"example_hop_seconds": 0.25})
+    assert "scores will be wrong" not in capsys.readouterr().err
 
 
 def test_without_the_file_the_defaults_are_used(tmp_path):

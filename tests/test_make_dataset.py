@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import soundfile
+from helpers import section_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -17,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tagger.data.clips import read_class_map, read_clips
 from tagger.data.csv_files import read_rows
 from tagger.errors import UserError
+from tagger.hparams import SAMPLE_RATE
 from tagger.terminal import files
 from tools.make_dataset import conversion, dataset, sources
 from tools.make_dataset.__main__ import MAX_CLIP_SECONDS
@@ -595,6 +598,12 @@ def test_a_damaged_manifest_is_one_error(sounds, tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=f"^{path} is damaged; delete {out} .*$"):
             make(sounds, out)
+
+
+def test_the_longest_clip_is_documented_and_fits_into_a_wav_file():
+    section = section_of("docs/own-recordings.md", "Creating a data set")
+    hours = re.search(r"more than (\d+) hours are always cut", section)[1]
+    assert int(hours) * 3600 == MAX_CLIP_SECONDS < 2**32 / (2 * SAMPLE_RATE)
 
 
 CLIP = 220 / 44100  # seconds

@@ -148,6 +148,17 @@ def test_an_unusable_file_is_named(tmp_path, name, contents, message):
         read(tmp_path / name)
 
 
+def test_the_lowest_and_the_highest_sample_rate(tmp_path):
+    for rate, is_valid in ((999, 0), (1000, 1), (768000, 1), (768001, 0)):
+        path = tmp_path / f"{rate}.wav"
+        soundfile.write(path, np.zeros(rate), rate)
+        if is_valid:
+            assert read(path).size == pytest.approx(44100, abs=100)
+        else:
+            with pytest.raises(UserError, match=f"{path}: .* {rate} Hz"):
+                read(path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "none.wav"):
         with pytest.raises(UserError, match=f"{path}: there is no such file"):

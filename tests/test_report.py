@@ -220,6 +220,22 @@ def test_values_from_few_clips_are_marked(tmp_path):
     assert "fewer than 10 clips of" not in page
 
 
+def test_a_comparison_names_the_better_evaluation(tmp_path):
+    for name in ("right", "wrong"):
+        labels, *_ = write_evaluation(tmp_path / name, 1)
+        path = tmp_path / name / eval_folder.SCORES_FILE
+        scores = labels if name == "right" else 1 - labels
+        np.savez(path, **dict(np.load(path)) | {"scores": scores})
+    for first, second, better in (
+        ("right", "wrong", "this"),
+        ("wrong", "right", "the other"),
+        ("right", "right", ""),
+    ):
+        evaluation = diagnosis.read_evaluation(str(tmp_path / first))
+        section = comparison_section(evaluation, str(tmp_path / second))
+        assert {row[-1] for row in table_rows(section, 0)} == {better}
+
+
 def test_classes_without_a_threshold_have_a_note(tmp_path):
     write_evaluation(tmp_path / "eval", 1)
     page = page_of(tmp_path / "eval", "", threshold=1.0)

@@ -135,6 +135,31 @@ def test_each_mode_takes_its_flags_with_their_defaults(
     assert taken == [MODES[mode](**given)]
 
 
+@pytest.mark.parametrize(
+    ("command", "values"),
+    [
+        (TRAIN, {"seed": 2**31 - 1, "max_steps": 0, "checkpoint_steps": 1}),
+        (TRAIN, {"seed": 0}),
+        (EVAL, {"eval_timeout_secs": -1, "eval_every_k": 1}),
+    ],
+)
+def test_numbers_may_have_the_lowest_and_the_highest_value(
+    command, values, monkeypatch
+):
+    taken = []
+    monkeypatch.setattr(train, "train", taken.append)
+    monkeypatch.setattr(evaluation, "evaluate", taken.append)
+    flags = [f"--{name}={value}" for name, value in values.items()]
+    assert run_main([*command.split(), *flags]) == 0
+    assert {name: getattr(taken[0], name) for name in values} == values
+
+
+@pytest.mark.parametrize("options", MODES.values())
+def test_options_have_no_order(options):
+    with pytest.raises(TypeError, match="takes 1 positional argument"):
+        options("class_map.csv")
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_each_required_flag_is_named_if_it_is_missing(mode, capsys):
     required = [name for name, f in FIELDS[mode].items() if f.metadata["required"]]

@@ -67,10 +67,11 @@ def test_scores_are_means_over_neighbouring_examples():
     assert find(0.85, 0.9) == find(0.85, 0) == [(2, 3, 0.9), (4, 5, 0.9)]
 
 
-@pytest.mark.parametrize("num_examples", [0, 3])
-def test_no_segments(num_examples):
+@pytest.mark.parametrize(("num_examples", "threshold"), [(0, 0), (0, 0.5), (3, 0.5)])
+def test_no_segments(num_examples, threshold):
     tags = segments.Tags(2, np.zeros([num_examples, 1]), None, None)
-    assert segments.find_segments(tags, ["A"], Hparams(), Rule(0.5, 1, 1, 1)) == []
+    rule = Rule(threshold, 1, 1, 1)
+    assert segments.find_segments(tags, ["A"], Hparams(), rule) == []
 
 
 def test_a_label_track(tmp_path):

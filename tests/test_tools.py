@@ -204,6 +204,12 @@ def test_a_single_class_can_be_split(tmp_path):
     assert len(rows_of(tmp_path / "one_validation.csv")) == 4
 
 
+def test_as_many_folds_as_clips(tmp_path):
+    split(small_csv(tmp_path / "few.csv", "Bark", "Bark", "Moo"), tmp_path, num_folds=3)
+    for fold in (1, 2, 3):
+        assert len(rows_of(tmp_path / f"few_fold{fold}_validation.csv")) == 2
+
+
 @pytest.mark.parametrize(
     ("labels", "options"),
     [
@@ -240,3 +246,53 @@ def test_the_demo_data_is_small_varied_and_repeatable(tmp_path):
     counts = counts_of(rows)
     assert list(counts.values()) == [20] * 5
     assert set(counts) <= {name for _, name in rows_of(ROOT / "class_map.csv")}
+    usage = (ROOT / "docs" / "usage.md").read_text()
+    numbers = re.search(r"(\d+) synthetic[^.]* (\d+)\s+test clips", usage).groups()
+    written = len(rows), len([*(tmp_path / "a" / "test").iterdir()])
+    assert written == tuple(map(int, numbers))
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "share"),  # Hz; the share of the energy that may be outside
+    [
+        ("Bass_drum", 0, 150, 0.05),
+        ("Buzz", 80, 3000, 0.05),  # about 120 Hz, and its harmonics
+        ("Chirp_and_tweet", 2500, 7000, 0.05),  # an octave above 2500 to 3500 Hz
+        ("Hi-hat", 8000, 18000, 0.05),
+        ("Waves_and_surf", 50, 1500, 1e-9),
+    ],
+)
+def test_the_demo_sounds_have_the_frequencies_of_their_class(name, low, high, share):
+    time = np.arange(2 * 44100) / 44100
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        sound = make_demo_data.SYNTHESIZERS[name](time, rng)
+        energy = np.abs(np.fft.rfft(sound)) ** 2
+        frequencies = np.fft.rfftfreq(time.size, 1 / 44100)
+        outside = (frequencies < low - 0.6) | (frequencies > high + 0.6)
+        assert energy[outside].sum() < share * energy.sum()
+
+
+def test_a_bass_drum_of_the_demo_becomes_lower_and_fades():
+    time = np.arange(round(0.3 * 44100)) / 44100  # Strokes are at least this far apart.
+    sound = make_demo_data.bass_drum(time, np.random.default_rng(0))
+    first, last = (sound[part] for part in (time < 0.05, time >= 0.25))
+    assert np.abs(last).max() < 0.2 * np.abs(first).max()
+    # A cycle crosses 0 twice. At first, the frequency is from 150 to 50 Hz.
+    cycles = [np.sum(np.diff(np.sign(part)) != 0) / 2 for part in (first, last)]
+    assert 0.05 * 80 < cycles[0] < 0.05 * 150
+    assert cycles[1] == pytest.approx(0.05 * 50, abs=1)
+
+
+def test_both_labels_of_a_clip_of_the_demo_are_audible():
+    frequencies = np.fft.rfftfreq(44100, 1 / 44100)
+    for seed in range(20):
+        sound = make_demo_data.synthesize(
+            ("Bass_drum", "Hi-hat"), 1.0, np.random.default_rng(seed)
+        )
+        spectrum = np.fft.rfft(sound)
+        low, high = (
+            np.abs(np.fft.irfft(spectrum * band)).max()
+            for band in (frequencies < 4000, frequencies >= 4000)
+        )
+        assert 0.45 < low / high < 2.2  # Each is half as loud as it can be, or louder.

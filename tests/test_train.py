@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import model
 import train
 from tagger.data.clips import read_class_map
-from tagger.hparams import model_hparams
+from tagger.hparams import Hparams, model_hparams
 from tagger.runs import checkpoint_files, checkpoints, run_record
 from tagger.runs.run import Run
 from tagger.terminal import progress
@@ -195,14 +195,18 @@ def test_a_warm_start_restores_only_trainable_variables(
 ):
     flags = dataset.train_flags(
         tmp_path / "run",
-        hparams=SMALL_HPARAMS.replace("lr=1e-3", "warmstart=1,lr=0"),
+        hparams=SMALL_HPARAMS.replace("lr=1e-3", "warmstart=1,lr=0,mel_min_hz=200"),
         warmstart_checkpoint=trained,
         warmstart_exclude_scopes="fully_connected",
         max_steps=1,
         seed=8,
     )
     assert run_main(flags) == 0
-    assert "9 of 11 variables restored" in capsys.readouterr().err
+    output = capsys.readouterr().err
+    assert "9 of 11 variables restored" in output
+    (warning,) = re.findall("^warning: .* trained with .*", output, re.MULTILINE)
+    for part in ("mel_min_hz is 200", str(Hparams().mel_min_hz)):
+        assert part in warning
     source = values_of(str(trained / "model.ckpt-5"))
     start = values_of(str(tmp_path / "run" / "model.ckpt-0"))
     assert start["global_step"] == 0

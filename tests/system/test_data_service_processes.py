@@ -46,7 +46,8 @@ def service(tmp_path_factory):
         start_worker(folder, "worker2", address) as worker2,
     ):
         for worker in (worker1, worker2):
-            assert worker.wait_for("worker is ready"), worker.err
+            assert worker.wait_for(f"^waiting for {address}"), worker.err
+            assert worker.wait_for("^worker is ready"), worker.err
         yield f"grpc://{address}"
 
 

@@ -134,13 +134,14 @@ def _check_flags(argv: Sequence[str], outputs: Outputs) -> None:
     Raises:
       UserError: they exclude one another.
     """
-    if len(argv) < 3 and not (FLAGS.archive and len(argv) == 1):
+    only_archive = len(argv) == 1
+    if len(argv) < 3 and not (FLAGS.archive and only_archive):
         raise UserError(
             "expected a checkpoint and at least one file, or only --archive; see --help"
         )
-    if FLAGS.calibration and not outputs.files and not (_top() and len(argv) > 1):
+    if FLAGS.calibration and not outputs.files and (only_archive or not _top()):
         raise UserError("--calibration needs --files, or classes to print, --top")
-    if len(argv) == 1 and not any(outputs):
+    if only_archive and not any(outputs):
         raise UserError("expected a table to write from --archive; see --help")
     if FLAGS.archive:
         for name in ("embeddings", "plot"):
