@@ -131,7 +131,7 @@ def main(argv: Sequence[str]) -> int:
     print(measure.machine("tensorflow", "tensorboard"))
     with contextlib.ExitStack() as stack:
         root = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        data = pathlib.Path(FLAGS.data) if FLAGS.data else make_noise(root)
+        data = pathlib.Path(FLAGS.data).resolve() if FLAGS.data else make_noise(root)
         tagged = make_sounds(root)
         logs, processes = root / "logs", {}
         logs.mkdir()

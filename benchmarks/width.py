@@ -123,7 +123,7 @@ def print_sizes() -> None:
             files = pathlib.Path(folder).glob("model.ckpt-0.*")
             size = sum(path.stat().st_size for path in files) / MIB
         network = define_network(hparams, False)
-        litert = len(export_model.to_litert(network, hparams)) / MIB
+        litert = len(export_model.to_litert(network, hparams) or b"") / MIB
         cells = [
             width,
             f"{network.count_params():,}",

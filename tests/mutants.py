@@ -6,8 +6,9 @@ Each change is to one operator, condition or number in a product file below the 
 paths, in a copy of the repository. Type hints and messages are left out. First, the
 tests that import the changed file run for each change, up to the first failure. Then,
 the tests that import a module which imports the file run for the changes that survived.
-Prints what became of each change. Tests in tests/system do not run. Run by hand; it is
-no part of the tests.
+Prints what became of each change. Tests in tests/system do not run. Run the tests
+without a change first, because one that fails then notices every change. Run by
+hand; it is no part of the tests.
 """
 
 import argparse
@@ -154,10 +155,12 @@ def main() -> None:
         node, new, apply = list(changes(tree))[index]
         where = f"{path.relative_to(root)}:{node.lineno}: {ast.unparse(node)} -> {new}"
         apply()
-        path.write_text(ast.unparse(tree))
-        failed = first_failure(tests_at_distance(file, distance), root)
-        path.write_text(text)
-        copies.put(root)
+        try:
+            path.write_text(ast.unparse(tree))
+            failed = first_failure(tests_at_distance(file, distance), root)
+        finally:
+            path.write_text(text)
+            copies.put(root)
         result = f"noticed by {failed}" if failed else f"SURVIVED at {distance}"
         print(f"{result}  {where}", flush=True)
         return bool(failed)

@@ -67,6 +67,9 @@ def test_paths_are_of_a_remote_folder_file_or_list(remote, tmp_path, capsys):
     listed.write_text("s3://key:secret@bucket/a.wav")
     with pytest.raises(UserError, match="^s3://bucket/a.wav: .*password"):
         sources.find_paths(str(listed))
+    for name in ("recordings", "list.txt"):
+        with pytest.raises(UserError, match=f"^s3://bucket/{name}: .*password"):
+            sources.find_paths(f"s3://key:secret@bucket/{name}")
 
 
 def test_a_remote_file_is_copied_while_it_is_read(remote):
@@ -127,10 +130,12 @@ def test_the_results_of_workers_are_printed(capsys):
 
 def test_a_worker_needs_no_more_than_a_machine_has():
     tag_cluster.check_machines([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 2.0}], 4, 0.5)
-    with pytest.raises(UserError, match="--gpus is 0.5, .* more than 0$"):
+    with pytest.raises(UserError, match="--gpus is 0.5, .* machines: 8 and 0$"):
         tag_cluster.check_machines([{"CPU": 8.0}], 4, 0.5)
-    with pytest.raises(UserError, match="--cpus is 4, .* more than 2$"):
+    with pytest.raises(UserError, match="--cpus is 4 .* machines: 0 and 1, 2 and 0$"):
         tag_cluster.check_machines([{"CPU": 2.0}, {"GPU": 1.0}], 4, 0.5)
+    with pytest.raises(UserError, match="CPUs and GPUs"):
+        tag_cluster.check_machines([{"CPU": 8.0}, {"CPU": 2.0, "GPU": 1.0}], 4, 0.5)
 
 
 def test_detections_of_a_folder_have_the_same_thresholds(tmp_path):

@@ -115,7 +115,7 @@ def define_tagger(network: Any, hparams: hparams_lib.Hparams, fft_type: Any) -> 
 def to_litert(network: Any, hparams: hparams_lib.Hparams) -> bytes | None:
     """Returns a LiteRT model of the features and the network.
 
-    None if the installed TensorFlow has no converter, which is deprecated since 2.20.
+    None if the installed TensorFlow has no converter. tf.lite is deprecated since 2.20.
     """
     import tensorflow as tf
 

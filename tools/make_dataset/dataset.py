@@ -137,6 +137,7 @@ def update(
     for name, item in items.items():
         for clip in existing.intersection(item.clips) - wanted[name]:
             (audio / clip).unlink()  # It had labels before.
+        # Silent clips that have lost their labels are not counted.
         silent = [clip for clip in item.silent if clip in wanted[name]]
         items[name] = item._replace(silent=silent)
     missing = [

@@ -7,23 +7,26 @@
 
 CHECKPOINT is as of tools.tag. The recordings are a folder, a pattern, a file, or a .txt
 file with a path in each line; all machines must find them, the checkpoint and OUT at
-the same paths. Recordings can also be remote: URIs that PyArrow reads, such as s3://,
-gs:// and hdfs://. The Ray cluster is that of RAY_ADDRESS, or the one that `ray start`
-started on this machine. Without both, the program starts one on this machine.
+the same paths. A folder, a file, a list and the paths in it can also be URIs that
+PyArrow reads, such as s3://, gs:// and hdfs://.
+
+The Ray cluster is that of RAY_ADDRESS, or the one that `ray start` started on this
+machine. Without both, the program starts one on this machine.
 
 Each worker loads the network once, tags one file after the other, and writes Parquet
 files with a row for each file:
 
     file                    its absolute path or URI
-    bytes, modified         its size, and time of modification in ns; null if it could
-                            not be read
+    bytes, modified         its size, and time of modification in ns; null if it was
+                            missing or could not be copied
     seconds                 its duration; null if it failed
     detections              list of {start, end, class, score}, as tools.tag --segments
     scores, embeddings      a list for each example
     doubt, error            why the scores mean little, and why it failed; or empty
 
 The same command continues after an interruption: files that are in OUT are not tagged
-again, except those that could not be read. If files failed, the exit status is 1.
+again, except those that were missing or could not be copied. If files failed, the exit
+status is 1.
 """
 
 import importlib.util
@@ -115,13 +118,15 @@ def check_machines(
     Raises:
       UserError: none has.
     """
-    for flag, name, number in (("cpus", "CPU", cpus), ("gpus", "GPU", gpus)):
-        most = max(machine.get(name, 0) for machine in machines)
-        if number > most:
-            raise UserError(
-                f"--{flag} is {number:g}, but no machine of the Ray cluster has more "
-                f"than {most:g}"
-            )
+    found = [(machine.get("CPU", 0), machine.get("GPU", 0)) for machine in machines]
+    if not any(have[0] >= cpus and have[1] >= gpus for have in found):
+        listed = ", ".join(
+            f"{have[0]:g} and {have[1]:g}" for have in sorted(set(found))
+        )
+        raise UserError(
+            f"--cpus is {cpus:g} and --gpus is {gpus:g}, but no machine of the Ray "
+            f"cluster has as many; CPUs and GPUs of its machines: {listed}"
+        )
 
 
 def tag_all(
@@ -162,7 +167,7 @@ def print_results(rows: Iterable[Mapping[str, Any]], num_done: int, total: int) 
     """Prints a line for each file, from the rows of `Worker.__call__`.
 
     Raises:
-      UserError: a worker could not go on.
+      UserError: a worker could not continue.
     """
     for number, row in enumerate(rows, num_done + 1):
         if row["problem"]:

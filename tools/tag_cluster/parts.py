@@ -17,7 +17,7 @@ STATUS_THREADS = 16  # They wait for the server of remote files.
 
 
 def schema():
-    """The columns of the Parquet files, see above."""
+    """The columns of the Parquet files, see __main__.py."""
     import pyarrow as pa
 
     times = [("start", pa.float64()), ("end", pa.float64())]
@@ -82,7 +82,8 @@ def find_pending(
       out: the folder, for the message.
 
     Raises:
-      UserError: files have changed since they were tagged, or cannot be found out.
+      UserError: files have changed since they were tagged, or their sizes and times
+        cannot be read.
     """
     tagged = [path for path in paths if done.get(path, UNREAD) != UNREAD]
     with concurrent.futures.ThreadPoolExecutor(STATUS_THREADS) as threads:

@@ -39,6 +39,7 @@ def find_paths(argument: str) -> list[str]:
       UserError: there are none, they cannot be listed, a URI has a password, or Parquet
         files cannot contain a path.
     """
+    _check_no_password(argument)
     if argument.partition("?")[0].endswith(PATH_LIST):
         with local_copy(argument) as name:
             text = read_text(pathlib.Path(name))
@@ -53,12 +54,16 @@ def find_paths(argument: str) -> list[str]:
     for path in paths:
         if path.encode(errors="replace") != os.fsencode(path):
             raise UserError(f"{printable(path)}: rename it; its path is not in UTF-8")
-        if PASSWORD.search(path):
-            raise UserError(
-                f"{PASSWORD.sub('', path)}: the URI must have no password, because it "
-                f"is in the results; set it in the environment"
-            )
+        _check_no_password(path)
     return list(dict.fromkeys(paths))
+
+
+def _check_no_password(path: str) -> None:
+    if PASSWORD.search(path):
+        raise UserError(
+            f"{PASSWORD.sub('', path)}: the URI must have no password, because it is "
+            f"in the results; set it in the environment"
+        )
 
 
 def _find_remote(uri: str) -> list[str]:

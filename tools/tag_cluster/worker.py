@@ -46,6 +46,7 @@ class Worker:
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
         scoring.SCORED_AT_ONCE = min(scoring.SCORED_AT_ONCE, num_threads)
 
+        # Loaded by the first batch, which returns a UserError as `problem`.
         self._tag, self._tagger = scoring.tag, None
         self._load = functools.partial(
             scoring.load, checkpoint, mixed_precision=mixed_precision
@@ -58,8 +59,8 @@ class Worker:
         A batch that is repeated because a worker died replaces its file.
 
         Returns:
-          The columns of REPORT, or a UserError as `problem`: Ray would make a traceback
-          of it.
+          The columns of REPORT. A UserError is returned as `problem`, because Ray would
+          print a traceback of it.
         """
         try:
             rows = self._tag_batch(list(batch["path"]))
