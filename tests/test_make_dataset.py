@@ -14,7 +14,7 @@ import soundfile
 from helpers import section_of
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tagger.data.clips import read_class_map, read_clips
 from tagger.data.csv_files import read_rows
@@ -711,9 +711,12 @@ class AnyOrder(RuleBasedStateMachine):
     def run_until_killed(self, number):
         self.run(killed_at=number)
 
-    @rule()
+    @invariant()
     def run(self, killed_at=0):
-        """Makes the data set, which then equals a new one, unless the run is killed."""
+        """Makes the data set, which then equals a new one, unless the run is killed.
+
+        Without a kill, it runs after each action.
+        """
         is_annotated = self.source in ("annotations", "only_annotated")
         try:
             found = sources.find_recordings(
