@@ -22,6 +22,7 @@ from recordings.segments import Tags, example_times
 from tagger.errors import UserError
 from tagger.hparams import Hparams
 from tagger.runs import run_record
+from tagger.runs.checkpoint_files import fingerprint
 
 VERSION = 1  # of the tables
 BLOCK_EXAMPLES = 64  # of a row, 128 KiB of embeddings of 1024 values
@@ -62,6 +63,18 @@ class Settings(NamedTuple):
     class_names: list[str]
     hparams: Hparams
     mixed_precision: bool
+
+    @classmethod
+    def of(
+        cls,
+        prefix: str,
+        class_names: list[str],
+        hparams: Hparams,
+        mixed_precision: bool,
+    ) -> "Settings":
+        """The settings of tagging with a checkpoint, by its prefix."""
+        path = os.path.abspath(prefix)
+        return cls(path, fingerprint(path), class_names, hparams, mixed_precision)
 
     @property
     def description(self) -> str:

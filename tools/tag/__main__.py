@@ -18,7 +18,6 @@ from the archive.
 A file that cannot be read is reported. The others are tagged, and the exit status is 1.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -32,7 +31,7 @@ from recordings.decoding import Sound, find_files
 from recordings.thresholds import Rule
 from tagger.errors import UserError
 from tagger.hparams import parse_overrides
-from tagger.runs.checkpoint_files import describe, fingerprint
+from tagger.runs.checkpoint_files import describe
 from tagger.terminal import program
 from tagger.terminal.progress import counted
 from tools.tag import rule_flags
@@ -185,12 +184,8 @@ def _tag(
     if top and tagger.calibrations is not None:
         print("p is the probability of the class; -: no calibration", file=sys.stderr)
     if FLAGS.archive:
-        settings = Settings(
-            os.path.abspath(prefix),
-            fingerprint(prefix),
-            tagger.class_names,
-            tagger.hparams,
-            FLAGS.mixed_precision,
+        settings = Settings.of(
+            prefix, tagger.class_names, tagger.hparams, FLAGS.mixed_precision
         )
         with Archive(FLAGS.archive, settings) as archive:
             num_failed = tag_to_archive(

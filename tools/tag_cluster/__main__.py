@@ -31,7 +31,6 @@ status is 1.
 
 import importlib.util
 import logging
-import os
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,7 +49,6 @@ from recordings.archive import (
 from recordings.segments import Tags
 from recordings.thresholds import Rule
 from tagger.errors import UserError
-from tagger.runs.checkpoint_files import fingerprint
 from tagger.terminal import program
 from tagger.terminal.files import locked, make_folder, read_json, write_json
 from tagger.terminal.progress import counted, print_result, printable
@@ -228,13 +226,7 @@ def main(argv: Sequence[str]) -> int:
     _, hparams = found.run.settings(
         model_name=None, overrides={}, class_names=class_names
     )
-    settings = Settings(
-        os.path.abspath(found.prefix),
-        fingerprint(found.prefix),
-        class_names,
-        hparams,
-        FLAGS.mixed_precision,
-    )
+    settings = Settings.of(found.prefix, class_names, hparams, FLAGS.mixed_precision)
     rule = rule_flags.rule_for(given, class_names, settings.description)
     make_folder(argv[3], "OUT")
     out = pathlib.Path(argv[3]).resolve()
