@@ -30,7 +30,7 @@ CHECKPOINT_STEPS = 5
 ROWS = 10  # of the table
 PORT = 16006
 SOUND_SECONDS = [0.05 * number for number in range(1, 101)]  # of the sounds to tag
-LINKS = 1000  # to each of these sounds
+NAMES = 1000  # of each of these sounds, as hard links
 FOREVER = 10**9
 STOP_SECONDS = 120
 FLAGS = flags.FLAGS
@@ -120,7 +120,7 @@ def make_sounds(folder: pathlib.Path) -> pathlib.Path:
         samples = rng.integers(-9000, 9000, round(seconds * SAMPLE_RATE))
         path = sounds / f"000-{number:03d}.wav"
         write_wav(path, samples.astype(np.int16))
-        for link in range(1, LINKS):
+        for link in range(1, NAMES):
             os.link(path, sounds / f"{link:03d}-{number:03d}.wav")
     return folder / "tagged"
 

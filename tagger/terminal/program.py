@@ -101,6 +101,7 @@ def _parse_flags(help_text: Callable[[], str] | None, argv: list[str]) -> list[s
     try:
         return flags.FLAGS(argv)
     except (UnicodeDecodeError, flags.CantOpenFlagFileError) as error:
+        # absl's error repeats the flag; what it was raised for names the file.
         sys.exit(f"error: --flagfile: {error.__context__ or error}")
     except flags.Error as error:
         # Messages of validators name the flag themselves.
