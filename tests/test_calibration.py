@@ -118,6 +118,17 @@ def test_the_report_writes_a_calibration(tmp_path, capsys):
     )
 
 
+def test_a_calibration_of_no_class_is_not_written(tmp_path):
+    write_evaluation(tmp_path / "eval", 1)
+    evaluation = diagnosis.read_evaluation(str(tmp_path / "eval"))
+    few = evaluation._replace(
+        labels=evaluation.labels[:9], scores=evaluation.scores[:9]
+    )
+    with pytest.raises(UserError, match="--calibration: no class has 10 clips"):
+        report.write_calibrations(str(tmp_path / "c.csv"), few)
+    assert not (tmp_path / "c.csv").exists()
+
+
 CALIBRATIONS = np.array([[1, 0], [np.nan, np.nan], [2, -1]])
 
 

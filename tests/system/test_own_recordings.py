@@ -123,8 +123,11 @@ def test_a_folder_of_recordings_is_tagged(trained, tmp_path):
     shutil.copy(folder / "short.wav", bytes(folder) + b"/\xff.wav")  # not UTF-8
     (folder / "text.mp3").write_text("hello")
     (folder / "notes.txt").write_text("hello")
+    thresholds = tmp_path / "t.csv"
+    thresholds.write_text("class,threshold\nNoise,0\nTone,0\n")
     done = run_forked(
-        *("tools.tag", trained, "none.wav", folder, "--threshold=0", "--top=1"),
+        *("tools.tag", trained, "none.wav", folder, "--top=1"),
+        f"--thresholds={thresholds}",
         *(f"--segments={tmp_path / 's.csv'}", f"--audacity={tmp_path / 'labels'}"),
         *(f"--embeddings={tmp_path / 'e.npz'}", f"--plot={tmp_path / 'plots'}"),
         capture_output=True,
@@ -135,6 +138,8 @@ def test_a_folder_of_recordings_is_tagged(trained, tmp_path):
     assert "error: none.wav: there is no such file" in done.stderr
     assert f"error: {folder}/text.mp3: libsndfile" in done.stderr
     assert "1 other file ignored" in done.stderr
+    assert "* marks scores that reach the threshold of the class" in done.stderr
+    assert len(re.findall(r"^\* [01]\.\d+  (?:Noise|Tone)$", done.stdout, re.M)) == 4
     for name in ("short.wav", "?.wav"):
         assert f"note: {folder}/{name}: " in done.stderr
     seconds = {"one silent.wav": 1, "short.wav": 0.01, "\udcff.wav": 0.01}
@@ -142,7 +147,7 @@ def test_a_folder_of_recordings_is_tagged(trained, tmp_path):
     assert re.findall(r"^(.*) \(.* s\)$", done.stdout, re.MULTILINE) == [
         f"{folder}/{name}".replace("\udcff", "?") for name in seconds
     ]
-    # With the threshold 0, each class is detected from start to end.
+    # With thresholds of 0, each class is detected from start to end.
     rows = list(csv.DictReader((tmp_path / "s.csv").open(encoding="utf-8")))
     expected = [
         [f"{folder}/{name}".replace("\udcff", "?"), 0.0, end]

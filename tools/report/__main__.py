@@ -81,7 +81,7 @@ def write_calibrations(path: str, evaluation: Evaluation) -> None:
     """Calibrates each class, writes a CSV, and prints which classes have too few clips.
 
     Raises:
-      UserError: the CSV cannot be written.
+      UserError: no class has enough clips, or the CSV cannot be written.
     """
     make_folder(os.path.dirname(path) or ".", "--calibration")
     names, rows, few = evaluation.class_names, [], []
@@ -92,6 +92,10 @@ def write_calibrations(path: str, evaluation: Evaluation) -> None:
             few.append(name)
             values = ["", ""]
         rows.append([name, *values, len(labels), int(labels.sum()), *own])
+    if len(few) == len(names):
+        raise UserError(
+            f"--calibration: no class has {FEW_CLIPS} clips, and {FEW_CLIPS} others"
+        )
     end = [CHECKPOINT_COLUMN] * len(own)
     write_csv(path, [[*COLUMNS, *COUNT_COLUMNS, *end], *rows])
     if few:
