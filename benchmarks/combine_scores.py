@@ -36,7 +36,10 @@ Scored = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def define_flags() -> None:
     """Defines the flags of this program."""
-    flags.DEFINE_list("folds", ["1", "2", "3"], "Folds.")
+    flags.DEFINE_list("folds", ["1", "2", "3"], "Folds, at least two.")
+    flags.register_validator(
+        "folds", lambda folds: len(folds) > 1, message="must be at least two"
+    )
 
 
 def read_fold(folders: Sequence[str]) -> Scored:

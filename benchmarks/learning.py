@@ -3,10 +3,13 @@
     python benchmarks/learning.py OUT --data kitchen20 [--model yamnet]
 
 The folder in --data has audio/, class_map.csv, and for the folds K from 1 to 4
-trainK.csv, trainK_noisy.csv and valK.csv. A run trains on a fold K, with K as its seed,
-and evaluates its checkpoints on valK.csv. All runs have the same number of steps. Their
-results are appended to OUT/learning.csv, and those that are there are not repeated, so
-the program can be stopped, and several can run at the same time, with different flags.
+trainK.csv and valK.csv. A run trains on a fold K, with K as its seed, and evaluates its
+checkpoints on valK.csv. With noisy labels, 40 % of those of trainK.csv are replaced by
+wrong ones. All runs have the same number of steps. Their results are appended to
+OUT/learning.csv, and those that are there are not repeated, so the program can be
+stopped, and several can run at the same time, with different flags. OUT is for one data
+set.
+
 At the end it prints a table: for each option the best lwlrap over the steps, and the
 mean of the last three evaluations, both averaged over folds, with the paired difference
 to the default, or to --reference. The best one is biased upwards for options whose
@@ -28,6 +31,7 @@ from tagger import hparams as hparams_lib
 from tagger.terminal import program
 
 FLAGS = flags.FLAGS
+CLEAN, NOISY = "clean", "noisy"
 HEADER = ("labels", "model", "steps", "option", "fold", "step", "lwlrap")
 DEFAULT = "default"
 # The same in all runs. With the default bndecay, short runs cannot be evaluated.
@@ -45,7 +49,7 @@ OPTIONS = {
 def define_flags() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_string("data", None, "Folder of the data set.")
-    flags.DEFINE_list("labels", ["clean", "noisy"], "clean, noisy or both.")
+    flags.DEFINE_list("labels", [CLEAN, NOISY], f"{CLEAN}, {NOISY} or both.")
     flags.DEFINE_enum("model", "yamnet", hparams_lib.MODEL_NAMES, "Network.")
     flags.DEFINE_list("folds", ["1", "2", "3", "4"], "Folds, each also a seed.")
     flags.DEFINE_list(
@@ -59,6 +63,11 @@ def define_flags() -> None:
     flags.DEFINE_integer("evaluate_every", 250, "Steps.", lower_bound=1)
     flags.DEFINE_bool("mixed_precision", True, "See runner.py.")
     flags.mark_flag_as_required("data")
+    flags.register_validator(
+        "labels",
+        lambda labels: set(labels) <= {CLEAN, NOISY},
+        message=f"must be {CLEAN}, {NOISY} or both",
+    )
 
 
 def read_results(path: pathlib.Path) -> dict[tuple, dict[int, float]]:
@@ -74,14 +83,17 @@ def run(out: pathlib.Path, key: tuple) -> dict[int, float]:
     """Trains and evaluates once; returns the lwlrap by step."""
     labels, model_name, steps, option, fold = key
     data = pathlib.Path(FLAGS.data)
-    suffix = "_noisy" if labels == "noisy" else ""
+    train_csv = data / f"train{fold}.csv"
+    if labels == NOISY:
+        train_csv = out / f"train{fold}_noisy.csv"
+        learning_runs.write_noisy(data, fold, train_csv)
     hparams = dict(COMMON)
     for word in option.split():
         hparams |= hparams_lib.parse_overrides(OPTIONS.get(word, word))
     return learning_runs.train_and_evaluate(
         out / "-".join(["run", *key]),
         data,
-        train_csv=data / f"train{fold}{suffix}.csv",
+        train_csv=train_csv,
         fold=int(fold),
         max_steps=int(steps),
         checkpoint_steps=FLAGS.evaluate_every,

@@ -13,9 +13,12 @@ import measure  # noqa: F401 (first, because it finds the project)
 import numpy as np
 import numpy.typing as npt
 
+from tagger.data.csv_files import write_csv
 from tagger.options import EvalOptions, TrainOptions
 from tagger.runs.eval_folder import EvalFolder
 from tagger.terminal import program
+
+NOISE = 0.4  # the share of wrong labels
 
 
 def open_results(argv: Sequence[str], name: str, header: Sequence[str]) -> pathlib.Path:
@@ -67,8 +70,30 @@ def draw_clips(
         counts[row[1]] = counts.get(row[1], 0) + 1
         if not number or counts[row[1]] <= number:
             selected.append(row)
-    with target.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *selected])
+    write_csv(target, [header, *selected])
+
+
+def write_noisy(data: pathlib.Path, fold: int, target: pathlib.Path) -> None:
+    """Writes trainK.csv with wrong labels, each a random other class.
+
+    A clip has the same label in all folds. It is wrong with the probability NOISE.
+
+    Args:
+      data: folder with trainK.csv and valK.csv for the fold K.
+      fold: K.
+      target: the CSV to write.
+    """
+    train, others = (
+        list(csv.DictReader((data / f"{part}{fold}.csv").open()))
+        for part in ("train", "val")
+    )
+    labels = {row["fname"]: row["labels"] for row in [*train, *others]}
+    classes, draw = sorted(set(labels.values())), random.Random(0)
+    for name in sorted(labels):
+        if draw.random() < NOISE:
+            labels[name] = draw.choice([c for c in classes if c != labels[name]])
+    rows = [(row["fname"], labels[row["fname"]]) for row in train]
+    write_csv(target, [("fname", "labels"), *rows])
 
 
 def train_and_evaluate(

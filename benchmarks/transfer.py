@@ -2,16 +2,16 @@
 
     python benchmarks/transfer.py OUT --data kitchen20 --folds 1,2,3
 
-The folder in --data is that of benchmarks/learning.py. For each fold K, a first run
-trains on trainK_noisy.csv. The second runs train on a third of the clips of each class
-in trainK.csv: from scratch, or from the first layers of the first run, which are either
-trained further or frozen. A layer here is a row of the table of the network; the last
-start also takes the last layer. All runs have the options `modern` of docs/learning.md.
+The folder in --data, and the noisy labels, are those of benchmarks/learning.py. For
+each fold K, a first run trains on noisy labels. The second runs train on a third of the
+clips of each class in trainK.csv: from scratch, or from the first layers of the first
+run, which are either trained further or frozen. A layer here is a row of the table of
+the network; the start "all" also takes the last layer. All runs have the options
+`modern` of docs/learning.md.
 
 Results are appended to OUT/transfer.csv, and those that are there are not repeated. At
 the end it prints a table of means and standard errors over folds, with the paired
-differences from the start with all layers. The runs and their evaluations stay in OUT,
-for benchmarks/combine_scores.py.
+differences from the start with all layers. The runs stay in OUT.
 """
 
 import csv
@@ -39,9 +39,9 @@ def define_flags() -> None:
     flags.DEFINE_list("folds", ["1", "2", "3"], "Folds, each also a seed.")
     flags.DEFINE_list(
         "starts",
-        [SCRATCH, ALL, "6", "10", "14", "6-frozen", "10-frozen", "14-frozen"],
-        f"{SCRATCH}, {ALL}, or how many layers are taken, with -frozen if they are not "
-        f"trained.",
+        [NOISY, SCRATCH, ALL, "6", "10", "14", "6-frozen", "10-frozen", "14-frozen"],
+        f"{NOISY} for the first run, which the others need; {SCRATCH}, {ALL}, or how "
+        f"many layers are taken, with -frozen if they are not trained.",
     )
     flags.DEFINE_integer("noisy_steps", 2500, "Steps of the first run.", lower_bound=1)
     flags.DEFINE_integer("steps", 1500, "Steps of the second runs.", lower_bound=1)
@@ -77,23 +77,28 @@ def warm_start(start: str, checkpoint: pathlib.Path) -> dict[str, object]:
     return options
 
 
-def run(out: pathlib.Path, start: str, fold: str) -> float:
+def run(out: pathlib.Path, key: tuple[str, ...], fold: int) -> float:
     """Trains and evaluates the last checkpoint once; returns its lwlrap."""
-    data = pathlib.Path(FLAGS.data)
-    train_csv, steps = data / f"train{fold}_noisy.csv", FLAGS.noisy_steps
-    options = {}
-    if start != NOISY:
+    data, (*settings, start) = pathlib.Path(FLAGS.data), key
+
+    def folder(name: str) -> pathlib.Path:
+        return out / "-".join([*settings, name, str(fold)])
+
+    if start == NOISY:
+        train_csv, steps, options = out / f"noisy-{fold}.csv", FLAGS.noisy_steps, {}
+        learning_runs.write_noisy(data, fold, train_csv)
+    else:
         train_csv, steps = out / f"third-{fold}.csv", FLAGS.steps
         learning_runs.draw_clips(
-            data / f"train{fold}.csv", train_csv, CLIPS_PER_CLASS, int(fold)
+            data / f"train{fold}.csv", train_csv, CLIPS_PER_CLASS, fold
         )
-        options = warm_start(start, out / f"{NOISY}-{fold}")
+        options = warm_start(start, folder(NOISY))
     hparams = {"batch_size": 32} | parse_overrides(measure.modern_hparams())
     found = learning_runs.train_and_evaluate(
-        out / f"{start}-{fold}",
+        folder(start),
         data,
         train_csv=train_csv,
-        fold=int(fold),
+        fold=fold,
         max_steps=steps,
         checkpoint_steps=steps,
         hparams=hparams | {"warmstart": int("warmstart_checkpoint" in options)},
@@ -134,12 +139,12 @@ def main(argv: Sequence[str]) -> int:
     path = learning_runs.open_results(argv, "transfer.csv", HEADER)
     out = path.parent
     for fold in FLAGS.folds:
-        for start in (NOISY, *FLAGS.starts):
+        for start in FLAGS.starts:
             key = (FLAGS.model, str(FLAGS.noisy_steps), str(FLAGS.steps), start)
             if fold in read_results(path).get(key, {}):
                 continue
             with learning_runs.output_to(out / "log.txt"):
-                lwlrap = run(out, start, fold)
+                lwlrap = run(out, key, int(fold))
             learning_runs.append(path, [(*key, fold, lwlrap)])
             print(*key, fold, f"{lwlrap:.3f}", flush=True)
     print_table(read_results(path))

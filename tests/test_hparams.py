@@ -293,9 +293,17 @@ def test_resuming_may_change_training_but_not_the_model(run_dir):
         with pytest.raises(UserError, match="cannot replace the"):
             _read(run_dir, change, to_train=True)
     assert set(hparams.MODEL_HPARAMS) < set(hparams.FIELDS)
+
+
+@pytest.mark.parametrize("to_train", [True, False])
+def test_no_other_width_may_be_given(run_dir, to_train, capsys):
+    for suffix in (".index", ".data-00000-of-00001"):
+        (run_dir / f"model.ckpt-1{suffix}").touch()
     with pytest.raises(UserError, match="width=0.5 cannot replace the 1.0") as error:
-        _read(run_dir, {"width": 0.5}, to_train=True)
+        _read(run_dir, {"width": 0.5}, to_train=to_train)
     assert "warmstart" not in str(error.value)
+    assert ("--train_dir" in str(error.value)) == to_train
+    assert capsys.readouterr().err == ""
 
 
 def test_values_of_an_earlier_version_are_compared_with_the_defaults():

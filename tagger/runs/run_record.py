@@ -75,13 +75,14 @@ class RunRecord:
             trained = getattr(self.hparams, name)
             if value == trained or name == "warmstart":
                 continue
-            if to_train and name in MODEL_HPARAMS:
-                # The weights of another width have other shapes.
-                start = ", with warmstart=1 to start from their weights"
+            # The weights of another width have other shapes.
+            if name == "width" or (to_train and name in MODEL_HPARAMS):
+                advice = "; use another --train_dir" if to_train else ""
+                if name != "width":
+                    advice += ", with warmstart=1 to start from their weights"
                 raise UserError(
                     f"--hparams: {name}={value} cannot replace the {trained} in {path} "
-                    f"that the checkpoints were trained with; use another --train_dir"
-                    f"{'' if name == 'width' else start}"
+                    f"that the checkpoints were trained with{advice}"
                 )
             if not to_train and name not in MODEL_HPARAMS:
                 print(f"note: {name} matters only in training", file=sys.stderr)
