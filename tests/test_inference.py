@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import run_main, save_without_finite_scores, write_wav
+from helpers import SMALL_HPARAMS, run_main, save_without_finite_scores, write_wav
 
 import inference
 import inputs
@@ -48,15 +48,18 @@ def test_scores_are_written_shortly_and_keep_their_order(tmp_path):
 
 
 def test_several_checkpoints_are_averaged(dataset, trained, tmp_path):
-    paths = [trained / "model.ckpt-0", trained / "model.ckpt-5"]
+    narrow = tmp_path / "narrow"
+    hparams = f"{SMALL_HPARAMS},width=0.5"
+    assert run_main(dataset.train_flags(narrow, hparams=hparams, max_steps=1)) == 0
+    paths = [trained / "model.ckpt-0", trained / "model.ckpt-5", narrow]
     parts = []
     for number, path in enumerate(paths):
         out = tmp_path / f"{number}.csv"
         assert run_main(dataset.inference_flags(path, out)) == 0
         parts.append(read(out)[2])
-    out = tmp_path / "both.csv"
-    both = ",".join(map(str, paths))
-    assert run_main(dataset.inference_flags(both, out)) == 0
+    out = tmp_path / "all.csv"
+    all_paths = ",".join(map(str, paths))
+    assert run_main(dataset.inference_flags(all_paths, out)) == 0
     np.testing.assert_allclose(read(out)[2], np.mean(parts, axis=0), rtol=1e-12)
 
 

@@ -6,7 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import GOLDEN, parse_hparams, seeded_weights, store_contents
+from helpers import (
+    GOLDEN,
+    parse_hparams,
+    seeded_weights,
+    store_contents,
+    table_of_page,
+)
 
 import model
 from tagger.errors import UserError
@@ -132,6 +138,15 @@ def test_width_scales_all_numbers_of_filters(name, text, first, second, embeddin
     assert shapes["fully_connected/weights"] == (embedding, 3)
     # Networks of other widths share the features.
     assert hparams.features() == Hparams().features()
+
+
+def test_the_documentation_lists_the_parameters_of_widths():
+    rows = table_of_page("docs/learning.md", "Width")
+    for name, width, parameters, *_ in rows:
+        hparams = parse_hparams(f"width={width}")
+        network = model.define_model(name, num_classes=10, hparams=hparams)
+        assert f"{network.count_params():,}" == parameters
+    assert len(rows) > 4
 
 
 def test_a_saved_keras_file_is_loaded(tmp_path):
