@@ -22,6 +22,7 @@ import numpy as np
 from absl import flags
 
 from tagger.data import splits
+from tagger.errors import UserError
 from tagger.metrics.lwlrap import Lwlrap
 from tagger.runs.eval_folder import SCORES_FILE
 from tagger.terminal import program
@@ -47,7 +48,7 @@ def read_fold(folders: Sequence[str]) -> Scored:
     first, second = (np.load(f"{folder}/{SCORES_FILE}") for folder in folders)
     for name in ("clips", "labels", "class_names"):
         if not np.array_equal(first[name], second[name]):
-            raise ValueError(f"{' and '.join(folders)} differ in {name}")
+            raise UserError(f"{' and '.join(folders)} differ in {name}")
     return first["labels"] != 0, first["scores"], second["scores"]
 
 
@@ -142,7 +143,7 @@ def print_row(name: str, values: Sequence[float], average: Sequence[float]) -> N
 def main(argv: Sequence[str]) -> int:
     """Prints the table."""
     if len(argv) != 3:
-        raise ValueError("expected two folders with {} for the fold; see --help")
+        raise UserError("expected two folders with {} for the fold; see --help")
     folds = [
         read_fold([path.replace("{}", fold) for path in argv[1:]])
         for fold in FLAGS.folds

@@ -8,7 +8,7 @@ checkpoints on valK.csv. With noisy labels, 40 % of those of trainK.csv are repl
 wrong ones. All runs have the same number of steps. Their results are appended to
 OUT/learning.csv, and those that are there are not repeated, so the program can be
 stopped, and several can run at the same time, with different flags. OUT is for one data
-set.
+set, and for one --evaluate_every of each number of steps.
 
 At the end it prints a table: for each option the best lwlrap over the steps, and the
 mean of the last three evaluations, both averaged over folds, with the paired difference
@@ -28,6 +28,7 @@ import numpy as np
 from absl import flags
 
 from tagger import hparams as hparams_lib
+from tagger.errors import UserError
 from tagger.terminal import program
 
 FLAGS = flags.FLAGS
@@ -79,6 +80,19 @@ def read_results(path: pathlib.Path) -> dict[tuple, dict[int, float]]:
     return results
 
 
+def option_hparams(option: str) -> dict[str, object]:
+    """The hyperparameters of an option.
+
+    Raises:
+      UserError: it is neither a name nor hyperparameters.
+    """
+    first, *others = option.split()
+    hparams = COMMON | hparams_lib.parse_overrides(OPTIONS.get(first, first))
+    for word in others:
+        hparams |= hparams_lib.parse_overrides(word)
+    return hparams
+
+
 def run(out: pathlib.Path, key: tuple) -> dict[int, float]:
     """Trains and evaluates once; returns the lwlrap by step."""
     labels, model_name, steps, option, fold = key
@@ -87,9 +101,6 @@ def run(out: pathlib.Path, key: tuple) -> dict[int, float]:
     if labels == NOISY:
         train_csv = out / f"train{fold}_noisy.csv"
         learning_runs.write_noisy(data, fold, train_csv)
-    hparams = dict(COMMON)
-    for word in option.split():
-        hparams |= hparams_lib.parse_overrides(OPTIONS.get(word, word))
     return learning_runs.train_and_evaluate(
         out / "-".join(["run", *key]),
         data,
@@ -97,7 +108,7 @@ def run(out: pathlib.Path, key: tuple) -> dict[int, float]:
         fold=int(fold),
         max_steps=int(steps),
         checkpoint_steps=FLAGS.evaluate_every,
-        hparams=hparams,
+        hparams=option_hparams(option),
         mixed_precision=FLAGS.mixed_precision,
         model=model_name,
     )
@@ -184,6 +195,11 @@ def main(argv: Sequence[str]) -> int:
     """Runs the benchmark."""
     path = learning_runs.open_results(argv, "learning.csv", HEADER)
     out = path.parent
+    for option in FLAGS.options:  # A mistake is found before the first run.
+        option_hparams(option)
+    known = {DEFAULT, *FLAGS.options, *(key[3] for key in read_results(path))}
+    if FLAGS.reference not in known:
+        raise UserError(f"--reference: there are no runs of {FLAGS.reference}")
     for fold, labels, option in itertools.product(
         FLAGS.folds, FLAGS.labels, FLAGS.options
     ):

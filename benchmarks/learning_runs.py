@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tagger.data.csv_files import write_csv
+from tagger.errors import UserError
 from tagger.options import EvalOptions, TrainOptions
 from tagger.runs.eval_folder import EvalFolder
 from tagger.terminal import program
+from tagger.terminal.files import make_folder
 
 NOISE = 0.4  # the share of wrong labels
 
@@ -31,11 +33,14 @@ def open_results(argv: Sequence[str], name: str, header: Sequence[str]) -> pathl
 
     Returns:
       The path of the CSV.
+
+    Raises:
+      UserError: there is no argument, or the folder cannot be made.
     """
     if len(argv) != 2:
-        raise ValueError("expected one argument, the folder OUT; see --help")
+        raise UserError("expected one argument, the folder OUT; see --help")
+    make_folder(argv[1], "OUT")
     path = pathlib.Path(argv[1]) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         path.write_text(",".join(header) + "\n")
     return path

@@ -16,6 +16,7 @@ differences from the start with all layers. The runs stay in OUT.
 
 import csv
 import pathlib
+import re
 from collections.abc import Sequence
 
 import learning_runs
@@ -46,6 +47,12 @@ def define_flags() -> None:
     flags.DEFINE_integer("noisy_steps", 2500, "Steps of the first run.", lower_bound=1)
     flags.DEFINE_integer("steps", 1500, "Steps of the second runs.", lower_bound=1)
     flags.mark_flag_as_required("data")
+    pattern = rf"{NOISY}|{SCRATCH}|{ALL}|([1-9]|1[0-{NUM_ROWS - 10}])(-frozen)?"
+    flags.register_validator(
+        "starts",
+        lambda starts: all(re.fullmatch(pattern, start) for start in starts),
+        message=f"must match {pattern}",
+    )
 
 
 def scopes_of_rows(rows: range) -> list[str]:
