@@ -13,7 +13,7 @@ import measure  # noqa: F401 (first, because it finds the project)
 import numpy as np
 import numpy.typing as npt
 
-from tagger.data.csv_files import write_csv
+from tagger.data.csv_files import class_names_of, read_rows, write_csv
 from tagger.errors import UserError
 from tagger.options import EvalOptions, TrainOptions
 from tagger.runs.eval_folder import EvalFolder
@@ -89,15 +89,16 @@ def write_noisy(data: pathlib.Path, fold: int, target: pathlib.Path) -> None:
       target: the CSV to write.
     """
     train, others = (
-        list(csv.DictReader((data / f"{part}{fold}.csv").open()))
-        for part in ("train", "val")
+        read_rows(str(data / f"{part}{fold}.csv"))[1] for part in ("train", "val")
     )
-    labels = {row["fname"]: row["labels"] for row in [*train, *others]}
-    classes, draw = sorted(set(labels.values())), random.Random(0)
-    for name in sorted(labels):
+    clips = sorted([*train, *others], key=lambda row: row.fname)
+    classes, draw = class_names_of(row.labels for row in clips), random.Random(0)
+    labels = {row.fname: ",".join(row.labels) for row in clips}
+    for row in clips:
         if draw.random() < NOISE:
-            labels[name] = draw.choice([c for c in classes if c != labels[name]])
-    rows = [(row["fname"], labels[row["fname"]]) for row in train]
+            wrong = [name for name in classes if name not in row.labels]
+            labels[row.fname] = draw.choice(wrong)
+    rows = [(row.fname, labels[row.fname]) for row in train]
     write_csv(target, [("fname", "labels"), *rows])
 
 

@@ -274,12 +274,11 @@ def fit_last_layer(
             num_folds=num_folds,
             folds=all_folds,
         )
-        num_examples, num_clips = len(embeddings), len(clips)
+        skipped = np.zeros(len(clips), bool)
         if skip_doubtful:
             skipped = last_layer.doubtful(clip_scores(solved, positions), clips.labels)
             print_skipped(clips, skipped)
             kept = ~skipped[positions]
-            num_examples, num_clips = kept.sum(), len(clips) - skipped.sum()
             solved = last_layer.fit(
                 embeddings[kept], targets[kept], c=solved.c, num_folds=0
             )._replace(scores=solved.scores)
@@ -306,6 +305,8 @@ def fit_last_layer(
             precision=precision,
             checkpoint=describe(prefix),
         )
+    num_examples = len(embeddings) - skipped[positions].sum()
+    num_clips = len(clips) - skipped.sum()
     print_result(
         f"solved with C {solved.c:g} for {num_examples} examples of "
         f"{counted(num_clips, 'clip')}; checkpoint {prefix}"

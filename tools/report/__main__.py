@@ -83,7 +83,6 @@ def write_calibrations(path: str, evaluation: Evaluation) -> None:
     Raises:
       UserError: no class has enough clips, or the CSV cannot be written.
     """
-    make_folder(os.path.dirname(path) or ".", "--calibration")
     names, rows, few = evaluation.class_names, [], []
     own = [evaluation.checkpoint] if evaluation.checkpoint else []
     for name, labels, scores in zip(names, evaluation.labels.T, evaluation.scores.T):
@@ -97,6 +96,7 @@ def write_calibrations(path: str, evaluation: Evaluation) -> None:
             f"--calibration: no class has {FEW_CLIPS} clips, and {FEW_CLIPS} others"
         )
     end = [CHECKPOINT_COLUMN] * len(own)
+    make_folder(os.path.dirname(path) or ".", "--calibration")
     write_csv(path, [[*COLUMNS, *COUNT_COLUMNS, *end], *rows])
     if few:
         print(
